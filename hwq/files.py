@@ -1,0 +1,140 @@
+"""Reading and writing files: bounded on the way in, whole or not at all on the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.errors import Error
+
+__all__ = ["MAX_BYTES", "read_bytes", "read_npz", "write_atomically", "write_npz"]
+
+# Default bound on any file that is read whole and on what an archive may unpack to: 4 GiB.
+MAX_BYTES = 4 << 30
+
+PathLike = str | os.PathLike[str]
+
+
+def read_bytes(path: PathLike, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a regular file of at most `max_bytes` bytes.
+
+    Raises
+    ------
+    Error
+        The file is missing, not a regular file, unreadable or too large.
+    """
+    source = Path(path)
+    size = _size(source)
+    if size > max_bytes:
+        raise Error(f"the file has {size} bytes, more than the bound of {max_bytes}", where=str(source),
+                    remedy="raise --max-bytes (max_bytes=) if the file is what you think it is")
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise Error(f"cannot read the file: {error.strerror}", where=str(source)) from error
+
+
+def _size(source: Path) -> int:
+    try:
+        if not source.is_file():
+            what = "this is not a regular file" if source.exists() else "there is no such file"
+            raise Error(what, where=str(source), remedy="check the path")
+        return source.stat().st_size
+    except (OSError, ValueError) as error:
+        raise Error(f"cannot read the file: {error}", where=str(source)) from error
+
+
+def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np.generic]]:
+    """Read every array of an ``.npz`` (or the one of an ``.npy``) without pickles and within `max_bytes` unpacked.
+
+    Raises
+    ------
+    Error
+        Not an archive, damaged, an object array, or it would unpack to more than `max_bytes`.
+    """
+    source = Path(path)
+    _size(source)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > max_bytes:
+            raise Error(f"the archive unpacks to {claimed} bytes, more than the bound of {max_bytes}",
+                        where=str(source), remedy="raise --max-bytes (max_bytes=) if you trust the file")
+        with np.load(source, allow_pickle=False) as arrays:
+            return {name: _array(arrays, name, source) for name in arrays.files}
+    except zipfile.BadZipFile:
+        pass
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.error) as error:
+        raise _bad_archive(source, error) from error
+    try:
+        read_bytes(source, max_bytes)
+        array = np.load(source, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise _bad_archive(source, error) from error
+    return {"arr_0": array}
+
+
+def _array(arrays: Mapping[str, NDArray[np.generic]], name: str, source: Path) -> NDArray[np.generic]:
+    array = arrays[name]
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+        raise Error("this member is not a plain numeric array", where=f"{source}#{name}",
+                    why="object arrays and foreign members would need unpickling, which runs code",
+                    remedy="save plain arrays with numpy.savez")
+    return array
+
+
+def _bad_archive(source: Path, error: Exception) -> Error:
+    return Error("cannot read arrays from this file", where=str(source), why=f"{type(error).__name__}: {error}",
+                 remedy="give an .npz or .npy of plain numeric arrays, as numpy.savez writes it")
+
+
+@contextlib.contextmanager
+def write_atomically(path: PathLike, *, overwrite: bool = False, mode: str = "wb"):  # type: ignore[no-untyped-def]
+    """Open a file that appears at `path` only when the block ends without an exception.
+
+    Raises
+    ------
+    Error
+        The file exists and `overwrite` is false, or the folder cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise Error("the file exists already", where=str(target), remedy="choose another name or pass --overwrite (overwrite=True)")
+    if target.is_dir():
+        raise Error("this is a folder, a file was expected", where=str(target), remedy="name a file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".hwq-", suffix=".part")
+    except OSError as error:
+        raise Error(f"cannot write here: {error.strerror}", where=str(target), remedy="check the folder and its permissions") from error
+    stream: IO[bytes] | IO[str] = os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""}))
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_npz(path: PathLike, arrays: Mapping[str, NDArray[np.generic]], *, overwrite: bool = False) -> None:
+    """Write arrays as a compressed ``.npz``, whole or not at all."""
+    with write_atomically(path, overwrite=overwrite) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
