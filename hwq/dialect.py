@@ -1,0 +1,129 @@
+"""Dialects: which rounding, fusion rule and nonlinear formula each runtime uses, op by op.
+
+A *rounding* is one formula (R1..R7, see kernels/README.md). A *dialect* is a named table of them, verified against one
+version of one runtime. Variants are names, never options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from hwq.errors import Error, NotSupportedYet
+
+__all__ = ["DIALECTS", "Dialect", "dialects", "find"]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One runtime's arithmetic.
+
+    Attributes
+    ----------
+    name, summary : str
+    runtime : str
+        Program and version whose bits it names.
+    status : {"verified", "documented, unverified", "not supported yet"}
+        Verified means: outputs compared with that runtime, `evidence` says how many.
+    evidence : str
+        What was compared, and what differed.
+    roundings : mapping of op to rounding
+        How an accumulator becomes an output: ``fp32 gemmlowp f64 ruy mbqm64 xnn-fixed single``; ``*`` is the rest.
+    formulas : mapping of op to formula name
+        Elementwise and nonlinear ops: names of formulas in `hwq.kernels`.
+    fused : frozenset of op
+        Ops that the runtime fuses with the Q/DQ around them; every other op is a float island.
+    weight_dtypes, activation_dtypes : frozenset
+        Stored types that the runtime's integer kernels accept.
+    weight_minimum : int
+        Lowest int8 weight (TFLite forbids -128).
+    symmetric_weights, symmetric_activations : bool
+        Whether zero points must be 0.
+    bias_dtype : str
+        ``int32`` (scale = input scale * weight scale) or ``float32``.
+    """
+
+    name: str
+    summary: str
+    runtime: str
+    status: str
+    evidence: str = ""
+    roundings: Mapping[str, str] = field(default_factory=dict)
+    formulas: Mapping[str, str] = field(default_factory=dict)
+    fused: frozenset[str] = frozenset()
+    weight_dtypes: frozenset[str] = frozenset({"int8"})
+    activation_dtypes: frozenset[str] = frozenset({"int8", "uint8"})
+    weight_minimum: int = -128
+    symmetric_weights: bool = False
+    symmetric_activations: bool = False
+    bias_dtype: str = "int32"
+
+    @property
+    def usable(self) -> bool:
+        """Whether hwq can execute it today."""
+        return self.status != "not supported yet"
+
+
+ORT_RUNTIME = "onnxruntime 1.31.1, CPU execution provider, x86-64"
+LATER = "not supported yet"
+
+_TABLE = (
+    Dialect(
+        name="ort",
+        summary="onnxruntime at its default optimisation level with its exact kernels (session.x64quantprecision=1)",
+        runtime=ORT_RUNTIME,
+        status="verified",
+        roundings=MappingProxyType({"*": "fp32"}),
+        formulas=MappingProxyType({"Add": "ort-add", "Mul": "ort-mul", "Softmax": "ort-softmax"}),
+        fused=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Sigmoid", "LeakyRelu", "Softmax", "AveragePool",
+                         "GlobalAveragePool", "Concat"}),
+        weight_dtypes=frozenset({"int8", "uint8"}),
+    ),
+    Dialect(
+        name="ort-unfused",
+        summary="onnxruntime with optimisation off: every Q and DQ runs, every op between them is float32",
+        runtime=ORT_RUNTIME,
+        status="verified",
+        fused=frozenset(),
+        weight_dtypes=frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4"}),
+        activation_dtypes=frozenset({"int8", "uint8", "int16", "uint16"}),
+    ),
+    Dialect(name="onnx", summary="the ONNX standard, as its reference evaluator reads it", runtime="onnx 1.23.2", status=LATER),
+    Dialect(name="ort-avx2-saturating", summary="onnxruntime's default u8 x s8 kernels on an x86-64 CPU without VNNI",
+            runtime=ORT_RUNTIME, status=LATER),
+    Dialect(name="litert-ref", summary="LiteRT's reference kernels (BUILTIN_REF)", runtime="ai-edge-litert 2.3.0", status=LATER,
+            weight_minimum=-127, symmetric_weights=True),
+    Dialect(name="litert-ref-fixedfc", summary="older TensorFlow Lite: fixed-point FULLY_CONNECTED", runtime="tensorflow < 2.x with f64 FC",
+            status=LATER, weight_minimum=-127, symmetric_weights=True),
+    Dialect(name="litert-xnnpack", summary="LiteRT's default interpreter on x86-64 (XNNPACK)", runtime="ai-edge-litert 2.3.0",
+            status=LATER, weight_minimum=-127, symmetric_weights=True),
+    Dialect(name="torch-fbgemm", summary="PyTorch eager quantized operators, fbgemm engine", runtime="torch 2.13.0", status=LATER,
+            bias_dtype="float32"),
+    Dialect(name="torch-pt2e", summary="PyTorch PT2E reference decomposition", runtime="torch 2.13.0", status=LATER, bias_dtype="float32"),
+    Dialect(name="tensorrt", summary="TensorRT's documented INT8 rules: no zero points", runtime="TensorRT 10 (documentation)",
+            status=LATER, symmetric_weights=True, symmetric_activations=True),
+)  # fmt: skip
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _TABLE})
+
+
+def dialects() -> Mapping[str, Dialect]:
+    """Every dialect by name, those not supported yet included."""
+    return DIALECTS
+
+
+def find(name: str, *, usable: bool = False) -> Dialect:
+    """The dialect called `name`.
+
+    Raises
+    ------
+    Error
+        There is none, or with `usable` hwq cannot execute it yet.
+    """
+    if name not in DIALECTS:
+        raise Error("there is no such dialect", where=f"dialect {name}", remedy=f"one of: {', '.join(DIALECTS)}")
+    if usable and not DIALECTS[name].usable:
+        raise NotSupportedYet(f"dialect {name}", why="its arithmetic is documented but not built",
+                              remedy=f"one of: {', '.join(key for key, dialect in DIALECTS.items() if dialect.usable)}")
+    return DIALECTS[name]
