@@ -1,0 +1,318 @@
+"""Plan: which tensors become which integers, how they are calibrated and rounded. A TOML file, readable and diffable."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hwq.dialect import find
+from hwq.errors import Error
+from hwq.files import PathLike, read_bytes, write_atomically
+from hwq.graph import Graph, Node
+from hwq.plan_toml import to_toml
+
+__all__ = ["Activations", "Group", "Layer", "Match", "Plan", "Planned", "Transforms", "Weights"]
+
+# A plan is a small text; anything larger is not one.
+MAX_PLAN_BYTES = 16 << 20
+
+FloatType = Literal["float32", "float16", "bfloat16"]
+WeightType = Literal["int2", "int3", "int4", "int5", "int6", "int8", "int16", "uint2", "uint4", "uint8", "float32", "float16", "bfloat16"]
+ActivationType = Literal["int4", "uint4", "int8", "uint8", "int16", "uint16", "float32", "float16", "bfloat16"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Group(_Strict):
+    """Granularity of one scale per `group` elements along the reduction axis."""
+
+    group: Annotated[int, Field(ge=2, le=65536)]
+
+
+Granularity = Literal["tensor", "channel"] | Group
+Number = float | list[float] | Annotated[str, Field(pattern=r"^file:[^#]+#.+$")]
+ZeroPoint = int | list[int] | Annotated[str, Field(pattern=r"^file:[^#]+#.+$")]
+
+
+class Weights(_Strict):
+    """How constants of the matrix operators are stored.
+
+    `scale` is a method, or given values (exact float32): a number, a list (one a channel), or ``"file:PATH.npz#NAME"``.
+    """
+
+    dtype: WeightType = "int8"
+    granularity: Granularity = "channel"
+    symmetric: bool = True
+    scale: Literal["minmax", "mse", "weighted", "seq-mse"] | Number = "minmax"
+    zero_point: ZeroPoint | None = None
+    rounding: Literal["nearest", "coordinate", "gptq", "adaround"] = "nearest"
+
+    @property
+    def floating(self) -> bool:
+        """Whether the weights stay floating-point numbers."""
+        return "float" in self.dtype
+
+
+class Activations(_Strict):
+    """How values that flow between operators are stored."""
+
+    dtype: ActivationType = "uint8"
+    granularity: Literal["tensor", "row"] = "tensor"
+    symmetric: bool = False
+    mode: Literal["static", "dynamic", "float"] = "static"
+    observer: Literal["minmax", "percentile", "mse", "kl", "coordinate"] = "minmax"
+    percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.99
+    scale: Number | None = None
+    zero_point: ZeroPoint | None = None
+
+    @property
+    def floating(self) -> bool:
+        """Whether the activations stay floating-point numbers."""
+        return self.mode == "float" or "float" in self.dtype
+
+
+class Transforms(_Strict):
+    """Rewrites of the float model before it is quantized; absent means off."""
+
+    equalize: bool = False
+    smooth: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    clip: Annotated[float, Field(gt=0.0)] | None = None
+    awq: bool = False
+    bias_correction: Literal["empirical"] | None = None
+
+
+class Match(_Strict):
+    """Which layers a rule is for: every key that is given must fit. Names are shell globs, case-sensitive."""
+
+    name: str | None = None
+    op: str | None = None
+    tensor: str | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Match:
+        if self.name is None and self.op is None and self.tensor is None:
+            raise ValueError("a match needs name, op or tensor")
+        return self
+
+    def fits(self, node: Node) -> bool:
+        """Whether the rule is for `node`."""
+        if self.op is not None and node.op != self.op:
+            return False
+        if self.name is not None and not any(_glob(name, self.name) for name in (node.name, node.origin) if name):
+            return False
+        return self.tensor is None or any(_glob(name, self.tensor) for name in (*node.inputs, *node.outputs) if name)
+
+
+class Layer(_Strict):
+    """A rule: keys given under `weights` and `activations` override those of the default and of earlier rules."""
+
+    match: Match
+    weights: dict[str, Any] = Field(default_factory=dict)
+    activations: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _valid_overrides(self) -> Layer:
+        # Checked here, so that a wrong key is reported at its place in the file and not at the first use.
+        _merged(Weights(), self.weights)
+        _merged(Activations(), self.activations)
+        return self
+
+
+class Default(_Strict):
+    weights: Weights = Weights()
+    activations: Activations = Activations()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the plan says of one node."""
+
+    weights: Weights
+    activations: Activations
+
+    @property
+    def label(self) -> str:
+        """The field's shorthand, such as W8A8 or W4A16."""
+        widths = [int("".join(filter(str.isdigit, dtype))) if dtype != "bfloat16" else 16
+                  for dtype in (self.weights.dtype, "float32" if self.activations.mode == "float" and not
+                                self.activations.dtype.endswith("float16") else self.activations.dtype)]
+        return f"W{widths[0]}A{widths[1]}"
+
+
+class Plan(_Strict):
+    """A quantization plan. Immutable; later rules win.
+
+    See Also
+    --------
+    Plan.uniform, Plan.load, Plan.of : the three ways to one.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    dialect: str = "ort"
+    default: Default = Default()
+    transforms: Transforms = Transforms()
+    layers: tuple[Layer, ...] = Field(default=(), strict=False)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    @field_validator("dialect")
+    @classmethod
+    def _known_dialect(cls, name: str) -> str:
+        try:
+            find(name)
+        except Error as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
+        return name
+
+    @classmethod
+    def uniform(cls, weights: str = "int8", activations: str = "uint8", *, granularity: str | int = "channel",
+                symmetric: bool = True, symmetric_activations: bool | None = None, observer: str = "minmax", scale: str = "minmax",
+                mode: str | None = None, dialect: str = "ort") -> Plan:
+        """One setting for every layer.
+
+        Parameters
+        ----------
+        weights, activations : str
+            Stored types, such as ``int8``, ``uint8``, ``int4``, ``float16``, ``float32``.
+        granularity : {"tensor", "channel"} or int
+            Of the weights; a number is a group size.
+        symmetric : bool
+            Weights without zero points.
+        symmetric_activations : bool, optional
+            Activations without zero points; default: for signed types only when the type is int4 or int16.
+        observer, scale : str
+            Range method of the activations and of the weights.
+        mode : {"static", "dynamic", "float"}, optional
+            Default: static for integers, float for floating-point activations.
+        dialect : str
+            See `hwq.dialects`.
+
+        Raises
+        ------
+        Error
+            An unknown word.
+        """
+        if mode is None:
+            mode = "float" if "float" in activations else "static"
+        if symmetric_activations is None:
+            symmetric_activations = activations in {"int4", "int16"}
+        return cls._checked({
+            "schema": 1,
+            "dialect": dialect,
+            "default": {
+                "weights": {"dtype": weights, "granularity": {"group": granularity} if isinstance(granularity, int) else granularity,
+                            "symmetric": symmetric, "scale": scale},
+                "activations": {"dtype": activations, "symmetric": symmetric_activations, "mode": mode, "observer": observer},
+            },
+        }, "Plan.uniform")  # fmt: skip
+
+    @classmethod
+    def load(cls, path: PathLike) -> Plan:
+        """Read a plan file (TOML).
+
+        Raises
+        ------
+        Error
+            Not TOML, an unknown key, a wrong value; the message names file and key.
+        """
+        raw = read_bytes(path, MAX_PLAN_BYTES)
+        try:
+            text = raw.decode("utf-8")
+            return cls._checked(tomllib.loads(text), str(path))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            raise Error("this is not a plan: it cannot be read as TOML", where=str(path), why=str(error),
+                        remedy="see the plan format in README.md; `hwq plan` writes an example") from None
+
+    @classmethod
+    def of(cls, graph: Graph) -> Plan:
+        """The plan that a quantized graph obeys: the stored types, granularities and scales of its nodes.
+
+        Raises
+        ------
+        Error
+            The graph is not quantized.
+        """
+        from hwq.plan_reading import read
+
+        return cls._checked(read(graph), f"graph {graph.name}")
+
+    @classmethod
+    def _checked(cls, table: Mapping[str, Any], where: str) -> Plan:
+        try:
+            return cls.model_validate(dict(table))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "list[", "function-")))
+            given = first.get("input")
+            shown = f", got {given!r}" if isinstance(given, (str, int, float, bool)) else ""
+            what = "unknown key" if first["type"] == "extra_forbidden" else f"{first['msg'].removeprefix('Value error, ')}{shown}"
+            raise Error(f"bad plan: {what}", where=f"{where}, key {key}", why=_why(first["type"]),
+                        remedy="see the plan format in README.md") from None
+
+    def to_toml(self) -> str:
+        """The plan as the text of a plan file; `Plan.load` reads back an equal plan."""
+        return to_toml(self.model_dump(by_alias=True, exclude_none=True))
+
+    def save(self, path: PathLike, *, overwrite: bool = False) -> None:
+        """Write the plan file, whole or not at all."""
+        with write_atomically(path, overwrite=overwrite, mode="w") as stream:
+            stream.write(self.to_toml())
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the plan's text."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+
+    def resolve(self, nodes: Iterable[Node]) -> dict[str, Planned]:
+        """What the plan says of every node, by name; later rules win.
+
+        Raises
+        ------
+        Error
+            A rule fits no node.
+        """
+        planned: dict[str, Planned] = {}
+        unused = set(range(len(self.layers)))
+        for node in nodes:
+            weights, activations = self.default.weights, self.default.activations
+            for index, layer in enumerate(self.layers):
+                if layer.match.fits(node):
+                    unused.discard(index)
+                    weights = _merged(weights, layer.weights)
+                    activations = _merged(activations, layer.activations)
+            planned[node.name] = Planned(weights, activations)
+        if unused:
+            index = min(unused)
+            shown = self.layers[index].match.model_dump(exclude_none=True)
+            raise Error("a rule of the plan fits no layer of the model", where=f"layers.{index}.match {shown}",
+                        why="a rule that does nothing is most often a misspelt name", remedy="hwq inspect MODEL lists the layers")
+        return planned
+
+    def __str__(self) -> str:
+        return self.to_toml()
+
+
+def _glob(name: str, pattern: str) -> bool:
+    # Exact first: names such as conv[/a] are legal and would read as a character class.
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
+def _merged(base: Any, changes: Mapping[str, Any]) -> Any:
+    # Fields given in `changes` win; the rest keeps the base's values, then everything is validated again.
+    if not changes:
+        return base
+    return type(base).model_validate({**base.model_dump(), **changes})
+
+
+def _why(kind: str) -> str | None:
+    return {"extra_forbidden": "hwq refuses keys it does not know, so that a misspelling cannot pass unnoticed",
+            "missing": "this key is required"}.get(kind)
+
