@@ -7,8 +7,7 @@ says how, and `Node.body` holds the source nodes that the group swallowed.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from hwq.errors import Error
 from hwq.names import display_name
+from hwq.topology import sort_nodes
 
 __all__ = ["BITS", "Array", "Dim", "Graph", "Node", "Quantization", "Shape", "Tensor", "carrier"]
 
@@ -273,7 +273,7 @@ class Graph:
         self.outputs = tuple(outputs)
         self.source: Mapping[str, Any] = MappingProxyType(dict(source or {}))
         self.tensors: Mapping[str, Tensor] = MappingProxyType({tensor.name: tensor for tensor in tensors})
-        self.nodes = _sorted(tuple(nodes), self.tensors, self.inputs)
+        self.nodes = sort_nodes(tuple(nodes), self.tensors, self.inputs)
         for output in self.outputs:
             if output not in self.tensors:
                 raise Error("the graph's output is made by no node", where=f"output {output}")
@@ -336,7 +336,10 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Elements of all floating-point or quantized constants that nodes read."""
+        """Elements of the model's weights: every floating-point or quantized constant of two elements or more.
+
+        Scales and zero points of Q/DQ nodes and of Resize are not weights, nor are the single numbers that formulas hold.
+        """
         return sum(tensor.elements for tensor in self._weights())
 
     @property
@@ -345,29 +348,43 @@ class Graph:
         return sum(tensor.bytes for tensor in self._weights())
 
     def _weights(self) -> list[Tensor]:
-        read = {value for node in self.nodes for value in node.inputs}
-        made = self.producers
+        made, inputs = self.producers, set(self.inputs)
+        scales = {value for node in self.nodes if node.op in {"QuantizeLinear", "DequantizeLinear", "Resize"} for value in node.inputs[1:]}
         return [tensor for tensor in self.tensors.values()
-                if tensor.name in read and tensor.name not in made and tensor.name not in self.inputs and tensor.concrete
-                and (tensor.quantization is not None or tensor.dtype.startswith(("float", "bfloat")))]
+                if tensor.name not in made and tensor.name not in inputs and tensor.name not in scales and tensor.concrete
+                and tensor.elements > 1 and (tensor.quantization is not None or tensor.dtype.startswith(("float", "bfloat")))]
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 over structure and constants, as 64 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for part in self._header_parts():
-            digest.update(json.dumps(part, sort_keys=True, default=_json).encode())
-        for tensor in self.tensors.values():
-            for array in _arrays(tensor).values():
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        from hwq.graph_file import digest
 
-    def _header_parts(self) -> Iterator[Any]:
-        yield [self.form, self.dialect, self.inputs, self.outputs]
-        for node in self.nodes:
-            yield _node_record(node)
-        for tensor in self.tensors.values():
-            yield _tensor_record(tensor)
+        return digest(self)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the graph as one ``.npz`` (a JSON header and plain arrays, no pickles); `load` gives an equal graph.
+
+        Raises
+        ------
+        Error
+            The file exists and `overwrite` is false, or the folder cannot be written.
+        """
+        from hwq.graph_file import save
+
+        save(self, path, overwrite=overwrite)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Graph:
+        """Read a graph that `save` wrote.
+
+        Raises
+        ------
+        Error
+            The file is missing, damaged, too large or no saved graph.
+        """
+        from hwq.graph_file import load
+
+        return load(path, max_bytes)
 
     def to_text(self) -> str:
         """One line a node: outputs, operator, inputs, shapes and types; stable, so that two graphs can be diffed."""
@@ -389,88 +406,6 @@ class Graph:
 
 def _rebuild(nodes: Any, tensors: Any, inputs: Any, outputs: Any, name: str, form: Any, dialect: str, source: Any) -> Graph:
     return Graph(nodes, tensors, inputs, outputs, name=name, form=form, dialect=dialect, source=source)
-
-
-def _sorted(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor], inputs: tuple[str, ...]) -> tuple[Node, ...]:
-    maker: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for output in node.outputs:
-            if not output:
-                continue
-            if output in maker or output in inputs:
-                raise Error("this value is made twice", where=f"tensor {output}", why=f"node {display_name(node.name)} makes it again",
-                            remedy="give every node output a name of its own")
-            if output not in tensors:
-                raise Error("a node makes a value that the graph does not declare", where=f"node {node.name}, output {output}")
-            maker[output] = index
-    known = set(inputs) | {name for name, tensor in tensors.items() if name not in maker}
-    waiting: list[int] = []
-    readers: dict[int, list[int]] = {}
-    for index, node in enumerate(nodes):
-        needed = {maker[value] for value in node.inputs if value and value in maker}
-        for value in node.inputs:
-            if value and value not in maker and value not in known:
-                raise Error("a node reads a value that nothing makes", where=f"node {node.name}, input {value}",
-                            why="it is neither a graph input, nor an initializer, nor a node's output",
-                            remedy="the file is damaged or was cut out of a larger model; export it again")
-        waiting.append(len(needed))
-        for other in needed:
-            readers.setdefault(other, []).append(index)
-    import heapq
-
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    order: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for reader in readers.get(index, ()):
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heapq.heappush(ready, reader)
-    if len(order) != len(nodes):
-        stuck = next(node for index, node in enumerate(nodes) if waiting[index] > 0)
-        raise Error("the nodes form a cycle", where=f"node {stuck.name}", why="it waits, through others, for its own output",
-                    remedy="a model must be acyclic; export it again")
-    return tuple(nodes[index] for index in order)
-
-
-def _node_record(node: Node) -> list[Any]:
-    return [node.op, node.domain, node.name, node.origin, node.layout, list(node.inputs), list(node.outputs),
-            {key: _plain(value) for key, value in sorted(node.attributes.items())}, [_node_record(part) for part in node.body]]
-
-
-def _tensor_record(tensor: Tensor) -> list[Any]:
-    quantization = tensor.quantization
-    planned = None if quantization is None else [
-        quantization.dtype, quantization.axis, quantization.block, quantization.storage,
-        quantization.scale if isinstance(quantization.scale, str) else quantization.known,
-        quantization.zero_point if isinstance(quantization.zero_point, str) else quantization.zero_point is not None,
-    ]  # fmt: skip
-    return [tensor.name, tensor.dtype, list(tensor.shape), tensor.known_shape, tensor.constant, planned]
-
-
-def _arrays(tensor: Tensor) -> dict[str, Array]:
-    found = {} if tensor.data is None else {"data": tensor.data}
-    if tensor.quantization is not None:
-        for part in ("scale", "zero_point"):
-            value = getattr(tensor.quantization, part)
-            if isinstance(value, np.ndarray):
-                found[part] = value
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return ["array", str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value.hex() if isinstance(value, bytes) else value
-
-
-def _json(value: Any) -> Any:
-    return str(value)
 
 
 def _value(tensor: Tensor) -> str:
