@@ -1,0 +1,199 @@
+"""Verbs about values: calibrate, quantize, run, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwq.cli import options
+from hwq.cli.console import emit, guarded, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hwq.calibration import Calibration
+    from hwq.graph import Graph
+
+__all__ = ["VERBS"]
+
+# Samples that go through the model at once.
+CHUNK = 32
+CalibrationFile = Annotated[Path | None, typer.Option("--calibration", metavar="FILE", help="What `hwq calibrate` wrote.")]
+
+
+@guarded
+def calibrate(
+    model: options.Model,
+    data: options.Data,
+    out: options.Out = Path("calibration.npz"),
+    samples: options.Count = None,
+    moments: Annotated[bool, typer.Option("--moments", help="Also keep E[x x^T] per linear input (for methods that need it).")] = False,
+    input_scale: options.InputScale = 1.0,
+    input_zero_point: options.InputZeroPoint = 0.0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Run samples through the float model and keep the statistics of every tensor."""
+    import hwq
+
+    graph = options.load(model)
+    found = options.samples(data, graph, samples, input_scale, input_zero_point)
+    with progress("calibrating") as report:
+        statistics = hwq.calibrate(graph, found.batches(CHUNK), moments=moments, progress=report)
+    statistics.save(str(out), overwrite=overwrite)
+    result = {"file": str(out), "samples": len(found), "tensors": len(statistics.tensors), "calibration_hash": statistics.hash}
+    emit("calibrate", result, lambda console: console.print(f"{result['samples']} samples, {result['tensors']} tensors: wrote {out}", markup=False), json)
+
+
+@guarded
+def quantize(
+    model: options.Model,
+    out: options.Out = Path("quantized.onnx"),
+    plan: options.PlanFile = None,
+    precision: options.Precision = None,
+    calibration: CalibrationFile = None,
+    data: options.MaybeData = None,
+    samples: options.Count = None,
+    input_scale: options.InputScale = 1.0,
+    input_zero_point: options.InputZeroPoint = 0.0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Quantize a float model by a plan and write it as QDQ ONNX (or as a saved graph, if the name ends in .npz)."""
+    import hwq
+    from hwq.plan import Plan
+
+    graph = options.load(model)
+    chosen = options.plan_of(plan, precision) or Plan.uniform()
+    quantized = hwq.quantize(graph, chosen, _statistics(graph, calibration, data, samples, input_scale, input_zero_point))
+    if out.suffix == ".npz":
+        quantized.save(str(out), overwrite=overwrite)
+    else:
+        hwq.export(quantized, str(out), format="qdq", overwrite=overwrite)
+    result = {"file": str(out), "dialect": quantized.dialect, "graph_hash": quantized.hash, "plan_hash": chosen.hash,
+              "float_bytes": graph.parameter_bytes, "quantized_bytes": quantized.parameter_bytes}  # fmt: skip
+
+    def show(console: Console) -> None:
+        console.print(f"{result['float_bytes']:,} bytes of parameters became {result['quantized_bytes']:,} (dialect {result['dialect']}): wrote {out}", markup=False)
+
+    emit("quantize", result, show, json)
+
+
+def _statistics(graph: Graph, calibration: Path | None, data: Path | None, samples: int | None, scale: float, zero_point: float) -> Calibration:
+    import hwq
+    from hwq.errors import Error
+
+    if (calibration is None) == (data is None):
+        raise Error("quantizing needs statistics of the activations, from one place", remedy="give --calibration FILE (of hwq calibrate), or --data FILE of samples")
+    if calibration is not None:
+        return hwq.Calibration.load(str(calibration))
+    assert data is not None
+    found = options.samples(data, graph, samples, scale, zero_point)
+    with progress("calibrating") as report:
+        return hwq.calibrate(graph, found.batches(CHUNK), progress=report)
+
+
+@guarded
+def run(
+    model: options.Model,
+    data: options.Data,
+    out: options.MaybeOut = None,
+    dialect: options.DialectName = None,
+    on: Annotated[str | None, typer.Option("--on", metavar="MACHINE", help="Run on a stepped machine instead of the kernels (comes later).")] = None,
+    samples: options.Count = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads; the bits are the same for any number.")] = 1,
+    input_scale: options.InputScale = 1.0,
+    input_zero_point: options.InputZeroPoint = 0.0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Run samples through a model with exactly the bits of its dialect; say the accuracy if the data has labels."""
+    import time
+
+    import numpy as np
+
+    import hwq
+    from hwq.errors import NotSupportedYet
+    from hwq.files import write_npz
+
+    if on is not None:
+        raise NotSupportedYet(f"hwq run --on {on}: models on a cycle-stepped array", remedy="leave --on away to run on the kernels")
+    graph = options.load(model)
+    found = options.samples(data, graph, samples, input_scale, input_zero_point)
+    program = hwq.compile(graph, dialect=dialect)
+    session = program.session(threads=threads)
+    parts: list[list[Any]] = [[] for _ in graph.outputs]
+    started = time.process_time()
+    with progress("running") as report:
+        for done, feeds in enumerate(found.batches(CHUNK), start=1):
+            made = session(feeds if len(feeds) > 1 else next(iter(feeds.values())))
+            for part, name in zip(parts, graph.outputs, strict=True):
+                part.append(made[name] if isinstance(made, dict) else made)
+            report(min(done * CHUNK, len(found)), len(found))
+    seconds = time.process_time() - started
+    outputs = {name: np.concatenate(part) for name, part in zip(graph.outputs, parts, strict=True)}
+    first = outputs[graph.outputs[0]]
+    accuracy = None
+    if found.labels is not None and first.ndim == 2:
+        accuracy = float(np.mean(first.argmax(axis=1) == found.labels))
+    if out is not None:
+        write_npz(str(out), outputs, overwrite=overwrite)
+    result = {"samples": len(found), "cpu_seconds": seconds, "accuracy": accuracy, "file": None if out is None else str(out), **_hashes(program)}
+
+    def show(console: Console) -> None:
+        console.print(f"{result['samples']} samples in {seconds:.2f} s of CPU time, dialect {result.get('dialect', graph.dialect)}", markup=False)
+        if accuracy is not None:
+            console.print(f"accuracy {accuracy:.2%} (top-1 of the first output against the labels)")
+        if out is not None:
+            console.print(f"wrote {out}", markup=False)
+
+    emit("run", result, show, json)
+
+
+def _hashes(program: Any) -> dict[str, Any]:
+    return dict(program.hashes)
+
+
+@guarded
+def compare(
+    model: options.Model,
+    quantized: Annotated[str | None, typer.Argument(metavar="[QUANTIZED]", help="The quantized model; without it, MODEL is quantized by the plan.", show_default=False)] = None,
+    data: options.MaybeData = None,
+    plan: options.PlanFile = None,
+    precision: options.Precision = None,
+    calibration: CalibrationFile = None,
+    samples: options.Count = None,
+    out: options.MaybeOut = None,
+    input_scale: options.InputScale = 1.0,
+    input_zero_point: options.InputZeroPoint = 0.0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Compare a float model with its quantized twin: SQNR per layer, agreement, KL, accuracy."""
+    import hwq
+    from hwq.errors import Error
+    from hwq.files import write_atomically
+    from hwq.plan import Plan
+
+    if data is None:
+        raise Error("compare needs samples", remedy="give --data FILE")
+    graph = options.load(model)
+    found = options.samples(data, graph, samples, input_scale, input_zero_point)
+    if quantized is not None:
+        other = options.load(quantized)
+    else:
+        chosen = options.plan_of(plan, precision) or Plan.uniform()
+        if calibration is None:
+            typer.echo("note: calibrated on the samples that are compared (no --calibration given)", err=True)
+        statistics = _statistics(graph, calibration, None if calibration else data, samples, input_scale, input_zero_point)
+        other = hwq.quantize(graph, chosen, statistics)
+    result = hwq.compare(graph, other, found.batches(CHUNK), labels=found.labels)
+    if out is not None:
+        with write_atomically(out, overwrite=overwrite, mode="w") as stream:
+            stream.write(result.to_csv())
+    emit("compare", result.to_dict(), lambda console: console.print(str(result), markup=False), json)
+
+
+VERBS = (calibrate, quantize, run, compare)

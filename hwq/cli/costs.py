@@ -1,0 +1,193 @@
+"""Verbs about cost: estimate, report, accelerators, dialects; and the demo, which needs them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwq.cli import options
+from hwq.cli.console import emit, guarded, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["DEMO", "VERBS", "attach"]
+
+
+@guarded
+def estimate(
+    model: options.Model,
+    on: options.On,
+    plan: options.PlanFile = None,
+    precision: options.Precision = None,
+    batch: options.Batch = 1,
+    shape: options.Shapes = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a layer and machine.")] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Estimate time, traffic and energy of a model on machines, from shapes and planned bit widths alone."""
+    import hwq
+    from hwq.files import write_atomically
+    from hwq.names import rich_name
+
+    graph = options.load(model, shape, weights=False)
+    chosen = options.plan_of(plan, precision)
+    found = [hwq.estimate(graph, machine, plan=chosen, batch=batch) for machine in options.machines(on)]
+    if csv is not None:
+        with write_atomically(csv, overwrite=overwrite, mode="w") as stream:
+            for index, one in enumerate(found):
+                text = one.to_csv()
+                stream.write(text if index == 0 else text.split("\n", 1)[1])
+
+    def show(console: Console) -> None:
+        from hwq.reporting.tables import machine_row
+
+        drawn = table(f"{rich_name(graph.name)}, batch {batch}", "machine", "ms", "inferences/s", "DRAM MB", "mJ", "MAC utilization", "bound by")
+        for one in found:
+            drawn.add_row(*machine_row(one))
+        console.print(drawn)
+        for one in found:
+            console.print(f"{one.machine}: {one.validity}", markup=False)
+
+    emit("estimate", [one.to_dict() for one in found], show, json)
+
+
+@guarded
+def report(
+    model: options.Model,
+    on: options.On = "tpu-v1,t4,ethos-u55-128",
+    out: options.Out = Path("report.html"),
+    data: options.MaybeData = None,
+    calibration_data: Annotated[Path | None, typer.Option("--calibration-data", metavar="FILE", help="Samples to calibrate on; default: those of --data.")] = None,
+    plan: options.PlanFile = None,
+    precision: options.Precision = None,
+    batch: options.Batch = 1,
+    samples: options.Count = None,
+    input_scale: options.InputScale = 1.0,
+    input_zero_point: options.InputZeroPoint = 0.0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Write one offline HTML page (with report.json and layers.csv beside it): cost, and with --data also accuracy."""
+    import hwq
+    from hwq.cli.bits import CHUNK
+    from hwq.cli.console import progress
+    from hwq.plan import Plan
+
+    chosen = options.plan_of(plan, precision) or Plan.uniform()
+    graph = options.load(model, weights=data is not None)
+    items: list[Any] = [graph, chosen]
+    subject: Any = graph
+    if data is not None:
+        found = options.samples(data, graph, samples, input_scale, input_zero_point)
+        source = found if calibration_data is None else options.samples(calibration_data, graph, None, input_scale, input_zero_point)
+        with progress("calibrating") as told:
+            statistics = hwq.calibrate(graph, source.batches(CHUNK), progress=told)
+        subject = hwq.quantize(graph, chosen, statistics)
+        items += [statistics, hwq.compare(graph, subject, found.batches(CHUNK), labels=found.labels)]
+    for machine in options.machines(on):
+        items.append(hwq.estimate(subject, machine, plan=None if subject is not graph else chosen, batch=batch))
+    hwq.report(items, str(out), overwrite=overwrite)
+    emit("report", {"file": str(out)}, lambda console: console.print(f"wrote {out}", markup=False), json)
+
+
+@guarded
+def dialects(
+    verify: Annotated[str | None, typer.Option("--verify", metavar="NAME", help="Run the dialect against its runtime again (comes later).")] = None,
+    json: options.Json = False,
+) -> None:
+    """List the rounding contracts: which runtime's bits, and what verified it."""
+    import hwq
+    from hwq.dialect import find
+    from hwq.errors import NotSupportedYet
+
+    if verify is not None:
+        find(verify)
+        raise NotSupportedYet(f"hwq dialects --verify {verify}", remedy="tests/test_same_bits.py compares ort and ort-unfused with onnxruntime")
+    found = hwq.dialects().values()
+    rows = [{"name": one.name, "summary": one.summary, "runtime": one.runtime, "status": one.status, "evidence": one.evidence} for one in found]
+
+    def show(console: Console) -> None:
+        for row in rows:
+            console.print(f"[bold]{row['name']}[/bold]  ({row['status']})\n    {row['summary']}\n    runtime: {row['runtime']}")
+            if row["evidence"]:
+                console.print(f"    verified by: {row['evidence']}", markup=False)
+
+    emit("dialects", rows, show, json)
+
+
+VERBS = (estimate, report, dialects)
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for report.html, report.json and layers.csv.")] = Path("hwq-demo"),
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """The whole job on the built-in digit classifier: bits, accuracy, cost on three machines, one report. Start here."""
+    from hwq.cli.console import progress
+    from hwq.demo.run import run, show
+
+    with progress("demo") as told:
+        summary = run(out, overwrite=overwrite, progress=told)
+    emit("demo", summary.to_dict(), lambda console: show(summary, console), json)
+
+
+DEMO = demo
+
+
+def attach(app: typer.Typer) -> None:
+    """Add ``accelerators`` and ``accelerators show NAME``."""
+    group = typer.Typer(help="List the machines, or show one with the source of every number.", rich_markup_mode=None)
+
+    @group.callback(invoke_without_command=True)
+    def listing(context: typer.Context, json: options.Json = False) -> None:
+        if context.invoked_subcommand is None:
+            guarded(_list)(json)
+
+    group.command("show")(_show)
+    app.add_typer(group, name="accelerators")
+
+
+def _list(json: bool) -> None:
+    import hwq
+    from hwq.names import rich_name
+
+    machines = list({id(machine): machine for machine in hwq.accelerators().values()}.values())
+    rows = [machine.summary() for machine in machines]
+
+    def show(console: Console) -> None:
+        drawn = table("Machines", "name", "family", "precisions", "peak (INT8 or first)", "DRAM", "numbers read / recalled / assumed / fitted")
+        for row in rows:
+            counts = row["confidence"]
+            drawn.add_row(rich_name(row["name"]), row["family"], " ".join(row["precisions"]), row["peak"], row["dram"],
+                          " / ".join(str(counts.get(kind, 0)) for kind in ("read", "recalled", "assumed", "fitted")))  # fmt: skip
+        console.print(drawn)
+        console.print("hwq accelerators show NAME gives every number with its unit, source and confidence.")
+
+    emit("accelerators", rows, show, json)
+
+
+@guarded
+def _show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A machine's name, alias, or .toml file.", show_default=False)],
+    json: options.Json = False,
+) -> None:
+    """Every number of one machine, with unit, source and confidence."""
+    from hwq.names import rich_name
+    from hwq.simulators import find
+
+    machine = find(name)
+    rows = [{"key": key, **quantity.to_dict()} for key, quantity in machine.quantities().items()]
+
+    def show(console: Console) -> None:
+        drawn = table(f"{rich_name(machine.name)} ({machine.family})", "key", "value", "unit", "confidence", "source")
+        for row in rows:
+            drawn.add_row(row["key"], f"{row['value']:g}", row["unit"], row["confidence"], rich_name(row["source"], 400))
+        console.print(drawn)
+
+    emit("accelerators show", {"name": machine.name, "family": machine.family, "quantities": rows}, show, json)

@@ -1,0 +1,98 @@
+"""Arguments and options that several verbs share, and the reading of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwq.errors import Error
+
+if TYPE_CHECKING:
+    from hwq.graph import Graph, Shape
+    from hwq.plan import Plan
+    from hwq.samples import Samples
+
+__all__ = ["PRECISIONS", "accelerators", "load", "machines", "plan_of", "samples", "shapes_of"]
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, a saved graph (.npz), or zoo:NAME.", show_default=False)]
+Data = Annotated[Path, typer.Option("--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels.")]
+MaybeData = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels.")]
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="File to write.")]
+MaybeOut = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (with a schema_version) instead of a table.")]
+Shapes = Annotated[list[str] | None, typer.Option("--shape", metavar="INPUT=1,3,224,224", help="Bind an input's open dimensions. Repeatable.")]
+PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="Plan file (TOML); default: INT8 weights per channel, UINT8 activations.")]
+Precision = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="A uniform plan instead of a file: int8, int4, fp16, bf16 or fp32.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, max=1 << 20, help="Inferences at once.")]
+On = Annotated[str, typer.Option("--on", metavar="MACHINE[,MACHINE]", help="Machines by name or .toml file; `hwq accelerators` lists them.")]
+MaxBytes = Annotated[int, typer.Option("--max-bytes", min=1, help="Refuse larger files.")]
+Count = Annotated[int | None, typer.Option("--samples", min=1, help="Use only the first so many samples.")]
+InputScale = Annotated[float, typer.Option("--input-scale", help="Integer data for a float input become (value - zero point) * scale.")]
+InputZeroPoint = Annotated[float, typer.Option("--input-zero-point", help="See --input-scale.")]
+DialectName = Annotated[str | None, typer.Option("--dialect", metavar="NAME", help="Whose bits: `hwq dialects` lists them. Default: the graph's own.")]
+
+# Uniform plans by name: weights, activations.
+PRECISIONS = {"int8": ("int8", "uint8"), "int4": ("int4", "int4"), "fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
+              "fp32": ("float32", "float32")}  # fmt: skip
+
+
+def shapes_of(texts: list[str] | None) -> dict[str, Shape] | None:
+    """``["x=1,3,8,8"]`` as ``{"x": (1, 3, 8, 8)}``."""
+    if not texts:
+        return None
+    shapes: dict[str, Shape] = {}
+    for text in texts:
+        name, equals, dims = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(dim) for dim in dims.split(","))
+        except ValueError:
+            equals = ""
+        if not equals or not name or any(isinstance(dim, int) and dim < 0 for dim in shapes.get(name, ())):
+            raise Error("this is not a shape", where=f"--shape {text}", remedy="write INPUT=1,3,224,224")
+    return shapes
+
+
+def load(model: str, shapes: list[str] | None = None, max_bytes: int | None = None, *, weights: bool = True) -> Graph:
+    """Load the verb's model; a zoo network without weights where values do not matter."""
+    import hwq
+
+    extra: dict[str, Any] = {} if max_bytes is None else {"max_bytes": max_bytes}
+    return hwq.load(model, shapes=shapes_of(shapes), weights=weights, **extra)
+
+
+def plan_of(path: Path | None, precision: str | None) -> Plan | None:
+    """The plan that `--plan` or `--precision` asks for, or None."""
+    from hwq.plan import Plan
+
+    if path is not None and precision is not None:
+        raise Error("--plan and --precision were both given", remedy="give one of them")
+    if path is not None:
+        return Plan.load(path)
+    if precision is None:
+        return None
+    if precision not in PRECISIONS:
+        raise Error("there is no such precision", where=f"--precision {precision}", remedy=f"one of: {', '.join(PRECISIONS)}")
+    return Plan.uniform(*PRECISIONS[precision])
+
+
+def samples(path: Path, graph: Graph, count: int | None, scale: float, zero_point: float) -> Samples:
+    """Read the verb's data and say on standard error what was converted."""
+    from hwq.samples import read
+
+    found = read(path, graph, scale=scale, zero_point=zero_point)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    return found if count is None else found.first(count)
+
+
+def machines(text: str) -> list[Any]:
+    """The machines that `--on` names."""
+    from hwq.simulators import find
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise Error("--on names no machine", remedy="hwq accelerators lists them")
+    return [find(name) for name in names]
