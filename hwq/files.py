@@ -77,7 +77,7 @@ def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np
     try:
         read_bytes(source, max_bytes)
         array = np.load(source, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise _bad_archive(source, error) from error
     return {"arr_0": array}
 

@@ -1,0 +1,114 @@
+"""Errors, names and files: one clear error, safe names, files whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from hwq.errors import Error, NotSupportedYet
+from hwq.files import read_bytes, read_npz, write_atomically, write_npz
+from hwq.names import csv_cell, display_name, html_name, plot_name, rich_name
+
+HOSTILE = ["conv[/a]", r"$\frac{1$", "<script>alert(1)</script>", "=1+1", "\x1b[31mred\x1b[0m", "a\nb\rc", "\u202eevil", "x" * 1_000_000, "\ud800", "é😀", ""]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name[:20]))
+def test_hostile_names_are_safe_everywhere(name: str) -> None:
+    from rich.text import Text
+
+    shown = display_name(name)
+    assert len(shown) <= 8 * 120 and all(character.isprintable() for character in shown)
+    assert Text.from_markup(rich_name(name)).plain == shown
+    assert "<" not in html_name(name) and '"' not in html_name(name)
+    assert plot_name(name).count("$") == plot_name(name).count(r"\$")
+    assert not str(csv_cell(name)).startswith(("=", "+", "-", "@"))
+
+
+def test_ordinary_names_are_untouched() -> None:
+    assert display_name("layer1.0/conv:0") == "layer1.0/conv:0" and csv_cell(-1.5) == -1.5
+
+
+def test_an_error_has_four_parts_and_survives_pickling() -> None:
+    error = Error("it is wrong", where="a.onnx, node \x1b[31m", why="because", remedy="mend it")
+    assert str(error) == "a.onnx, node \\x1b[31m: it is wrong\n  why: because\n  remedy: mend it"
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is Error and (again.what, again.why, again.remedy) == (error.what, error.why, error.remedy)
+    later = pickle.loads(pickle.dumps(NotSupportedYet("hwq.search")))
+    assert str(later) == "not supported yet: hwq.search"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path) -> None:
+    target = tmp_path / "deep" / "a.txt"
+    with pytest.raises(RuntimeError), write_atomically(target, mode="w") as stream:
+        stream.write("half")
+        raise RuntimeError
+    assert list((tmp_path / "deep").iterdir()) == []
+    with write_atomically(target, mode="w") as stream:
+        stream.write("whole")
+    with pytest.raises(Error, match="exists already"), write_atomically(target) as stream:
+        stream.write(b"x")
+    with write_atomically(target, overwrite=True, mode="w") as stream:
+        stream.write("new")
+    assert target.read_text() == "new" and len(list(target.parent.iterdir())) == 1
+
+
+def test_a_folder_is_no_file(tmp_path) -> None:
+    with pytest.raises(Error, match="folder"), write_atomically(tmp_path, overwrite=True):
+        pass
+    with pytest.raises(Error, match="not a regular file"):
+        read_bytes(tmp_path)
+
+
+def test_reading_is_bounded(tmp_path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"12345")
+    assert read_bytes(path) == b"12345"
+    with pytest.raises(Error, match="more than the bound"):
+        read_bytes(path, max_bytes=4)
+    with pytest.raises(Error, match="no such file"):
+        read_bytes(tmp_path / "none")
+    with pytest.raises(Error):
+        read_bytes("nul\0byte")
+
+
+def test_npz_round_trip(tmp_path) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, {"x": np.arange(6).reshape(2, 3)})
+    assert np.array_equal(read_npz(path)["x"], np.arange(6).reshape(2, 3))
+    np.save(tmp_path / "b.npy", np.ones(3))
+    assert read_npz(tmp_path / "b.npy")["arr_0"].sum() == 3
+
+
+def bomb(path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(64 << 20))
+
+
+def lie(path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+BAD_ARCHIVES = {
+    "objects": lambda path: np.savez(path, x=np.array([{}, 1], object)),
+    "pickle": lambda path: path.write_bytes(pickle.dumps([1, 2])),
+    "truncated": lambda path: (np.savez(path, x=np.ones(1000)), path.write_bytes(path.read_bytes()[:500])),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+    "bomb": bomb,
+    "lie": lie,
+    "foreign": lambda path: zipfile.ZipFile(path, "w").writestr("readme.txt", "hello"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARCHIVES)
+def test_bad_archives_give_one_error(kind: str, tmp_path) -> None:
+    path = tmp_path / "bad.npz"
+    BAD_ARCHIVES[kind](path)
+    with pytest.raises(Error) as caught:
+        read_npz(path, max_bytes=32 << 20)
+    assert "bad.npz" in str(caught.value)
