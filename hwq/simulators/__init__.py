@@ -1,0 +1,21 @@
+"""Machines and what a model costs on them. Knows nothing of execution."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwq.simulators.accelerator import Accelerator, accelerators, find
+    from hwq.simulators.estimation import Estimate, LayerEstimate, estimate
+
+__all__ = ["Accelerator", "Estimate", "LayerEstimate", "accelerators", "estimate", "find"]
+
+_HOMES = {"Accelerator": "accelerator", "accelerators": "accelerator", "find": "accelerator",
+          "Estimate": "estimation", "LayerEstimate": "estimation", "estimate": "estimation"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
