@@ -1,0 +1,58 @@
+"""The README keeps its word: its scripts run, its matrix is the dispatch table, its files exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+SCRIPTS = dict(re.findall(r"<!-- script: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+
+def test_there_are_three_short_scripts() -> None:
+    assert set(SCRIPTS) == {"kernels", "cost", "plan"}
+    assert all(script.count("\n") <= 25 for script in SCRIPTS.values())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_runs(name: str, tmp_path) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPTS[name]], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    if name == "plan":
+        assert {path.name for path in tmp_path.iterdir()} >= {"digits_int8.onnx", "digits.html"}
+
+
+def test_the_kernels_script_needs_no_other_room() -> None:
+    code = SCRIPTS["kernels"] + "\nimport sys\nprint(sorted(name for name in sys.modules if name.startswith(('onnx', 'hwq.plan', 'hwq.ops', 'pydantic'))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+def test_it_starts_with_the_two_commands() -> None:
+    first = re.search(r"```\n(.*?)```", README, re.DOTALL)
+    assert first and [line.split("#")[0].strip() for line in first[1].strip().splitlines()] == ["make demo", "make test"]
+
+
+def test_the_matrix_is_the_dispatch_table() -> None:
+    from hwq.kernels import matrix_markdown
+
+    shown = re.search(r"<!-- matrix: begin -->\n(.*?)<!-- matrix: end -->", README, re.DOTALL)
+    assert shown and shown[1].strip() == matrix_markdown().strip(), "run: python -m hwq.kernels README.md"
+
+
+def test_links_and_paths_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for line in re.findall(r"^\| `([^|]+)` \|", README, re.MULTILINE):
+        for name in line.replace("`", "").replace(",", " ").split():
+            base = "hwq/" if not (ROOT / name.rstrip("*")).exists() and not name.endswith("*") else ""
+            assert (ROOT / base / name).exists() or list(ROOT.glob(name)), name
+    for verb in re.findall(r"^\$ hwq (\w+)", README, re.MULTILINE):
+        done = subprocess.run([sys.executable, "-m", "hwq", verb, "--help"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, verb
