@@ -1,0 +1,92 @@
+"""Float32 products, convolutions and sums in the one fixed order of DESIGN, and exact integer products.
+
+Every float operator of this package computes through this file, so its bits do not depend on the machine's BLAS.
+float16 and bfloat16 operands are widened (exactly), accumulated in float32, and the result is rounded once; float64
+stays NumPy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.graph import Array
+
+__all__ = ["convolve", "integer_matmul", "matmul", "total", "windows", "wrap_int32"]
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """``a @ b`` over the last two dimensions, leading ones broadcast."""
+    if a.dtype.kind in "iu":
+        return integer_matmul(a, b).astype(a.dtype)
+    if a.dtype == np.float64:
+        return np.matmul(a, b)
+    return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+
+
+def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+    """Sum over `axes`; float32 in the fixed order, integers wrap in their own type."""
+    if x.dtype == np.float64 or x.dtype.kind in "iu":
+        return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=x.dtype))
+    return np.asarray(x.astype(np.float32).sum(axis=axes, keepdims=keepdims, dtype=np.float32)).astype(x.dtype)
+
+
+def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
+    """``a @ b`` of integers, exact in int64 (or wrapped there).
+
+    Where ``K * max|a| * max|b| < 2**53`` float64 holds every partial sum exactly, in any order, and is faster.
+    """
+    bound = a.shape[-1] * _peak(a) * _peak(b)
+    if bound < 2**53:
+        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+    return np.matmul(a.astype(np.int64), b.astype(np.int64))
+
+
+def _peak(x: Array) -> int:
+    return max(abs(int(x.min())), abs(int(x.max()))) if x.size else 0
+
+
+def wrap_int32(x: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The low 32 bits: what an int32 accumulator holds when it wraps."""
+    return x.astype(np.int32)
+
+
+def windows(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], counts: Sequence[int]) -> Array:
+    """A read-only view of padded `x` [N, C, *space] as [N, C, *counts, *kernel]."""
+    space = x.strides[2:]
+    shape = (*x.shape[:2], *counts, *kernel)
+    steps = (*x.strides[:2], *(one * stride for one, stride in zip(space, strides, strict=True)),
+             *(one * dilation for one, dilation in zip(space, dilations, strict=True)))
+    return np.lib.stride_tricks.as_strided(x, shape, steps, writeable=False)
+
+
+def padded(x: Array, begin: Sequence[int], end: Sequence[int], value: Any = 0) -> Array:
+    """`x` [N, C, *space] with `value` around its space."""
+    if not any(begin) and not any(end):
+        return x
+    return np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)], constant_values=value)
+
+
+def convolve(x: Array, weight: Array, begin: Sequence[int], end: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+             groups: int, counts: Sequence[int], bias: Array | None = None) -> Array:
+    """Convolution of `x` [N, C, *space] by `weight` [M, C / groups, *kernel]; integers give int64 (padding is 0)."""
+    integer = x.dtype.kind in "iu"
+    view = windows(padded(x, begin, end), weight.shape[2:], strides, dilations, counts)
+    batch, channels, rank = x.shape[0], x.shape[1], len(counts)
+    positions, taps = int(np.prod(counts, dtype=np.int64)), int(np.prod(weight.shape[2:], dtype=np.int64))
+    made, each = weight.shape[0], channels // groups
+    result = np.empty((batch, groups, positions, made // groups), np.int64 if integer else x.dtype)
+    order = (*range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
+    for image in range(batch):  # one image at a time bounds the memory of the gathered windows
+        for group in range(groups):
+            part = view[image : image + 1, group * each : (group + 1) * each]
+            rows = part.transpose(0, *order).reshape(positions, each * taps)
+            filters = weight[group * (made // groups) : (group + 1) * (made // groups)].reshape(made // groups, each * taps)
+            result[image, group] = integer_matmul(rows, filters.T) if integer else matmul(rows, filters.T)
+    stacked = result.transpose(0, 1, 3, 2).reshape(batch, made, *counts)
+    if bias is None:
+        return stacked
+    return stacked + bias.reshape(-1, *([1] * rank)).astype(stacked.dtype)

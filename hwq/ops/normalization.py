@@ -1,0 +1,100 @@
+"""Normalization: LayerNormalization, RMSNormalization and BatchNormalization at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hwq.graph import Array, Graph, Node, Tensor
+from hwq.ops import accounting, dims, functions
+from hwq.ops.base import Inferred, Op, register
+from hwq.ops.elementwise import operands, require_float
+from hwq.work import Work
+
+__all__ = ["BatchNormalization", "LayerNormalization"]
+
+
+@register
+class LayerNormalization(Op):
+    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over the axes from `axis` on, in float64, rounded once.
+
+    RMSNormalization leaves the mean out. Outputs 2 and 3 (mean, reciprocal deviation) are optional.
+    """
+
+    names = ("LayerNormalization", "RMSNormalization")
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        given = operands(node, [tensor for tensor in inputs if tensor is not None], 2, 3)
+        x = given[0]
+        require_float(node, x)
+        if not dims.rank_known(*given):
+            return [(x.dtype, (), False), ("float32", (), False), ("float32", (), False)]
+        axis = dims.axis_of(node, int(node.attributes.get("axis", -1)), len(x.shape))
+        for tensor in given[1:]:
+            if len(dims.broadcast(node, [x.shape[axis:], tensor.shape])) > max(len(x.shape) - axis, len(tensor.shape)):
+                raise dims.fault(node, "scale and bias do not fit the normalized axes")
+            known = [(a, b) for a, b in zip(x.shape[::-1], tensor.shape[::-1], strict=False) if isinstance(a, int) and isinstance(b, int)]
+            if any(b not in (1, a) for a, b in known) or len(tensor.shape) > len(x.shape):
+                raise dims.fault(node, f"scale or bias {list(tensor.shape)} does not fit the input {list(x.shape)}")
+        reduced = (*x.shape[:axis], *([1] * (len(x.shape) - axis)))
+        return [(x.dtype, x.shape, True), ("float32", reduced, True), ("float32", reduced, True)]
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        x, scale = inputs[0], inputs[1]
+        assert x is not None and scale is not None
+        axes = tuple(range(int(node.attributes.get("axis", -1)) % x.ndim, x.ndim))
+        epsilon = float(np.float32(node.attributes.get("epsilon", 1e-5)))
+        wide = x.astype(np.float64)
+        if node.op == "RMSNormalization":
+            root = np.sqrt(np.square(wide).mean(axis=axes, keepdims=True) + epsilon)
+            return [np.asarray(wide / root * scale.astype(np.float64)).astype(x.dtype)]
+        normalized, mean, reciprocal = functions.layer_normalization(wide, axes, epsilon)
+        result = normalized * scale.astype(np.float64)
+        if len(inputs) > 2 and inputs[2] is not None:
+            result = result + inputs[2].astype(np.float64)
+        return [result.astype(x.dtype), mean.astype(np.float32), reciprocal.astype(np.float32)]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`."""
+        return accounting.vector(node, graph)
+
+
+@register
+class BatchNormalization(Op):
+    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` per channel, with the stored mean and variance."""
+
+    names = ("BatchNormalization",)
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        given = operands(node, inputs, 5, 5)
+        if node.attributes.get("training_mode") or len([name for name in node.outputs if name]) > 1:
+            raise dims.fault(node, "BatchNormalization in training mode is not supported", "its statistics would come from the batch",
+                             "export the model in inference mode")
+        x = given[0]
+        require_float(node, x)
+        if x.known_shape:
+            axis = (len(x.shape) - 1 if node.layout == "NHWC" else 1) if len(x.shape) > 1 else 0
+            channels = x.shape[axis] if x.shape else 1
+            for tensor in given[1:]:
+                if tensor.known_shape and (len(tensor.shape) != 1 or (isinstance(channels, int) and tensor.shape[0] not in (channels, 1)
+                                                                     and isinstance(tensor.shape[0], int))):
+                    raise dims.fault(node, f"parameter {list(tensor.shape)} does not fit {channels} channels")
+        return [(x.dtype, x.shape, x.known_shape)]
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        x = inputs[0]
+        assert x is not None
+        last = node.layout == "NHWC" or x.ndim < 2
+        shape = (1, -1) if last and x.ndim > 1 else (-1,) if last else (1, -1, *([1] * (x.ndim - 2)))
+        scale, bias, mean, variance = (one.astype(np.float64).reshape(shape) for one in inputs[1:5] if one is not None)
+        epsilon = float(np.float32(node.attributes.get("epsilon", 1e-5)))
+        return [((x.astype(np.float64) - mean) / np.sqrt(variance + epsilon) * scale + bias).astype(x.dtype)]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`."""
+        return accounting.vector(node, graph)

@@ -1,0 +1,191 @@
+"""Resize by nearest neighbor or linear interpolation, one axis after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.graph import Array, Dim, Graph, Node, Shape, Tensor
+from hwq.ops import accounting, dims
+from hwq.ops.base import Inferred, Op, register
+from hwq.work import Work
+
+__all__ = ["Resize"]
+
+_COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
+                "tf_half_pixel_for_nn")
+_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+def _target(node: Node, shape: Shape, scales: Array | None, sizes: Array | None) -> tuple[list[Dim], list[float | None]]:
+    """(output dimensions, scale of each axis or None where it is not resized).
+
+    Raises
+    ------
+    Error
+        Neither or both of scales and sizes are given, or they do not fit the input.
+    """
+    rank = len(shape)
+    axes = dims.axes_of(node, dims.ints_attribute(node, "axes", tuple(range(rank))), rank)
+    given = sizes if scales is None else scales
+    if given is None or (scales is not None and sizes is not None):
+        raise dims.fault(node, "Resize needs either scales or sizes")
+    if given.size != len(axes):
+        raise dims.fault(node, f"{given.size} scales or sizes are given for {len(axes)} axes")
+    made: list[Dim] = list(shape)
+    factors: list[float | None] = [None] * rank
+    values: list[Any] = given.ravel().tolist()
+    policy = node.attributes.get("keep_aspect_ratio_policy", "stretch")
+    if policy not in {"stretch", "not_larger", "not_smaller"}:
+        raise dims.fault(node, f"keep_aspect_ratio_policy = {policy!r} is unknown")
+    ratios = [value / dim for axis, value in zip(axes, values, strict=True) if isinstance(dim := shape[axis], int) and dim
+              and not isinstance(value, str)]
+    for axis, value in zip(axes, values, strict=True):
+        dim = shape[axis]
+        if isinstance(value, str) or value == dim:
+            made[axis] = value
+            factors[axis] = 1.0 if sizes is not None and value == dim else factors[axis]
+            if policy == "stretch" and sizes is not None:
+                continue
+        if scales is not None:
+            if not np.isfinite(value) or value <= 0:
+                raise dims.fault(node, f"the scale {value} is not a positive number")
+            factors[axis] = float(value)
+            # ONNX: floor of the product, which onnxruntime takes in float32
+            if isinstance(dim, int):
+                made[axis] = int(np.floor(np.float32(dim) * np.float32(value)))
+            else:
+                made[axis] = dim if value == 1 else dims.product([dim, int(value)]) if value == int(value) else f"{node.outputs[0]}.{axis}"
+            continue
+        if isinstance(value, int) and value < 1:
+            raise dims.fault(node, f"the size {value} is not positive")
+        if policy != "stretch" and isinstance(dim, int):
+            ratio = min(ratios) if policy == "not_larger" else max(ratios)
+            factors[axis] = float(np.float32(ratio))
+            made[axis] = int(np.floor(ratio * dim + 0.5))
+            continue
+        made[axis] = value
+        factors[axis] = float(np.float32(value) / np.float32(dim)) if isinstance(dim, int) and dim and not isinstance(value, str) else None
+    return made, factors
+
+
+def _coordinates(mode: str, count: int, size: int, scale: float, region: tuple[float, float]) -> NDArray[np.float32]:
+    """Where each of `count` outputs lies on an axis of `size` elements. In float32, as onnxruntime computes it."""
+    x = np.arange(count, dtype=np.float32)
+    step, half, one = np.float32(scale), np.float32(0.5), np.float32(1)
+    if mode == "asymmetric":
+        return x / step
+    if mode == "align_corners":
+        return x * np.float32(size - 1) / np.float32(count - 1) if count > 1 else np.zeros(count, np.float32)
+    if mode == "tf_crop_and_resize":
+        start, end = np.float32(region[0]), np.float32(region[1])
+        if count > 1:
+            return start * np.float32(size - 1) + x * (end - start) * np.float32(size - 1) / np.float32(count - 1)
+        return np.full(count, half * (start + end) * np.float32(size - 1), np.float32)
+    if mode == "pytorch_half_pixel" and count <= 1:
+        return np.zeros(count, np.float32)
+    if mode == "tf_half_pixel_for_nn":
+        return (x + half) / step
+    found = (x + half) / step - half
+    if mode == "half_pixel_symmetric":
+        wanted = np.float32(size) * step
+        found = np.float32(size) / np.float32(2) * (one - np.float32(count) / wanted) + found
+    return found
+
+
+def _nearest(at: NDArray[np.float32], mode: str) -> NDArray[np.int64]:
+    if mode == "floor":
+        return np.floor(at).astype(np.int64)
+    if mode == "ceil":
+        return np.ceil(at).astype(np.int64)
+    floor = np.floor(at)
+    over = at - floor
+    return (floor + ((over > 0.5) | ((over == 0.5) & (mode == "round_prefer_ceil")))).astype(np.int64)
+
+
+def _linear(x: NDArray[np.float64], axis: int, at: NDArray[np.float32], scale: float, antialias: bool,
+            exclude: bool) -> NDArray[np.float64]:
+    """Weighted taps along one axis; beyond the border the edge element counts, unless `exclude` drops it."""
+    width = min(scale, 1.0) if antialias else 1.0
+    reach = int(np.ceil(1.0 / width))
+    below = np.floor(at).astype(np.int64)
+    places = below[:, None] + np.arange(1 - reach, reach + 1)
+    weights = np.clip(1.0 - np.abs((places - at.astype(np.float64)[:, None]) * width), 0.0, 1.0)
+    if exclude:
+        weights = np.where((places < 0) | (places >= x.shape[axis]), 0.0, weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    places = np.clip(places, 0, x.shape[axis] - 1)
+    shape = [-1 if index == axis else 1 for index in range(x.ndim)]
+    result = np.zeros([len(at) if index == axis else dim for index, dim in enumerate(x.shape)])
+    for tap in range(places.shape[1]):
+        result += np.take(x, places[:, tap], axis=axis) * weights[:, tap].reshape(shape)
+    return result
+
+
+@register
+class Resize(Op):
+    """ONNX Resize, modes nearest and linear."""
+
+    names = ("Resize",)
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        if not 2 <= len(inputs) <= 4 or inputs[0] is None:
+            raise dims.fault(node, "Resize needs an input and scales or sizes")
+        get = node.attributes.get
+        if get("mode", "nearest") not in {"nearest", "linear"}:
+            raise dims.fault(node, f"Resize by mode {get('mode')!r} is not supported", None, "use nearest or linear")
+        if get("coordinate_transformation_mode", "half_pixel") not in _COORDINATES or get("nearest_mode", _NEAREST[0]) not in _NEAREST:
+            raise dims.fault(node, "coordinate_transformation_mode or nearest_mode is unknown")
+        x = inputs[0]
+        if not x.known_shape:
+            return [(x.dtype, (), False)]
+        scales, sizes = ([*inputs, None, None])[2:4]
+        scales = None if scales is not None and scales.known_shape and scales.shape == (0,) else scales
+        if any(tensor is not None and tensor.data is None for tensor in (scales, sizes)):
+            return [(x.dtype, tuple(f"{node.outputs[0]}.{axis}" for axis in range(len(x.shape))), True)]
+        made, _ = _target(node, x.shape, None if scales is None else scales.data, None if sizes is None else sizes.data)
+        return [(x.dtype, tuple(made), True)]
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        x, region, scales, sizes = [*inputs, None, None][:4]
+        assert x is not None
+        made, factors = _target(node, x.shape, scales if scales is not None and scales.size else None, sizes)
+        get = node.attributes.get
+        linear = get("mode", "nearest") == "linear"
+        mode = get("coordinate_transformation_mode", "half_pixel")
+        axes = dims.axes_of(node, dims.ints_attribute(node, "axes", tuple(range(x.ndim))), x.ndim)
+        result: Array = x.astype(np.float64) if linear else x
+        outside = np.zeros([1] * x.ndim, np.bool_)
+        for axis, factor in enumerate(factors):
+            count = int(made[axis])
+            if factor is None or (count == x.shape[axis] and factor == 1.0 and mode != "tf_crop_and_resize"):
+                continue
+            if x.shape[axis] == 0:
+                raise dims.fault(node, f"dimension {axis} is empty and cannot be resized")
+            window = (0.0, 1.0)
+            if region is not None and region.size == 2 * len(axes):
+                window = (float(region[axes.index(axis)]), float(region[axes.index(axis) + len(axes)]))
+            at = _coordinates(mode, count, x.shape[axis], factor, window)
+            if mode == "tf_crop_and_resize":
+                beyond = (at < 0) | (at > x.shape[axis] - 1)
+                outside = outside | beyond.reshape([-1 if index == axis else 1 for index in range(x.ndim)])
+            if linear:
+                result = _linear(result, axis, at, factor, bool(get("antialias", 0)), bool(get("exclude_outside", 0)))
+            else:
+                result = np.take(result, np.clip(_nearest(at, get("nearest_mode", _NEAREST[0])), 0, x.shape[axis] - 1), axis=axis)
+        if np.any(outside):
+            result = np.where(outside, np.float64(np.float32(get("extrapolation_value", 0.0))), result)
+        return [result.astype(x.dtype, copy=False)]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`: nearest only moves; linear weighs two taps an axis (a multiply and an addition each)."""
+        if node.attributes.get("mode", "nearest") != "linear":
+            return accounting.move(node, graph)
+        x, made = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+        resized = sum(a != b for a, b in zip(x.shape, made.shape, strict=True))
+        return accounting.vector(node, graph, operations=made.elements * 4 * max(resized, 1))
