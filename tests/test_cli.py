@@ -1,0 +1,157 @@
+"""The command line: verbs, JSON, exit codes, files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hwq import demo
+from hwq.cli import app
+
+VERBS = ["demo", "inspect", "calibrate", "quantize", "lower", "run", "compare", "estimate", "report", "export", "accelerators", "dialects"]
+LATER = ["portability", "check", "explain", "search", "sweep", "diff", "plan", "validate", "fit", "scalesim", "bench"]
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"{arguments}: exit {result.exit_code}\n{result.output}\n{result.exception!r}"
+    assert "Traceback" not in result.output
+    return result
+
+
+def parsed(*arguments: object) -> dict:
+    envelope = json.loads(run(*arguments, "--json").stdout)
+    assert envelope["schema_version"] == 1 and envelope["verb"].startswith(str(arguments[0]))
+    return envelope["result"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Digits as a user's own files: model, calibration and test images, and the quantized model of the first steps."""
+    place = tmp_path_factory.mktemp("cli")
+    digits = demo.data()
+    (place / "model.onnx").write_bytes(Path(demo.model_path()).read_bytes())
+    np.savez(place / "calibration.npz", image=digits.calibration)
+    np.savez(place / "test.npz", x=(digits.images[:200] * 16).astype(np.uint8), y=digits.labels[:200])
+    run("calibrate", place / "model.onnx", "--data", place / "calibration.npz", "-o", place / "cal.npz")
+    run("quantize", place / "model.onnx", "--calibration", place / "cal.npz", "-o", place / "q.onnx")
+    return place
+
+
+@pytest.mark.parametrize("verb", VERBS + LATER)
+def test_every_verb_explains_itself(verb: str) -> None:
+    assert "Usage:" in run(verb, "--help").stdout
+
+
+@pytest.mark.parametrize("verb", LATER)
+def test_what_comes_later_says_so(verb: str) -> None:
+    assert "not supported yet" in run(verb, "x", code=2).stderr
+
+
+def test_inspect(folder) -> None:
+    result = parsed("inspect", folder / "model.onnx")
+    # 9216 + 9216 + 32768 + 4608 + 32768 + 9216 + 65536 + 640: the architecture table of hwq/demo/train.py, layer by layer.
+    assert result["macs"] == 163_968 and result["batch"] == 1
+    assert sum(row["macs"] for row in result["layers"]) == result["macs"]
+    assert parsed("inspect", folder / "model.onnx", "--batch", 4)["macs"] == 4 * 163_968
+    assert "MACs" in run("inspect", "zoo:mobilenet_v1").stdout
+
+
+def test_quantized_bytes_are_a_quarter(folder) -> None:
+    result = parsed("quantize", folder / "model.onnx", "--calibration", folder / "cal.npz", "-o", folder / "q2.onnx")
+    assert 0.2 < result["quantized_bytes"] / result["float_bytes"] < 0.4
+    assert (folder / "q2.onnx").read_bytes() == (folder / "q.onnx").read_bytes()
+
+
+def test_run_gives_accuracy_and_outputs(folder) -> None:
+    result = parsed("run", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625, "-o", folder / "out.npz", "--overwrite")
+    assert result["samples"] == 200 and result["accuracy"] >= 0.97 and result["dialect"] == "ort"
+    (outputs,) = np.load(folder / "out.npz").values()
+    assert outputs.shape == (200, 10)
+    again = parsed("run", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625, "--threads", 2, "-o", folder / "out2.npz", "--overwrite")
+    assert again["accuracy"] == result["accuracy"]
+    assert np.load(folder / "out2.npz").files and np.array_equal(outputs, next(iter(np.load(folder / "out2.npz").values())))
+
+
+def test_compare(folder) -> None:
+    result = parsed("compare", folder / "model.onnx", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625)
+    text = json.dumps(result)
+    assert "agreement" in text and "sqnr" in text.lower()
+    assert "SQNR" in run("compare", folder / "model.onnx", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625).stdout
+
+
+def test_lower_prints_groups(folder) -> None:
+    result = parsed("lower", folder / "q.onnx", "--to", "ort")
+    assert any("QuantizeLinear" in group["body"] and group["op"] == "Conv" for group in result["groups"])
+    assert "Conv" in run("lower", folder / "q.onnx", "--to", "gpu").stdout
+
+
+def test_estimate(folder) -> None:
+    result = parsed("estimate", "zoo:resnet50", "--on", "tpu-v1,t4", "--precision", "int8", "--batch", 8)
+    assert len(result) == 2 and all(one["seconds"] > 0 and one["macs"] == 8 * 4_089_184_256 for one in result)
+    run("estimate", folder / "q.onnx", "--on", "ethos-u55-128", "--csv", folder / "layers.csv")
+    assert (folder / "layers.csv").read_text().count("\n") > 8
+    assert "ms" in run("estimate", folder / "q.onnx", "--on", "t4").stdout
+
+
+def test_export_and_report(folder) -> None:
+    run("export", folder / "q.onnx", "-o", folder / "again.onnx")
+    run("report", folder / "model.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625, "--on", "t4", "-o", folder / "r.html")
+    assert "<svg" in (folder / "r.html").read_text() and (folder / "report.json").exists() and (folder / "layers.csv").exists()
+
+
+def test_lists(folder) -> None:
+    assert {"tpu-v1", "t4", "ethos-u55-128"} <= {row["name"] for row in parsed("accelerators")}
+    shown = parsed("accelerators", "show", "tpu-v1")
+    assert all(row["unit"] is not None and row["source"] and row["confidence"] for row in shown["quantities"])
+    assert {row["name"] for row in parsed("dialects")} >= {"ort", "ort-unfused", "litert-ref", "tensorrt"}
+    assert "onnxruntime" in run("dialects").stdout
+
+
+BAD = {
+    "no file": ("inspect", "{0}/none.onnx"),
+    "a text file": ("inspect", "{0}/text.onnx"),
+    "a folder": ("inspect", "{0}"),
+    "no such network": ("inspect", "zoo:resnet1000"),
+    "no such machine": ("estimate", "zoo:resnet18", "--on", "tpu-v9"),
+    "no machine": ("estimate", "zoo:resnet18", "--on", ","),
+    "no such precision": ("estimate", "zoo:resnet18", "--on", "t4", "--precision", "int7"),
+    "plan and precision": ("estimate", "zoo:resnet18", "--on", "t4", "--precision", "int8", "--plan", "{0}/text.onnx"),
+    "a bad plan": ("estimate", "zoo:resnet18", "--on", "t4", "--plan", "{0}/bad.toml"),
+    "a bad shape": ("inspect", "{0}/model.onnx", "--shape", "image=a,b"),
+    "an unknown input": ("inspect", "{0}/model.onnx", "--shape", "nothing=1,1,8,8"),
+    "data of another shape": ("run", "{0}/model.onnx", "--data", "{0}/wrong.npz"),
+    "bad labels": ("run", "{0}/model.onnx", "--data", "{0}/labels.npz"),
+    "no statistics": ("quantize", "{0}/model.onnx", "-o", "{0}/never.onnx"),
+    "statistics of another model": ("quantize", "{0}/model.onnx", "--calibration", "{0}/test.npz", "-o", "{0}/never.onnx"),
+    "no such dialect": ("run", "{0}/model.onnx", "--data", "{0}/test.npz", "--dialect", "tpu"),
+    "a dialect of later": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--dialect", "tensorrt"),
+    "an existing file": ("export", "{0}/q.onnx", "-o", "{0}/model.onnx"),
+    "a format of later": ("export", "{0}/q.onnx", "-o", "{0}/never.onnx", "--format", "qoperator"),
+    "no such rules": ("lower", "{0}/model.onnx", "--to", "abacus"),
+    "no such accelerator": ("accelerators", "show", "abacus"),
+    "verify": ("dialects", "--verify", "ort"),
+    "a machine to run on": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--on", "systolic:32x32:ws"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_error_and_code_2(case: str, folder) -> None:
+    (folder / "text.onnx").write_text("hello")
+    (folder / "bad.toml").write_text("schema = 1\n[default]\nweigths = {}\n")
+    np.savez(folder / "wrong.npz", image=np.zeros((2, 3, 7, 7), np.float32))
+    np.savez(folder / "labels.npz", image=np.zeros((2, 1, 8, 8), np.float32), y=np.zeros((2, 2)))
+    before = sorted(folder.rglob("*"))
+    result = run(*[argument.format(folder) for argument in BAD[case]], code=2)
+    assert result.stderr.startswith("hwq: ") and result.stderr.count("hwq: ") <= 2, result.stderr
+    assert sorted(folder.rglob("*")) == before, "something half-written was left behind"
+
+
+def test_usage_errors_are_code_2() -> None:
+    run("inspect", code=2)
+    run("estimate", "zoo:resnet18", "--batch", 0, "--on", "t4", code=2)
+    run("nonsense", code=2)
