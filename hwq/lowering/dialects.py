@@ -1,0 +1,82 @@
+"""The rule tables of the dialects: in which order a runtime rewrites a source graph, and what it fuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from hwq.dialect import find
+from hwq.errors import Error, NotSupportedYet
+from hwq.graph import Graph
+from hwq.lowering.conversion import quantize_biases, turn_unsigned
+from hwq.lowering.grouping import annotate, drop_inverse_pairs, group
+from hwq.lowering.integers import adopt_integer_ops
+from hwq.lowering.pairs import affine, is_dequantize, is_quantize
+from hwq.lowering.placement import merge_double_pairs, propagate_pairs, split_dequantizes
+from hwq.lowering.rewriting import Draft
+from hwq.lowering.simplification import (
+    drop_redundant_clips,
+    fold_constants,
+    fuse_matmul_add,
+    merge_equal_nodes,
+    remove_identities,
+)
+
+__all__ = ["RULES", "lower_for_dialect"]
+
+Rule = Callable[[Draft], bool]
+# onnxruntime applies the rules of one level over and over, at most so many times (max_num_graph_transformation_steps).
+STEPS = 10
+
+# Levels of rules, in onnxruntime's order. A level is repeated until nothing changes.
+RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType({
+    "ort": (
+        (adopt_integer_ops, split_dequantizes),
+        (remove_identities, merge_double_pairs, merge_equal_nodes, fold_constants, fuse_matmul_add, propagate_pairs,
+         quantize_biases, split_dequantizes),
+        (drop_redundant_clips, turn_unsigned, group, drop_inverse_pairs),
+    ),
+    "ort-unfused": (
+        (adopt_integer_ops,),
+    ),
+})  # fmt: skip
+
+
+def lower_for_dialect(graph: Graph, dialect: str) -> Graph:
+    """Rewrite a source graph into the groups that a runtime executes.
+
+    Raises
+    ------
+    Error
+        The graph is lowered already, or there is no such dialect.
+    NotSupportedYet
+        The dialect's rules are not built yet.
+    """
+    find(dialect, usable=True)
+    if dialect not in RULES:
+        raise NotSupportedYet(f"lowering for dialect {dialect}", remedy=f"one of: {', '.join(RULES)}")
+    if graph.form != "source":
+        raise Error("this graph is lowered already", where=f"graph {graph.name}", remedy="lower the source form")
+    draft = Draft(graph)
+    for level in RULES[dialect]:
+        for _ in range(STEPS):
+            # Every rule of the level runs, whatever the earlier ones found.
+            if not any([rule(draft) for rule in level]):
+                break
+    _annotate_pairs(draft)
+    return draft.finish(dialect)
+
+
+def _annotate_pairs(draft: Draft) -> None:
+    """Say of every tensor that a Q makes or a DQ reads how it is quantized."""
+    for key, node in draft:
+        if not (is_quantize(node) or is_dequantize(node)):
+            continue
+        found = affine(draft, node)
+        if found is None:
+            continue
+        index = 0
+        value = node.outputs[0] if is_quantize(node) else node.inputs[0]
+        view = annotate(draft, value, found.quantization(), key)
+        if view != value and is_dequantize(node):
+            draft.set_input((key, index), view)
