@@ -1,0 +1,99 @@
+"""What Q, DQ and the integer operators say about how a tensor is stored, written onto the tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from hwq.graph import BITS, Array, Graph, Node, Quantization, Tensor
+
+__all__ = ["annotated"]
+
+
+def annotated(graph: Graph) -> Graph:
+    """The graph with `Tensor.quantization` on every stored tensor of Q, DQ and integer operators.
+
+    Scales keep their exact bits. A tensor that two nodes read differently keeps the first reading.
+    """
+    found: dict[str, Quantization] = {}
+    for node in graph.nodes:
+        for name, quantization in _said(graph, node):
+            found.setdefault(name, quantization)
+    if not found:
+        return graph
+    return graph.replace(tensors=[tensor if tensor.name not in found or tensor.quantization is not None
+                                  else dataclasses.replace(tensor, quantization=found[tensor.name]) for tensor in graph.tensors.values()])
+
+
+def _said(graph: Graph, node: Node) -> Iterator[tuple[str, Quantization]]:
+    names = [*node.inputs, *[""] * 9]
+    if node.op in {"QuantizeLinear", "DequantizeLinear"}:
+        stored = node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]
+        axis = int(node.attributes.get("axis", 1))
+        yield from _quantization(graph, stored, names[1], names[2], axis, int(node.attributes.get("block_size", 0) or 0))
+    elif node.op == "DynamicQuantizeLinear" and len(node.outputs) == 3:
+        yield node.outputs[0], Quantization("uint8", node.outputs[1] or None, node.outputs[2] or None)
+    elif node.op == "QLinearConv":
+        channel = len(graph.tensors[node.outputs[0]].shape) - 1 if node.layout == "NHWC" else 1
+        yield from _quantization(graph, names[0], names[1], names[2], channel)
+        yield from _quantization(graph, names[3], names[4], names[5], 0)
+        yield from _quantization(graph, node.outputs[0], names[6], names[7], channel)
+        yield from _bias(graph, names[8], names[1], names[4])
+    elif node.op == "QLinearMatMul":
+        yield from _quantization(graph, names[0], names[1], names[2], -2)
+        yield from _quantization(graph, names[3], names[4], names[5], -1)
+        yield from _quantization(graph, node.outputs[0], names[6], names[7], -2)
+    elif node.op in {"MatMulInteger", "ConvInteger"}:
+        first, second = (-2, -1) if node.op == "MatMulInteger" else (1, 0)
+        yield from _quantization(graph, names[0], "", names[2], first)
+        yield from _quantization(graph, names[1], "", names[3], second)
+
+
+def _quantization(graph: Graph, stored: str, scale: str, point: str, axis: int, block: int = 0) -> Iterator[tuple[str, Quantization]]:
+    tensor = graph.tensors[stored]
+    steps, points = _value(graph, scale), _value(graph, point)
+    shape = _shape(steps if steps is not None else points, graph, scale or point)
+    place: int | None = None
+    if shape is not None and (block or (len(shape) == 1 and shape != (1,))):
+        if not tensor.known_shape or not -len(tensor.shape) <= axis < len(tensor.shape):
+            return
+        place = axis % len(tensor.shape)
+    elif shape is not None and len(shape) > 1 and any(dim != 1 for dim in shape):
+        return  # per row and per column forms of a batched product have no place in Quantization
+    if place is None:
+        steps, points = _scalar(steps), _scalar(points)
+    yield stored, Quantization(tensor.dtype, steps if steps is not None else (scale or None), points if points is not None else (point or None),
+                               place, block or None, _storage(tensor))
+
+
+def _storage(tensor: Tensor) -> str:
+    return "packed" if tensor.constant and BITS[tensor.dtype] < 8 else "plain"  # type: ignore[return-value]
+
+
+def _value(graph: Graph, name: str) -> Array | None:
+    data = graph.constant(name)
+    if data is None or data.dtype.kind in "iub":
+        return data
+    return data.astype(np.float32)  # exact: every narrower scale type is a subset of float32
+
+
+def _shape(value: Array | None, graph: Graph, name: str) -> tuple[int | str, ...] | None:
+    if value is not None:
+        return value.shape
+    tensor = graph.tensors.get(name)
+    return tensor.shape if tensor is not None and tensor.known_shape else None
+
+
+def _scalar(value: Array | None) -> Array | None:
+    return value.reshape(()) if value is not None and value.size == 1 else value
+
+
+def _bias(graph: Graph, bias: str, x_scale: str, w_scale: str) -> Iterator[tuple[str, Quantization]]:
+    """The bias of QLinearConv has scale ``x_scale * w_scale`` by definition (ONNX), in float32."""
+    first, second = graph.constant(x_scale), graph.constant(w_scale)
+    if not bias or first is None or second is None or first.size != 1:
+        return
+    product = first.astype(np.float32).reshape(()) * second.astype(np.float32)
+    yield bias, Quantization("int32", np.asarray(product.reshape(()) if product.size == 1 else product), None, None if product.size == 1 else 0)
