@@ -42,6 +42,10 @@ class Dialect:
         Whether zero points must be 0.
     bias_dtype : str
         ``int32`` (scale = input scale * weight scale) or ``float32``.
+    tied : frozenset of op
+        Ops beyond those that only move values whose inputs and output must share one scale.
+    fixed : mapping of op to (scale, zero point)
+        int8 outputs whose quantization the runtime prescribes.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Dialect:
     symmetric_weights: bool = False
     symmetric_activations: bool = False
     bias_dtype: str = "int32"
+    tied: frozenset[str] = frozenset()
+    fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -67,6 +73,9 @@ class Dialect:
 
 ORT_RUNTIME = "onnxruntime 1.31.1, CPU execution provider, x86-64"
 LATER = "not supported yet"
+# TensorFlow Lite's int8 specification: ops with one scale in and out, and outputs with a prescribed scale.
+LITERT_TIED = frozenset({"AveragePool", "Concat"})
+LITERT_FIXED = MappingProxyType({"Softmax": (1 / 256, -128), "Sigmoid": (1 / 256, -128), "Tanh": (1 / 128, 0)})
 
 _TABLE = (
     Dialect(
@@ -93,11 +102,11 @@ _TABLE = (
     Dialect(name="ort-avx2-saturating", summary="onnxruntime's default u8 x s8 kernels on an x86-64 CPU without VNNI",
             runtime=ORT_RUNTIME, status=LATER),
     Dialect(name="litert-ref", summary="LiteRT's reference kernels (BUILTIN_REF)", runtime="ai-edge-litert 2.3.0", status=LATER,
-            weight_minimum=-127, symmetric_weights=True),
+            weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-ref-fixedfc", summary="older TensorFlow Lite: fixed-point FULLY_CONNECTED", runtime="tensorflow < 2.x with f64 FC",
-            status=LATER, weight_minimum=-127, symmetric_weights=True),
+            status=LATER, weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-xnnpack", summary="LiteRT's default interpreter on x86-64 (XNNPACK)", runtime="ai-edge-litert 2.3.0",
-            status=LATER, weight_minimum=-127, symmetric_weights=True),
+            status=LATER, weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="torch-fbgemm", summary="PyTorch eager quantized operators, fbgemm engine", runtime="torch 2.13.0", status=LATER,
             bias_dtype="float32"),
     Dialect(name="torch-pt2e", summary="PyTorch PT2E reference decomposition", runtime="torch 2.13.0", status=LATER, bias_dtype="float32"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from hwq.dialect import find
 from hwq.errors import Error
@@ -42,6 +43,16 @@ Number = float | list[float] | Annotated[str, Field(pattern=r"^file:[^#]+#.+$")]
 ZeroPoint = int | list[int] | Annotated[str, Field(pattern=r"^file:[^#]+#.+$")]
 
 
+def _positive(value: Any) -> Any:
+    """Refuse given scales that no quantizer can divide by."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, (int, float)) and not number > 0.0:
+            raise ValueError("a scale must be above 0")
+    if value == []:
+        raise ValueError("a list of scales must not be empty")
+    return value
+
+
 class Weights(_Strict):
     """How constants of the matrix operators are stored.
 
@@ -54,6 +65,8 @@ class Weights(_Strict):
     scale: Literal["minmax", "mse", "weighted", "seq-mse"] | Number = "minmax"
     zero_point: ZeroPoint | None = None
     rounding: Literal["nearest", "coordinate", "gptq", "adaround"] = "nearest"
+
+    _scale_is_positive = field_validator("scale")(_positive)
 
     @property
     def floating(self) -> bool:
@@ -72,6 +85,8 @@ class Activations(_Strict):
     percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.99
     scale: Number | None = None
     zero_point: ZeroPoint | None = None
+
+    _scale_is_positive = field_validator("scale")(_positive)
 
     @property
     def floating(self) -> bool:
@@ -104,11 +119,17 @@ class Match(_Strict):
 
     def fits(self, node: Node) -> bool:
         """Whether the rule is for `node`."""
+        return self.fits_node(node) and self.fits_tensor(*node.inputs, *node.outputs)
+
+    def fits_node(self, node: Node) -> bool:
+        """Whether `name` and `op`, where given, fit `node`."""
         if self.op is not None and node.op != self.op:
             return False
-        if self.name is not None and not any(_glob(name, self.name) for name in (node.name, node.origin) if name):
-            return False
-        return self.tensor is None or any(_glob(name, self.tensor) for name in (*node.inputs, *node.outputs) if name)
+        return self.name is None or any(_glob(name, self.name) for name in (node.name, node.origin) if name)
+
+    def fits_tensor(self, *names: str) -> bool:
+        """Whether `tensor`, where given, fits one of the names."""
+        return self.tensor is None or any(_glob(name, self.tensor) for name in names if name)
 
 
 class Layer(_Strict):
@@ -162,6 +183,8 @@ class Plan(_Strict):
     layers: tuple[Layer, ...] = Field(default=(), strict=False)
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    _folder: str = PrivateAttr(default="")
 
     @field_validator("dialect")
     @classmethod
@@ -225,11 +248,12 @@ class Plan(_Strict):
         """
         raw = read_bytes(path, MAX_PLAN_BYTES)
         try:
-            text = raw.decode("utf-8")
-            return cls._checked(tomllib.loads(text), str(path))
+            plan = cls._checked(tomllib.loads(raw.decode("utf-8")), str(path))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise Error("this is not a plan: it cannot be read as TOML", where=str(path), why=str(error),
                         remedy="see the plan format in README.md; `hwq plan` writes an example") from None
+        plan._folder = str(Path(path).parent)
+        return plan
 
     @classmethod
     def of(cls, graph: Graph) -> Plan:
@@ -295,6 +319,43 @@ class Plan(_Strict):
             raise Error("a rule of the plan fits no layer of the model", where=f"layers.{index}.match {shown}",
                         why="a rule that does nothing is most often a misspelt name", remedy="hwq inspect MODEL lists the layers")
         return planned
+
+    def weights_of(self, node: Node, tensor: str) -> Weights:
+        """What the plan says of one constant of a node. A rule's `tensor` fits the constant itself or the node's output."""
+        weights = self.default.weights
+        for layer in self.layers:
+            if layer.weights and layer.match.fits_node(node) and layer.match.fits_tensor(tensor, *node.outputs):
+                weights = _merged(weights, layer.weights)
+        return weights
+
+    def activations_of(self, tensors: Sequence[str], nodes: Iterable[Node]) -> Activations:
+        """What the plan says of the activation that `nodes` (a producer and what is fused behind it) make together.
+
+        A rule's `tensor` fits any of `tensors`: the activation's name and those of the steps inside.
+        """
+        makers = tuple(nodes)
+        activations = self.default.activations
+        for layer in self.layers:
+            if layer.activations and layer.match.fits_tensor(*tensors) and any(layer.match.fits_node(node) for node in makers):
+                activations = _merged(activations, layer.activations)
+        return activations
+
+    def gives_scale(self, tensor: str, nodes: Iterable[Node]) -> bool:
+        """Whether a rule that names this activation gives its scale, so that it is stored as integers wherever it stands."""
+        makers = tuple(nodes)
+        return any("scale" in layer.activations and layer.match.tensor is not None and layer.match.fits_tensor(tensor)
+                   and any(layer.match.fits_node(node) for node in makers) for layer in self.layers)
+
+    @property
+    def folder(self) -> str:
+        """Where the plan's file lies: relative ``file:`` references start there. Empty (the working folder) without a file."""
+        return self._folder
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.to_toml() == other.to_toml()
+
+    def __hash__(self) -> int:
+        return hash(self.to_toml())
 
     def __str__(self) -> str:
         return self.to_toml()

@@ -1,0 +1,80 @@
+"""The rows that a linear layer multiplies with its weights: a product's last axis, or a convolution's patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.graph import Array, Graph, Node
+from hwq.ops import arithmetic, spatial
+from hwq.ops.convolution import filters_first
+from hwq.statistics import Moments
+
+__all__ = ["Linear", "linears", "moments_of", "rows_of"]
+
+# Elements of the rows that are made at once: 8 MB in float64.
+_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear layer with constant weights: `groups` products over `k` inputs each; `kernel` is empty for plain products."""
+
+    node: Node
+    operand: str
+    groups: int
+    k: int
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of its second moments in float64."""
+        return 8 * self.groups * self.k * (self.k + 1)
+
+
+def linears(graph: Graph) -> dict[str, Linear]:
+    """The layers of the graph that multiply an activation with a constant weight, by node name."""
+    found: dict[str, Linear] = {}
+    for node in graph.nodes:
+        weight = graph.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        if weight is None or node.domain:
+            continue
+        if node.op == "Conv":
+            kernel = filters_first(weight, node).shape[2:]
+            groups = int(node.attributes.get("group", 1))
+            found[node.name] = Linear(node, node.inputs[0], groups, weight[0].size, kernel)
+        elif node.op == "MatMul" and weight.ndim == 2:
+            found[node.name] = Linear(node, node.inputs[0], 1, weight.shape[0])
+        elif node.op == "Gemm" and not node.attributes.get("transA", 0):
+            found[node.name] = Linear(node, node.inputs[0], 1, weight.shape[1 if node.attributes.get("transB", 0) else 0])
+    return {name: layer for name, layer in found.items() if graph.constant(layer.operand) is None}
+
+
+def rows_of(layer: Linear, x: Array) -> NDArray[np.float32]:
+    """The layer's input as (groups, rows, K); a convolution's K runs over (channel of the group, kernel position)."""
+    if not layer.kernel:
+        return x.reshape(1, -1, layer.k)
+    image = spatial.channels_first(x, layer.node)
+    windows = spatial.windows_of(layer.node, image.shape[2:], layer.kernel)
+    padded = arithmetic.padded(image, windows.begin, windows.end)
+    views = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, windows.sizes)
+    rank, (batch, channels) = len(layer.kernel), views.shape[:2]
+    grouped = views.reshape(batch, layer.groups, channels // layer.groups, *views.shape[2:])
+    order = (1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
+    return grouped.transpose(order).reshape(layer.groups, -1, layer.k)
+
+
+def moments_of(layer: Linear, x: Array) -> Moments:
+    """Sum of the outer products of the layer's input rows, sample by sample so that the patches stay small."""
+    matrix = np.zeros((layer.groups, layer.k, layer.k))
+    total = np.zeros((layer.groups, layer.k))
+    count = 0
+    step = max(1, _ELEMENTS // max(1, x[0].size * int(np.prod(layer.kernel, dtype=np.int64)))) if x.ndim > 1 else len(x)
+    for start in range(0, len(x), step):
+        rows = rows_of(layer, x[start : start + step]).astype(np.float64)
+        matrix += rows.transpose(0, 2, 1) @ rows
+        total += rows.sum(axis=1)
+        count += rows.shape[1]
+    return Moments(count, matrix, total)

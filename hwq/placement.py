@@ -1,0 +1,288 @@
+"""Placement: which values of a float graph a plan stores as integers, and which of them share one scale.
+
+The rules follow what integer runtimes fuse. A matrix operator and the clamp behind it are one step, so the stored value is the one
+behind the clamp; an operator that only moves values keeps the scale of its input; sums and products of activations are integer
+where every operand is; what no rule names is a float island between a DequantizeLinear and the next QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwq.dialect import Dialect
+from hwq.errors import Error, NotSupportedYet
+from hwq.graph import Graph, Node
+from hwq.plan import Activations, Group, Plan, Weights
+
+__all__ = ["MATRIX", "Constant", "Placement", "place"]
+
+MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
+CLAMPS = frozenset({"Relu", "Clip"})
+# One operand in, another range out.
+UNARY = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Gelu", "com.microsoft::Gelu", "Swish",
+                   "Softmax", "AveragePool", "GlobalAveragePool"})
+# Values change place, or some are chosen: the scale of the (first) input stays exact.
+MOVES = frozenset({"MaxPool", "GlobalMaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Identity",
+                   "Dropout", "Expand", "Tile", "Pad", "Resize", "ReduceMax", "DepthToSpace", "SpaceToDepth"})
+# Moves through which an integer consumer pulls the quantization back to its source.
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight to be stored as integers: input `slot` of a node, scales along `axis`, perhaps one every `block` elements."""
+
+    node: str
+    slot: int
+    tensor: str
+    weights: Weights
+    axis: int | None
+    block: int | None
+
+
+@dataclass
+class Placement:
+    """What is stored as integers.
+
+    Attributes
+    ----------
+    points : dict of tensor name to Activations
+        Activations behind which Q and DQ stand.
+    ties : dict of tensor name to tensor name
+        The representative whose scale a point shares; its own name where it shares none.
+    constants : dict of (node name, slot) to Constant
+    biases : dict of node name to slot
+        Biases to be stored as int32 with scale = input scale * weight scale.
+    wants : dict of node name to Activations
+        How an integer node wants its operands stored.
+    """
+
+    points: dict[str, Activations] = field(default_factory=dict)
+    ties: dict[str, str] = field(default_factory=dict)
+    constants: dict[tuple[str, int], Constant] = field(default_factory=dict)
+    biases: dict[str, int] = field(default_factory=dict)
+    wants: dict[str, Activations] = field(default_factory=dict)
+
+    def members(self) -> Mapping[str, list[str]]:
+        """The points that share each representative's scale, in the order of the graph."""
+        groups: dict[str, list[str]] = {}
+        for tensor in self.points:
+            groups.setdefault(self.ties[tensor], []).append(tensor)
+        return groups
+
+
+def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
+    """Decide what `plan` stores as integers in `graph`.
+
+    Raises
+    ------
+    Error
+        The graph is quantized already or lowered, or a rule of the plan fits nothing.
+    NotSupportedYet
+        The plan asks for dynamic activations.
+    """
+    if graph.form != "source":
+        raise Error("a lowered graph cannot be quantized", where=f"graph {graph.name}", remedy="quantize first, then lower")
+    taken = next((node for node in graph.nodes if node.op in {"QuantizeLinear", "DequantizeLinear"} or "Integer" in node.op
+                  or node.op.startswith(("QLinear", "DynamicQuantize"))), None)
+    if taken is not None or any(tensor.quantization for tensor in graph.tensors.values()):
+        raise Error("the model is quantized already", where=f"graph {graph.name}" if taken is None else f"node {taken.name} ({taken.op})",
+                    remedy="quantize the float model; Plan.of(this model) gives the plan that it obeys")
+    plan.resolve(graph.nodes)
+    return _Placer(graph, plan, dialect).run()
+
+
+class _Placer:
+    def __init__(self, graph: Graph, plan: Plan, dialect: Dialect):
+        self.graph, self.plan, self.dialect = graph, plan, dialect
+        self.made = Placement()
+        self.chains: dict[str, tuple[Node, ...]] = {}  # head -> head and the clamps behind it
+        self.ends: dict[str, tuple[Node, ...]] = {}  # last tensor of a chain -> chain
+        self.given = {tensor for tensor in graph.tensors if self._floating(tensor) and plan.gives_scale(tensor, self._makers(tensor))}
+
+    def run(self) -> Placement:
+        inside: set[str] = set()
+        for node in self.graph.nodes:
+            if node.name not in inside and self._heads_chain(node):
+                chain = self._chain(node)
+                inside.update(follower.name for follower in chain[1:])
+                self.chains[node.name] = self.ends[chain[-1].outputs[0]] = chain
+        for node in self.graph.nodes:
+            if node.op in MATRIX and not node.domain:
+                self._matrix(node)
+        for tensor in self.graph.tensors:
+            if tensor in self.given:
+                self._request(tensor, None)
+        for node in self.graph.nodes:
+            if node.name not in inside:
+                self._forward(node)
+        # The order of the graph, whatever the order of the requests.
+        order = [*self.graph.inputs, *(name for node in self.graph.nodes for name in node.outputs)]
+        self.made.points = {name: self.made.points[name] for name in order if name in self.made.points}
+        self.made.ties = {name: self._root(name) for name in self.made.points}
+        self._biases()
+        return self.made
+
+    def _floating(self, tensor: str) -> bool:
+        found = self.graph.tensors[tensor]
+        return self._computed(tensor) and found.dtype in {"float32", "float16", "bfloat16"}
+
+    def _computed(self, tensor: str) -> bool:
+        return tensor in self.graph.producers or tensor in self.graph.inputs
+
+    def _makers(self, tensor: str) -> tuple[Node, ...]:
+        """The nodes whose rules hold for a tensor: its producer with what is fused before it, or the readers of an input."""
+        if tensor in self.ends:
+            return self.ends[tensor]
+        producer = self.graph.producers.get(tensor)
+        return self.graph.consumers.get(tensor, ()) if producer is None else (producer,)
+
+    def _planned(self, tensor: str) -> Activations:
+        makers = self._makers(tensor)
+        names = [tensor, *(node.outputs[0] for node in makers if tensor in self.ends)]
+        planned = self.plan.activations_of(names, makers)
+        if planned.mode == "dynamic" and not planned.floating:
+            raise NotSupportedYet("dynamic activations", where=f"key activations.mode, tensor {tensor}", remedy='use mode = "static" or "float"')
+        return planned
+
+    def _heads_chain(self, node: Node) -> bool:
+        return not node.domain and (node.op in MATRIX or (node.op in ELEMENTWISE and not any(map(self._parameter, node.inputs))))
+
+    def _parameter(self, tensor: str) -> bool:
+        return bool(tensor) and not self._computed(tensor)
+
+    def _chain(self, head: Node) -> tuple[Node, ...]:
+        chain = [head]
+        while True:
+            value = chain[-1].outputs[0]
+            readers = self.graph.consumers.get(value, ())
+            if len(readers) != 1 or value in self.graph.outputs or value in self.given:
+                return tuple(chain)
+            follower = readers[0]
+            clamps = follower.op in CLAMPS and follower.inputs[0] == value and not any(map(self._computed, filter(None, follower.inputs[1:])))
+            if not (clamps or (len(chain) == 1 and self._adds_bias(head, follower, value))) or follower.domain:
+                return tuple(chain)
+            chain.append(follower)
+
+    def _adds_bias(self, head: Node, follower: Node, value: str) -> bool:
+        """Whether `follower` adds a constant vector along the last axis to a MatMul's result."""
+        if head.op != "MatMul" or follower.op != "Add":
+            return False
+        other = follower.inputs[1] if follower.inputs[0] == value else follower.inputs[0]
+        shape = self.graph.tensors[other].shape
+        return self._parameter(other) and self.graph.tensors[other].concrete and all(dim == 1 for dim in shape[:-1])
+
+    def _matrix(self, node: Node) -> None:
+        chain = self.chains[node.name]
+        wanted = self._planned(chain[-1].outputs[0])
+        for slot, name in enumerate(node.inputs[:2]):
+            if self._parameter(name):
+                self._weight(node, slot)
+            elif not wanted.floating and self._floating(name):
+                self._request(name, wanted)
+        if not wanted.floating:
+            self.made.wants[node.name] = wanted
+            self._request(chain[-1].outputs[0], wanted)
+
+    def _request(self, tensor: str, wanted: Activations | None) -> None:
+        """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float."""
+        if tensor in self.made.points or not self._floating(tensor):
+            return
+        planned = self._planned(tensor)
+        if planned.floating:
+            if wanted is None:
+                return
+            planned = wanted
+        self.made.points[tensor] = planned
+        self.made.ties.setdefault(tensor, tensor)
+        producer = self.graph.producers.get(tensor)
+        if producer is not None and producer.op in VIEWS and not producer.domain and self._floating(producer.inputs[0]):
+            self._request(producer.inputs[0], planned)
+
+    def _forward(self, node: Node) -> None:
+        """Let integers flow on through a node that is no matrix operator."""
+        computed = [name for name in node.inputs if name and self._computed(name)]
+        if not computed or not all(name in self.made.points for name in computed if self._floating(name)) or not self._floating(computed[0]):
+            return
+        if node.name in self.chains and node.op in ELEMENTWISE:
+            self._output(node, self.chains[node.name][-1].outputs[0])
+        elif node.kind in UNARY or self._spatial_mean(node):
+            self._output(node, node.outputs[0])
+            if node.op in self.dialect.tied:
+                self._tie(node.outputs[0], node.inputs[0])
+        elif node.op in MOVES and not node.domain:
+            for output in node.outputs:
+                if output and self._floating(output) and not self._planned(output).floating:
+                    self._request(output, self.made.points[node.inputs[0]])
+                    self._tie(output, node.inputs[0])
+        elif node.op == "Concat":
+            self._output(node, node.outputs[0])
+            for name in computed:
+                if "Concat" in self.dialect.tied or len(self.graph.consumers[name]) == 1:
+                    self._tie(name, node.outputs[0])
+
+    def _output(self, node: Node, tensor: str) -> None:
+        wanted = self._planned(tensor)
+        if not wanted.floating:
+            self.made.wants[node.name] = wanted
+            self._request(tensor, wanted)
+
+    def _spatial_mean(self, node: Node) -> bool:
+        """A mean over the space of an image is a pool; means over features belong to normalizations, which stay float."""
+        if node.op != "ReduceMean" or len(self.graph.tensors[node.inputs[0]].shape) != 4:
+            return False
+        axes = node.attributes.get("axes", None if len(node.inputs) < 2 else self.graph.constant(node.inputs[1]))
+        return axes is not None and {int(axis) % 4 for axis in axes} in ({2, 3}, {1, 2})
+
+    def _tie(self, one: str, other: str) -> None:
+        points, (first, second) = self.made.points, (self._root(one), self._root(other))
+        if one not in points or other not in points or first == second or (first in self.given and second in self.given):
+            return
+        if (points[one].dtype, points[one].symmetric) == (points[other].dtype, points[other].symmetric):
+            # A scale that the plan gives leads its group.
+            first, second = (second, first) if first in self.given else (first, second)
+            self.made.ties[first] = second
+
+    def _root(self, tensor: str) -> str:
+        while self.made.ties.get(tensor, tensor) != tensor:
+            tensor = self.made.ties[tensor]
+        return tensor
+
+    def _weight(self, node: Node, slot: int) -> None:
+        name = node.inputs[slot]
+        tensor, weights = self.graph.tensors[name], self.plan.weights_of(node, name)
+        if weights.floating or tensor.dtype not in {"float32", "float16", "bfloat16"} or not tensor.known_shape:
+            return
+        rank = len(tensor.shape)
+        channel, reduced = _axes(node, slot, rank)
+        axis, block = (None, None) if weights.granularity == "tensor" else (channel, None)
+        if isinstance(weights.granularity, Group) and reduced is not None and int(tensor.shape[reduced]) >= weights.granularity.group:
+            axis, block = reduced, weights.granularity.group
+        self.made.constants[node.name, slot] = Constant(node.name, slot, name, weights, axis, block)
+
+    def _biases(self) -> None:
+        for node in self.graph.nodes:
+            if node.op not in {"Conv", "Gemm"} or node.domain or len(node.inputs) < 3 or self.dialect.bias_dtype != "int32":
+                continue
+            weight, bias, channels = self.made.constants.get((node.name, 1)), self.graph.tensors.get(node.inputs[2]), None
+            if weight is not None and bias is not None and weight.block is None:
+                channels = self.graph.tensors[weight.tensor].shape[_axes(node, 1, 2)[0] or 0]
+            plain = all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
+            if (channels is not None and bias is not None and plain and self._parameter(bias.name) and bias.shape == (channels,)
+                    and node.inputs[0] in self.made.points and self.chains[node.name][-1].outputs[0] in self.made.points):
+                self.made.biases[node.name] = 2
+
+
+def _axes(node: Node, slot: int, rank: int) -> tuple[int | None, int | None]:
+    """(axis of the output channels, axis of the sum) of a matrix operator's constant."""
+    if node.op == "Conv":
+        return 0, rank - 1 if node.layout == "NHWC" else 1
+    if slot == 0 or rank < 2:
+        return None, None
+    if node.op == "Gemm" and node.attributes.get("transB", 0):
+        return 0, 1
+    return rank - 1, rank - 2
+
+

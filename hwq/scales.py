@@ -1,0 +1,292 @@
+"""Scales: the numbers behind a placement, from given values, ranges and weights, within what the dialect can represent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.dialect import Dialect
+from hwq.errors import Error, NotSupportedYet
+from hwq.files import read_npz
+from hwq.graph import Array, Graph, Node, carrier
+from hwq.names import display_name
+from hwq.observers import HUGE, TINY, activation_range, affine, weight_affine
+from hwq.ops.quantize import quantize
+from hwq.ops.storage import integer_range
+from hwq.placement import Constant, Placement
+from hwq.plan import Activations, Plan
+from hwq.statistics import Statistics
+
+if TYPE_CHECKING:
+    from hwq.calibration import Calibration
+
+__all__ = ["Scales"]
+
+# The range of these functions: no calibration can know it better.
+RANGES = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+# |bias / scale| stays within this, so that the sum of the products keeps half of the int32 accumulator.
+BIAS_LIMIT = 2.0**30
+# A layer whose weights are all zero gives its bias this many steps.
+DEAD_STEPS = 2.0**20
+
+
+class Scales:
+    """Scale, zero point and stored integers of every point, weight and bias of a placement.
+
+    Raises
+    ------
+    Error
+        Plan and dialect contradict each other, a given scale does not fit, or a range is missing.
+    NotSupportedYet
+        A method that is not built.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, dialect: Dialect, placement: Placement, cal: Calibration | None):
+        self.graph, self.plan, self.dialect, self.placement, self.cal = graph, plan, dialect, placement, cal
+        self.members = placement.members()
+        self.files: dict[Path, dict[str, Array]] = {}
+        self.made: dict[str, tuple[np.float32, int]] = {}
+        self.weights: dict[tuple[str, int], tuple[Array, Array, Array]] = {}
+
+    # Activations ------------------------------------------------------------------------------------------------------------------
+
+    def activation(self, tensor: str) -> tuple[np.float32, int]:
+        """Scale and zero point of a point; all that share a scale get those of their representative."""
+        chief = self.placement.ties[tensor]
+        if chief not in self.made:
+            how = self.placement.points[chief]
+            self._require_activation(chief, how)
+            self.made[chief] = self._given_activation(chief, how) if how.scale is not None else self._observed(chief, how)
+        return self.made[chief]
+
+    def variant(self, tensor: str, how: Activations) -> tuple[np.float32, int]:
+        """Scale and zero point of a second storage of `tensor` in another type."""
+        self._require_activation(tensor, how)
+        return self._observed(self.placement.ties[tensor], how)
+
+    def _require_activation(self, tensor: str, how: Activations) -> None:
+        where = f"tensor {display_name(tensor)}, key activations"
+        if self.graph.tensors[tensor].dtype != "float32":
+            raise NotSupportedYet(f"quantizing {self.graph.tensors[tensor].dtype} values", where=where, remedy="export the model in float32")
+        if how.granularity != "tensor":
+            raise NotSupportedYet(f'activations of granularity "{how.granularity}"', where=f"{where}.granularity",
+                                  why="one scale a row needs dynamic mode", remedy='use granularity = "tensor"')
+        if how.dtype not in self.dialect.activation_dtypes:
+            raise self._contradiction(f"{where}.dtype", f"has no {how.dtype} activations", sorted(self.dialect.activation_dtypes))
+        if self.dialect.symmetric_activations and not (how.symmetric and how.dtype.startswith("int")):
+            raise self._contradiction(f"{where}.symmetric", "allows no zero points on activations", ["a signed type with symmetric = true"])
+
+    def _contradiction(self, where: str, what: str, allowed: Sequence[str]) -> Error:
+        return Error(f"plan and dialect contradict each other: {self.dialect.name} {what}", where=where,
+                     remedy=f"the dialect takes {', '.join(allowed)}; or choose another dialect")
+
+    def _given_activation(self, tensor: str, how: Activations) -> tuple[np.float32, int]:
+        where = f"tensor {display_name(tensor)}, key activations"
+        scale = self._numbers(how.scale, f"{where}.scale")
+        zero = self._zero_points(how.zero_point, how.dtype, f"{where}.zero_point")
+        if scale.size != 1 or (zero is not None and zero.size != 1):
+            raise Error(f"{scale.size} scales for one tensor", where=f"{where}.scale", remedy="an activation has one scale and one zero point")
+        # A given scale without a zero point means 0, as in every file format that leaves it out.
+        return np.float32(scale.reshape(-1)[0]), 0 if zero is None else int(zero.reshape(-1)[0])
+
+    def _observed(self, chief: str, how: Activations) -> tuple[np.float32, int]:
+        members = self.members[chief]
+        fixed = self._fixed(members, how)
+        if fixed is not None:
+            return fixed
+        ranges = [RANGES[op] for op in map(self._maker, members) if op in RANGES]
+        seen = [self._statistics(name) for name in members if self._maker(name) not in RANGES]
+        if seen:
+            ranges.append(activation_range(_together(seen), how))
+        return affine(min(low for low, _ in ranges), max(high for _, high in ranges), how.dtype, how.symmetric)
+
+    def _maker(self, tensor: str) -> str:
+        producer = self.graph.producers.get(tensor)
+        return "" if producer is None else producer.op
+
+    def _fixed(self, members: Sequence[str], how: Activations) -> tuple[np.float32, int] | None:
+        ops = [self._maker(name) for name in members if self._maker(name) in self.dialect.fixed]
+        if not ops or how.dtype != "int8":
+            return None
+        scale, zero = self.dialect.fixed[ops[0]]
+        return np.float32(scale), zero
+
+    def _statistics(self, tensor: str) -> Statistics:
+        if self.cal is None:
+            raise Error("this activation has no range", where=f"tensor {display_name(tensor)}",
+                        why="the plan gives no scale for it and there is no calibration", remedy="pass the Calibration of this graph, or plan mode = \"float\"")
+        return self.cal[tensor]
+
+    # Weights ----------------------------------------------------------------------------------------------------------------------
+
+    def weight(self, node: Node, constant: Constant) -> tuple[Array, Array, Array]:
+        """Scale, zero point and stored integers of a weight."""
+        key = (node.name, constant.slot)
+        if key not in self.weights:
+            self.weights[key] = self._weight(node, constant)
+        return self.weights[key]
+
+    def _weight(self, node: Node, constant: Constant) -> tuple[Array, Array, Array]:
+        how = constant.weights
+        where = f"node {display_name(node.name)}, weight {display_name(constant.tensor)}, key weights"
+        self._require_weight(node, constant, where)
+        data = self.graph.constant(constant.tensor)
+        if data is None:
+            raise Error("this weight has no values", where=where, why="the graph was built for cost only",
+                        remedy="load the model with its weights; for cost use estimate(graph, machine, plan=plan)")
+        if not np.isfinite(data).all():
+            raise Error("the weight holds NaN or infinity", where=where, remedy="the model is damaged; export it again")
+        shape = _scale_shape(data.shape, constant)
+        minimum = self.dialect.weight_minimum if how.dtype == "int8" else None
+        if isinstance(how.scale, str) and not how.scale.startswith("file:"):
+            groups = _groups(data, constant)
+            scale, zero = weight_affine(groups, how, minimum)
+            scale = self._alive(node, constant, scale)
+        else:
+            scale, zero = self._given_weight(how.scale, how.zero_point, how.dtype, shape, where)
+        scale, zero = scale.reshape(shape), zero.reshape(shape).astype(carrier(how.dtype))
+        stored = quantize(data, scale, zero, how.dtype, constant.axis, constant.block)
+        if minimum is not None:
+            stored = np.maximum(stored, np.int8(minimum))
+        return scale, zero, stored
+
+    def _require_weight(self, node: Node, constant: Constant, where: str) -> None:
+        how = constant.weights
+        if how.rounding != "nearest":
+            raise NotSupportedYet(f'rounding "{how.rounding}"', where=f"{where}.rounding", remedy='use rounding = "nearest"')
+        if how.dtype in {"int3", "int5", "int6"}:
+            raise NotSupportedYet(f"{how.dtype} weights", where=f"{where}.dtype", remedy="use int8 or int4")
+        if self.graph.tensors[constant.tensor].dtype != "float32":
+            raise NotSupportedYet(f"quantizing {self.graph.tensors[constant.tensor].dtype} weights", where=where, remedy="export the model in float32")
+        integer = node.name in self.placement.wants
+        # Weights of a float layer are only stored as integers; an integer layer needs a kernel for them.
+        if integer and how.dtype not in self.dialect.weight_dtypes:
+            raise self._contradiction(f"{where}.dtype", f"has no integer kernel for {how.dtype} weights", sorted(self.dialect.weight_dtypes))
+        if integer and constant.block is not None:
+            raise self._contradiction(f"{where}.granularity", "has no integer kernel for groups", ["channel", "tensor", 'groups under activations.mode = "float"'])
+        if self.dialect.symmetric_weights and not (how.symmetric and how.dtype.startswith("int")):
+            raise self._contradiction(f"{where}.symmetric", "allows no zero points on weights", ["a signed type with symmetric = true"])
+
+    def _given_weight(self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], where: str) -> tuple[Array, Array]:
+        values = self._numbers(scale, f"{where}.scale")
+        zero = self._zero_points(zero_point, dtype, f"{where}.zero_point")
+        wanted = int(np.prod(shape, dtype=np.int64))
+        for label, given in (("scales", values), ("zero points", zero)):
+            if given is not None and given.size not in {1, wanted}:
+                raise Error(f"{given.size} {label} are given, {wanted} are needed", where=f"{where}.{label.replace(' ', '_')[:-1]}",
+                            why=f"at this granularity the scale has shape {list(shape)}", remedy="give one number, or one each in row-major order")
+        zero = np.zeros(1, np.int64) if zero is None else zero
+        return np.broadcast_to(values.reshape(-1), wanted).copy(), np.broadcast_to(zero.reshape(-1), wanted).copy()
+
+    def _alive(self, node: Node, constant: Constant, scale: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give rows of zeros a scale, and raise scales so small that a bias, or the product with the input's scale, would not fit."""
+        peak = float(scale.max(initial=0.0))
+        bias, step = self._bias_values(node, constant), self._input_scale(node)
+        if bias is None or step is None:
+            return np.where(scale == 0.0, np.float32(peak or 1.0), scale)
+        largest = float(np.abs(bias).max(initial=0.0))
+        common = peak or min(max(largest / (DEAD_STEPS * step), TINY), HUGE) or 1.0
+        alive = np.where(scale == 0.0, np.float32(common), scale).astype(np.float64)
+        floor = np.maximum(np.abs(bias) if alive.size == bias.size else largest, 0.0) / (step * BIAS_LIMIT)
+        floor = np.clip(np.maximum(floor, TINY / step), TINY, HUGE)
+        return np.where(alive < floor, np.nextafter(floor.astype(np.float32), np.float32(np.inf)), alive).astype(np.float32)
+
+    def _bias_values(self, node: Node, constant: Constant) -> NDArray[np.float64] | None:
+        slot = self.placement.biases.get(node.name)
+        data = None if slot is None or constant.slot != 1 else self.graph.constant(node.inputs[slot])
+        return None if data is None else data.astype(np.float64)
+
+    def _input_scale(self, node: Node) -> float | None:
+        name, wanted = node.inputs[0], self.placement.wants.get(node.name)
+        own = self.placement.points.get(name)
+        if own is None:
+            return None
+        if wanted is not None and (own.dtype, own.symmetric) != (wanted.dtype, wanted.symmetric):
+            return float(self.variant(name, wanted)[0])
+        return float(self.activation(name)[0])
+
+    def bias(self, node: Node, constant: Constant) -> tuple[Array, Array]:
+        """Scale ``float32(input scale * weight scale)`` and the int32 bias ``rint(b / scale)``."""
+        name = node.inputs[self.placement.biases[node.name]]
+        data, step = self.graph.constant(name), self._input_scale(node)
+        where = f"node {display_name(node.name)}, bias {display_name(name)}"
+        if data is None or step is None:
+            raise Error("this bias has no values", where=where, remedy="load the model with its weights")
+        if not np.isfinite(data).all():
+            raise Error("the bias holds NaN or infinity", where=where, remedy="the model is damaged; export it again")
+        scale = np.float32(step) * self.weight(node, constant)[0]
+        lowest, highest = integer_range("int32")
+        stored = np.rint(data.astype(np.float64) / np.maximum(scale.astype(np.float64), TINY))
+        if (stored < lowest).any() or (stored > highest).any():
+            raise Error("the bias does not fit into int32", where=where, why="bias / (input scale * weight scale) passes 2^31",
+                        remedy="give larger scales, or plan activations.mode = \"float\" for this layer")
+        return scale, stored.astype(np.int32)
+
+    # Given values -----------------------------------------------------------------------------------------------------------------
+
+    def _numbers(self, given: Any, where: str) -> NDArray[np.float32]:
+        values = np.atleast_1d(self._array(given, where))
+        if values.dtype.kind not in "fiu":
+            raise Error(f"scales are numbers, not {values.dtype}", where=where, remedy="save them as float32")
+        with np.errstate(over="ignore"):
+            scales = values.astype(np.float32)
+        if not scales.size or not (np.isfinite(scales) & (scales > 0)).all():
+            raise Error("a scale must be a positive finite float32", where=where, remedy="give numbers above 0 that float32 can hold")
+        return scales
+
+    def _zero_points(self, given: Any, dtype: str, where: str) -> NDArray[np.int64] | None:
+        if given is None:
+            return None
+        values = np.atleast_1d(self._array(given, where))
+        lowest, highest = integer_range(dtype)
+        if values.dtype.kind not in "iu" or not values.size or int(values.min()) < lowest or int(values.max()) > highest:
+            raise Error(f"a zero point is not an integer of {dtype}", where=where, remedy=f"give integers from {lowest} to {highest}")
+        return values.astype(np.int64)
+
+    def _array(self, given: Any, where: str) -> Array:
+        if not isinstance(given, str):
+            return np.asarray(given)
+        file, _, name = given.removeprefix("file:").rpartition("#")
+        path = Path(self.plan.folder) / file
+        if path not in self.files:
+            self.files[path] = read_npz(path)
+        if name not in self.files[path]:
+            raise Error(f"the file has no array {display_name(name)}", where=f"{where}, {path}",
+                        remedy=f"it holds {', '.join(display_name(key) for key in list(self.files[path])[:16])}")
+        return self.files[path][name]
+
+
+def _together(seen: Sequence[Statistics]) -> Statistics:
+    """One statistic of tensors that share a scale, channels forgotten."""
+    plain = [dataclasses.replace(item, axis=None, minima=item.minima.min(keepdims=True), maxima=item.maxima.max(keepdims=True),
+                                 totals=item.totals.sum(keepdims=True)) for item in seen]
+    made = plain[0]
+    for item in plain[1:]:
+        made = made.merge(item)
+    return made
+
+
+def _scale_shape(shape: tuple[int, ...], constant: Constant) -> tuple[int, ...]:
+    if constant.axis is None:
+        return ()
+    if constant.block is None:
+        return (shape[constant.axis],)
+    return (*shape[: constant.axis], -(-shape[constant.axis] // constant.block), *shape[constant.axis + 1 :])
+
+
+def _groups(data: Array, constant: Constant) -> NDArray[np.float32]:
+    """The weight as one row a scale, in the scale's row-major order; the last block of an axis is filled with zeros."""
+    if constant.axis is None:
+        return data.reshape(1, -1)
+    moved = np.moveaxis(data, constant.axis, 0)
+    if constant.block is None:
+        return moved.reshape(data.shape[constant.axis], -1)
+    missing = -data.shape[constant.axis] % constant.block
+    filled = np.pad(data, [(0, missing if axis == constant.axis else 0) for axis in range(data.ndim)])
+    split = filled.reshape(*data.shape[: constant.axis], -1, constant.block, *data.shape[constant.axis + 1 :])
+    return np.moveaxis(split, constant.axis + 1, -1).reshape(-1, constant.block)
