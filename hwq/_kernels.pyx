@@ -1,0 +1,525 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""Marshalling between Python buffers and kernels/: sizes checked, GIL released, floating-point state set and restored."""
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cdef extern from "state.h" nogil:
+    uint64_t hwq_state_read()
+    void hwq_state_write(uint64_t state)
+    uint64_t hwq_state_enter()
+    void hwq_state_leave(uint64_t state)
+
+cdef extern from "hwq/kernels.h" nogil:
+    ctypedef struct hwq_binary:
+        int32_t formula, a_type, b_type, out_type, a_zero_point, b_zero_point, zero_point, lo, hi
+        float a_scale, b_scale, scale
+    ctypedef struct hwq_epilogue:
+        int32_t kind, rounding, out_type, channel_step
+        const float *scales_f32
+        const double *scales_f64
+        const int32_t *multipliers
+        const int32_t *shifts
+        const float *float_bias
+        int32_t zero_point, lo, hi
+        const uint8_t *lut
+        const hwq_binary *residual_op
+        const void *residual
+        int64_t residual_stride
+    ctypedef struct hwq_packed:
+        int64_t k, n, groups
+        const int8_t *quads
+        const int32_t *zero_points
+        const int32_t *column_sums
+        const int32_t *column_products
+    ctypedef struct hwq_gemm_args:
+        int64_t m
+        const void *a
+        int64_t a_stride
+        int32_t a_zero_point
+        const hwq_packed *weights
+        int64_t group, first_strip, strips
+        const int32_t *bias
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t out_stride
+        void *workspace
+    ctypedef struct hwq_gemm_f32_args:
+        int64_t m, k, n
+        const float *a
+        int64_t a_stride
+        const float *weights
+        const float *bias
+        float *out
+        int64_t out_stride
+    ctypedef struct hwq_window:
+        int64_t in_ "in"[3]
+        int64_t kernel[3]
+        int64_t stride[3]
+        int64_t dilation[3]
+        int64_t pad[3]
+        int64_t out[3]
+    ctypedef struct hwq_conv:
+        hwq_window window
+        int64_t batch, channels, out_channels, groups
+        int32_t layout, a_type, a_zero_point
+        const void *x
+        const hwq_packed *weights
+        const int16_t *taps_s16
+        const float *weights_f32
+        const int32_t *bias
+        const float *bias_f32
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t first, last
+        void *workspace
+    ctypedef struct hwq_pool:
+        hwq_window window
+        int64_t batch, channels
+        int32_t layout, type, kind, count_padding
+        int64_t pad_end[3]
+        int32_t lo, hi
+        const void *x
+        void *out
+
+    int HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32, HWQ_STRIP
+    void hwq_quantize_multiplier(double real, int32_t *multiplier, int32_t *shift)
+    int hwq_binary_prepare(hwq_binary *)
+    void hwq_binary_run(const hwq_binary *, int64_t, const void *, int64_t, const void *, int64_t, void *)
+    void hwq_requantize(const hwq_epilogue *, int64_t, int64_t, int64_t, const void *, int32_t, int64_t, void *, int64_t)
+    int64_t hwq_packed_bytes(int64_t, int64_t)
+    void hwq_pack(const void *, int32_t, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *, int32_t *, int32_t *,
+                  int64_t *, int64_t *)
+    int64_t hwq_packed_f32_floats(int64_t, int64_t)
+    void hwq_pack_f32(const float *, int64_t, int64_t, int64_t, int64_t, float *)
+    int64_t hwq_gemm_workspace(int64_t)
+    void hwq_gemm_u8s8(const hwq_gemm_args *)
+    void hwq_gemm_s8s8(const hwq_gemm_args *)
+    void hwq_gemm_f32(const hwq_gemm_f32_args *)
+    void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)
+    int64_t hwq_conv_workspace(const hwq_conv *)
+    void hwq_conv_s32(const hwq_conv *)
+    void hwq_depthwise_s32(const hwq_conv *)
+    void hwq_conv_f32(const hwq_conv *)
+    void hwq_depthwise_f32(const hwq_conv *)
+    void hwq_pool_run(const hwq_pool *)
+    void hwq_quantize(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t, void *, int32_t)
+    void hwq_dequantize(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *)
+    void hwq_lut(int64_t, const uint8_t *, uint8_t, const uint8_t *, uint8_t *)
+    void hwq_pack_int4(int64_t, const int8_t *, uint8_t *)
+    void hwq_unpack_int4(int64_t, const uint8_t *, int32_t, int8_t *)
+    int hwq_path_count()
+    const char *hwq_path_name(int)
+    int hwq_path_available(int)
+    int hwq_path_chosen()
+    int hwq_path_choose(int)
+    int hwq_op_count()
+    const char *hwq_op_name(int)
+    int hwq_op_present(int, int)
+
+TYPES = {"uint8": HWQ_U8, "int8": HWQ_S8, "uint16": HWQ_U16, "int16": HWQ_S16, "int32": HWQ_S32, "int64": HWQ_S64, "float32": HWQ_F32}
+STRIP = HWQ_STRIP
+
+
+cdef int64_t _size(int32_t kind) noexcept nogil:
+    return 1 if kind <= HWQ_S8 else 2 if kind <= HWQ_S16 else 8 if kind == HWQ_S64 else 4
+
+
+cdef class _Views:
+    """Buffers held open for the length of a call, or of an object."""
+
+    cdef Py_buffer views[12]
+    cdef int count
+
+    cdef void *open(self, object array, int64_t need, int flags) except? NULL:
+        if self.count == 12:
+            raise RuntimeError("too many buffers")
+        PyObject_GetBuffer(array, &self.views[self.count], flags)
+        self.count += 1
+        if self.views[self.count - 1].len < need:
+            raise ValueError(f"a buffer of {self.views[self.count - 1].len} bytes stands where {need} are needed")
+        return self.views[self.count - 1].buf
+
+    cdef const void *read(self, object array, int64_t need) except? NULL:
+        return NULL if array is None else self.open(array, need, PyBUF_C_CONTIGUOUS)
+
+    cdef void *write(self, object array, int64_t need) except? NULL:
+        return NULL if array is None else self.open(array, need, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.count):
+            PyBuffer_Release(&self.views[i])
+
+
+cdef class Binary:
+    """A prepared elementwise operator."""
+
+    cdef hwq_binary c
+
+    def __init__(self, int formula, int a_type, int b_type, int out_type, a, b, out, int lo, int hi):
+        memset(&self.c, 0, sizeof(hwq_binary))
+        self.c.formula, self.c.a_type, self.c.b_type, self.c.out_type = formula, a_type, b_type, out_type
+        self.c.a_scale, self.c.a_zero_point = a
+        self.c.b_scale, self.c.b_zero_point = b
+        self.c.scale, self.c.zero_point = out
+        self.c.lo, self.c.hi = lo, hi
+        cdef uint64_t state = hwq_state_enter()
+        cdef int bad = hwq_binary_prepare(&self.c)
+        hwq_state_leave(state)
+        if bad:
+            raise ValueError("the formula cannot represent these scales")
+
+    def run(self, int64_t n, a, int64_t a_step, b, int64_t b_step, out):
+        cdef _Views v = _Views()
+        cdef const void *pa = v.read(a, (n if a_step else min(n, 1)) * _size(self.c.a_type))
+        cdef const void *pb = v.read(b, (n if b_step else min(n, 1)) * _size(self.c.b_type))
+        cdef void *po = v.write(out, n * _size(self.c.out_type))
+        cdef uint64_t state
+        with nogil:
+            state = hwq_state_enter()
+            hwq_binary_run(&self.c, n, pa, a_step, pb, b_step, po)
+            hwq_state_leave(state)
+
+
+cdef class Epilogue:
+    """hwq_epilogue with the arrays that it points to. `columns` is the length of every per-column array."""
+
+    cdef hwq_epilogue c
+    cdef _Views views
+    cdef Binary residual
+    cdef readonly int64_t columns
+
+    def __init__(self, int kind, int rounding, int out_type, int64_t columns, bint per_column, scales_f32, scales_f64, multipliers, shifts,
+                 float_bias, int zero_point, int lo, int hi, lut, Binary residual):
+        cdef _Views v = _Views()
+        cdef int64_t n = columns if per_column else 1
+        memset(&self.c, 0, sizeof(hwq_epilogue))
+        self.views, self.residual, self.columns = v, residual, columns if per_column or float_bias is not None else -1
+        self.c.kind, self.c.rounding, self.c.out_type, self.c.channel_step = kind, rounding, out_type, per_column
+        self.c.scales_f32 = <const float *>v.read(scales_f32, n * 4)
+        self.c.scales_f64 = <const double *>v.read(scales_f64, n * 8)
+        self.c.multipliers = <const int32_t *>v.read(multipliers, n * 4)
+        self.c.shifts = <const int32_t *>v.read(shifts, n * 4)
+        self.c.float_bias = <const float *>v.read(float_bias, columns * 4)
+        self.c.zero_point, self.c.lo, self.c.hi = zero_point, lo, hi
+        self.c.lut = <const uint8_t *>v.read(lut, 256)
+        self.c.residual_op = NULL if residual is None else &residual.c
+
+    cdef int check(self, int64_t columns) except -1:
+        if self.columns >= 0 and self.columns != columns:
+            raise ValueError(f"the epilogue has {self.columns} columns, the weights {columns}")
+        return 0
+
+    def run(self, acc, int acc_type, int64_t rows, int64_t columns, residual, out):
+        cdef _Views v = _Views()
+        cdef hwq_epilogue e = self.c
+        self.check(columns)
+        cdef const void *pa = v.read(acc, rows * columns * _size(acc_type))
+        cdef void *po = v.write(out, rows * columns * _size(e.out_type))
+        if e.residual_op is not NULL:
+            e.residual, e.residual_stride = v.read(residual, rows * columns * _size(e.residual_op.b_type)), columns
+        cdef uint64_t state
+        with nogil:
+            state = hwq_state_enter()
+            hwq_requantize(&e, rows, columns, 0, pa, acc_type, columns, po, columns)
+            hwq_state_leave(state)
+
+
+cdef class Packed:
+    """hwq_packed with the arrays that it points to."""
+
+    cdef hwq_packed c
+    cdef _Views views
+
+    def __init__(self, int64_t k, int64_t n, int64_t groups, quads, zero_points, column_sums, column_products):
+        cdef _Views v = _Views()
+        self.views = v
+        self.c.k, self.c.n, self.c.groups = k, n, groups
+        self.c.quads = <const int8_t *>v.read(quads, groups * hwq_packed_bytes(k, n))
+        self.c.zero_points = <const int32_t *>v.read(zero_points, groups * n * 4)
+        self.c.column_sums = <const int32_t *>v.read(column_sums, groups * n * 4)
+        self.c.column_products = <const int32_t *>v.read(column_products, groups * n * 4)
+
+
+cdef void *_align(void *p) noexcept nogil:
+    return <void *>((<uintptr_t>p + 63) & ~<uintptr_t>63)
+
+
+def packed_bytes(int64_t k, int64_t n):
+    return hwq_packed_bytes(k, n)
+
+
+def packed_f32_floats(int64_t k, int64_t n):
+    return hwq_packed_f32_floats(k, n)
+
+
+def pack(weights, int kind, int64_t offset, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride, int64_t group, zero_points, quads,
+         stored, sums, products, positive, negative):
+    """Pack group `group`, whose first weight is element `offset`; per-column arrays hold all groups."""
+    cdef _Views v = _Views()
+    cdef int64_t bytes = hwq_packed_bytes(k, n), at = group * n, last = at + n
+    cdef int64_t need = offset + (k - 1) * k_stride + (n - 1) * n_stride + 1 if k and n else 0
+    cdef const uint8_t *pw = <const uint8_t *>v.read(weights, need)
+    cdef const int32_t *pz = <const int32_t *>v.read(zero_points, last * 4)
+    cdef int8_t *pq = <int8_t *>v.write(quads, (group + 1) * bytes)
+    cdef int32_t *pst = <int32_t *>v.write(stored, last * 4)
+    cdef int32_t *ps = <int32_t *>v.write(sums, last * 4)
+    cdef int32_t *pp = <int32_t *>v.write(products, last * 4)
+    cdef int64_t *pos = <int64_t *>v.write(positive, last * 8)
+    cdef int64_t *neg = <int64_t *>v.write(negative, last * 8)
+    with nogil:
+        hwq_pack(pw + offset, kind, k, n, k_stride, n_stride, NULL if pz is NULL else pz + at, pq + group * bytes, pst + at, ps + at,
+                 pp + at, pos + at, neg + at)
+
+
+def pack_f32(weights, int64_t offset, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride, int64_t group, packed):
+    cdef _Views v = _Views()
+    cdef int64_t floats = hwq_packed_f32_floats(k, n)
+    cdef int64_t need = offset + (k - 1) * k_stride + (n - 1) * n_stride + 1 if k and n else 0
+    cdef const float *pw = <const float *>v.read(weights, need * 4)
+    cdef float *pp = <float *>v.write(packed, (group + 1) * floats * 4)
+    with nogil:
+        hwq_pack_f32(pw + offset, k, n, k_stride, n_stride, pp + group * floats)
+
+
+def gemm(a, bint is_signed, int64_t first_row, int64_t rows, int a_zero_point, Packed weights, int64_t first_strip, int64_t strips, bias,
+         Epilogue epilogue, residual, out):
+    """Rows [first_row, first_row + rows) and columns of the strips, of dense row-major a, residual and out."""
+    cdef _Views v = _Views()
+    cdef int64_t k = weights.c.k, n = weights.c.n, end = first_row + rows
+    cdef hwq_gemm_args args
+    cdef hwq_epilogue e = epilogue.c
+    epilogue.check(n)
+    args.m, args.a_stride, args.a_zero_point = rows, k, a_zero_point
+    args.a = <const uint8_t *>v.read(a, end * k) + first_row * k
+    args.weights, args.group, args.first_strip, args.strips = &weights.c, 0, first_strip, strips
+    args.bias = <const int32_t *>v.read(bias, n * 4)
+    args.out = <uint8_t *>v.write(out, end * n * _size(e.out_type)) + first_row * n * _size(e.out_type)
+    args.out_stride = n
+    if e.residual_op is not NULL:
+        e.residual = <const uint8_t *>v.read(residual, end * n * _size(e.residual_op.b_type)) + first_row * n * _size(e.residual_op.b_type)
+        e.residual_stride = n
+    args.epilogue = &e
+    cdef void *memory = malloc(<size_t>hwq_gemm_workspace(k) + 64)
+    if memory is NULL:
+        raise MemoryError
+    args.workspace = _align(memory)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        if is_signed:
+            hwq_gemm_s8s8(&args)
+        else:
+            hwq_gemm_u8s8(&args)
+        hwq_state_leave(state)
+        free(memory)
+
+
+def gemm_f32(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, weights, bias, out):
+    cdef _Views v = _Views()
+    cdef hwq_gemm_f32_args args
+    cdef int64_t end = first_row + rows
+    args.m, args.k, args.n, args.a_stride, args.out_stride = rows, k, n, k, n
+    args.a = <const float *>v.read(a, end * k * 4) + first_row * k
+    args.weights = <const float *>v.read(weights, hwq_packed_f32_floats(k, n) * 4)
+    args.bias = <const float *>v.read(bias, n * 4)
+    args.out = <float *>v.write(out, end * n * 4) + first_row * n
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_gemm_f32(&args)
+        hwq_state_leave(state)
+
+
+def sum_f32(int64_t outer, int64_t k, int64_t inner, x, out):
+    cdef _Views v = _Views()
+    cdef const float *px = <const float *>v.read(x, outer * k * inner * 4)
+    cdef float *po = <float *>v.write(out, outer * inner * 4)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_sum_f32(outer, k, inner, px, po)
+        hwq_state_leave(state)
+
+
+cdef int _fill(hwq_window *w, geometry) except -1:
+    sizes, kernel, stride, dilation, pad, out = geometry
+    cdef int d
+    for d in range(3):
+        w.in_[d], w.kernel[d], w.stride[d] = sizes[d], kernel[d], stride[d]
+        w.dilation[d], w.pad[d], w.out[d] = dilation[d], pad[d], out[d]
+    return 0
+
+
+def conv(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_t groups, int layout, int a_type, int a_zero_point, x,
+         Packed weights, taps, weights_f32, bias, Epilogue epilogue, residual, out, int64_t first, int64_t last):
+    """One of four: integer or float32 (by a_type), depthwise (taps given, or groups == channels with float taps) or any groups."""
+    cdef _Views v = _Views()
+    cdef hwq_conv c
+    cdef hwq_epilogue e
+    cdef int64_t out_size = 4, total, inputs, n = out_channels // groups, k
+    cdef bint depthwise = taps is not None
+    memset(&c, 0, sizeof(c))
+    _fill(&c.window, geometry)
+    inputs = c.window.in_[0] * c.window.in_[1] * c.window.in_[2]
+    total = batch * c.window.out[0] * c.window.out[1] * c.window.out[2]
+    k = c.window.kernel[0] * c.window.kernel[1] * c.window.kernel[2]
+    if first < 0 or last > total:
+        raise ValueError("positions outside the output")
+    c.batch, c.channels, c.out_channels, c.groups, c.layout = batch, channels, out_channels, groups, layout
+    c.a_type, c.a_zero_point, c.first, c.last = a_type, a_zero_point, first, last
+    c.x = v.read(x, batch * inputs * channels * _size(a_type))
+    if a_type == HWQ_F32:
+        if depthwise:
+            c.weights_f32 = <const float *>v.read(taps, k * out_channels * 4)
+        else:
+            c.weights_f32 = <const float *>v.read(weights_f32, groups * hwq_packed_f32_floats(k * (channels // groups), n) * 4)
+        c.bias_f32 = <const float *>v.read(bias, out_channels * 4)
+    else:
+        epilogue.check(out_channels)
+        e = epilogue.c
+        out_size = _size(e.out_type)
+        if depthwise:
+            c.taps_s16 = <const int16_t *>v.read(taps, k * out_channels * 2)
+        else:
+            if weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
+                raise ValueError("the packed weights have another shape")
+            c.weights = &weights.c
+        c.bias = <const int32_t *>v.read(bias, out_channels * 4)
+        if e.residual_op is not NULL:
+            e.residual = v.read(residual, total * out_channels * _size(e.residual_op.b_type))
+        c.epilogue = &e
+    c.out = v.write(out, total * out_channels * out_size)
+    cdef void *memory = malloc(<size_t>hwq_conv_workspace(&c) + 64)
+    if memory is NULL:
+        raise MemoryError
+    c.workspace = _align(memory)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        if a_type == HWQ_F32:
+            if depthwise:
+                hwq_depthwise_f32(&c)
+            else:
+                hwq_conv_f32(&c)
+        elif depthwise:
+            hwq_depthwise_s32(&c)
+        else:
+            hwq_conv_s32(&c)
+        hwq_state_leave(state)
+        free(memory)
+
+
+def pool(geometry, pad_end, int64_t batch, int64_t channels, int layout, int kind_of_data, int kind, bint count_padding, int lo, int hi, x, out):
+    cdef _Views v = _Views()
+    cdef hwq_pool p
+    cdef int d
+    memset(&p, 0, sizeof(p))
+    _fill(&p.window, geometry)
+    for d in range(3):
+        p.pad_end[d] = pad_end[d]
+    p.batch, p.channels, p.layout, p.type, p.kind, p.count_padding, p.lo, p.hi = batch, channels, layout, kind_of_data, kind, count_padding, lo, hi
+    p.x = v.read(x, batch * channels * p.window.in_[0] * p.window.in_[1] * p.window.in_[2] * _size(kind_of_data))
+    p.out = v.write(out, batch * channels * p.window.out[0] * p.window.out[1] * p.window.out[2] * _size(kind_of_data))
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_pool_run(&p)
+        hwq_state_leave(state)
+
+
+def quantize(int formula, int64_t outer, int64_t channels, int64_t inner, x, scales, zero_points, int lo, int hi, out, int out_type):
+    cdef _Views v = _Views()
+    cdef int64_t n = outer * channels * inner
+    cdef const float *px = <const float *>v.read(x, n * 4)
+    cdef const float *ps = <const float *>v.read(scales, channels * 4)
+    cdef const int32_t *pz = <const int32_t *>v.read(zero_points, channels * 4)
+    cdef void *po = v.write(out, n * _size(out_type))
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_quantize(formula, outer, channels, inner, px, ps, pz, lo, hi, po, out_type)
+        hwq_state_leave(state)
+
+
+def dequantize(int64_t outer, int64_t channels, int64_t inner, q, int kind, scales, zero_points, out):
+    cdef _Views v = _Views()
+    cdef int64_t n = outer * channels * inner
+    cdef const void *pq = v.read(q, n * _size(kind))
+    cdef const float *ps = <const float *>v.read(scales, channels * 4)
+    cdef const int32_t *pz = <const int32_t *>v.read(zero_points, channels * 4)
+    cdef float *po = <float *>v.write(out, n * 4)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_dequantize(outer, channels, inner, pq, kind, ps, pz, po)
+        hwq_state_leave(state)
+
+
+def lut(x, bint is_signed, table, out, int64_t n):
+    cdef _Views v = _Views()
+    cdef const uint8_t *px = <const uint8_t *>v.read(x, n)
+    cdef const uint8_t *pt = <const uint8_t *>v.read(table, 256)
+    cdef uint8_t *po = <uint8_t *>v.write(out, n)
+    with nogil:
+        hwq_lut(n, px, 0x80 if is_signed else 0, pt, po)
+
+
+def pack_int4(x, out, int64_t n):
+    cdef _Views v = _Views()
+    cdef const int8_t *px = <const int8_t *>v.read(x, n)
+    cdef uint8_t *po = <uint8_t *>v.write(out, (n + 1) // 2)
+    with nogil:
+        hwq_pack_int4(n, px, po)
+
+
+def unpack_int4(packed, bint is_signed, out, int64_t n):
+    cdef _Views v = _Views()
+    cdef const uint8_t *pp = <const uint8_t *>v.read(packed, (n + 1) // 2)
+    cdef int8_t *po = <int8_t *>v.write(out, n)
+    with nogil:
+        hwq_unpack_int4(n, pp, is_signed, po)
+
+
+def quantize_multiplier(double real):
+    cdef int32_t multiplier = 0, shift = 0
+    cdef uint64_t state = hwq_state_enter()
+    hwq_quantize_multiplier(real, &multiplier, &shift)
+    hwq_state_leave(state)
+    return multiplier, shift
+
+
+def paths():
+    return tuple(hwq_path_name(i).decode() for i in range(hwq_path_count()))
+
+
+def available(int path):
+    return bool(hwq_path_available(path))
+
+
+def chosen():
+    return hwq_path_chosen()
+
+
+def choose(int path):
+    return hwq_path_choose(path) == 0
+
+
+def ops():
+    return tuple(hwq_op_name(i).decode() for i in range(hwq_op_count()))
+
+
+def present(int op, int path):
+    return bool(hwq_op_present(op, path))
+
+
+def float_state():
+    """The calling thread's MXCSR or FPCR. For tests of hostile callers."""
+    return hwq_state_read()
+
+
+def set_float_state(uint64_t state):
+    hwq_state_write(state)

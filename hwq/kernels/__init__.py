@@ -1,0 +1,24 @@
+"""Exact integer and fixed-order float kernels on NumPy arrays; the arithmetic is told in kernels/README.md.
+
+Every function checks its operands, releases the GIL, gives the same bits on every path and thread count, and neither reads
+nor changes the caller's floating-point state.
+
+Examples
+--------
+>>> import numpy as np
+>>> from hwq import kernels
+>>> weights = kernels.pack(np.array([[1, -2], [3, 4]], np.int8))
+>>> kernels.gemm(np.array([[10, 20]], np.uint8), weights)
+array([[70, 60]], dtype=int32)
+"""
+
+from hwq.kernels.elementwise import add, binary, dequantize, lut, mul, pack_int4, quantize, sub, unpack_int4
+from hwq.kernels.epilogue import ROUNDINGS, Binary, Epilogue, quantize_multiplier, requantize
+from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
+from hwq.kernels.paths import available_isas, isa, matrix, use_isa
+from hwq.kernels.products import gemm, matmul, matmul_f32, sum_f32
+from hwq.kernels.windows import average_pool, conv2d, max_pool
+
+__all__ = ["ROUNDINGS", "Binary", "Epilogue", "Packed", "add", "available_isas", "average_pool", "binary", "conv2d", "dequantize", "gemm",
+           "isa", "lut", "matmul", "matmul_f32", "matrix", "max_pool", "mul", "pack", "pack_conv", "pack_float", "pack_int4", "quantize",
+           "quantize_multiplier", "requantize", "sub", "sum_f32", "unpack_int4", "use_isa"]  # fmt: skip

@@ -1,0 +1,190 @@
+"""Quantize, dequantize, tables, nibbles, and elementwise operators on quantized tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from hwq import _kernels
+from hwq.errors import Error
+from hwq.kernels.epilogue import Binary
+from hwq.kernels.operands import RANGES, TYPES, Array, dense, output
+
+__all__ = ["add", "binary", "dequantize", "lut", "mul", "pack_int4", "quantize", "sub", "unpack_int4"]
+
+FORMULAS = ("onnx", "reciprocal", "tflite", "torch-tensor", "torch-channel", "torch-fake")  # the C enum's order
+
+
+def binary(operator: Binary, a: Any, b: Any, *, out: Array | None = None) -> Array:
+    """Apply a prepared elementwise operator to two quantized tensors, broadcast as NumPy does."""
+    left, right = dense(a, "a", [operator.a_dtype]), dense(b, "b", [operator.b_dtype])
+    try:
+        shape = np.broadcast_shapes(left.shape, right.shape)
+    except ValueError:
+        raise Error(f"shapes {left.shape} and {right.shape} do not broadcast") from None
+    result = output(out, shape, operator.dtype, left, right)
+    steps = []
+    pair = []
+    for operand in (left, right):
+        steps.append(0 if operand.size == 1 else 1)
+        pair.append(operand if operand.size == 1 or operand.shape == shape else np.ascontiguousarray(np.broadcast_to(operand, shape)))
+    operator._door.run(math.prod(shape), pair[0], steps[0], pair[1], steps[1], result)  # type: ignore[attr-defined]
+    return result
+
+
+def _named(name: str, a: Any, b: Any, formula: str, scales: dict[str, Any], dtype: DTypeLike | None, out: Array | None) -> Array:
+    left, right = np.asarray(a), np.asarray(b)
+    full = formula if formula.endswith(f"-{name}") else f"{formula}-{name}"
+    operator = Binary(formula=full, a_dtype=left.dtype.name, b_dtype=right.dtype.name,
+                      dtype=left.dtype.name if dtype is None else np.dtype(dtype).name, **scales)  # fmt: skip
+    return binary(operator, left, right, out=out)
+
+
+def add(a: Any, b: Any, *, a_scale: float, b_scale: float, scale: float, a_zero_point: int = 0, b_zero_point: int = 0, zero_point: int = 0,
+        dtype: DTypeLike | None = None, clamp: tuple[int, int] | None = None, formula: str = "ort", out: Array | None = None) -> Array:  # fmt: skip
+    """Quantized sum. Formulas: ``ort tflite xnnpack torch``; dtype of the result defaults to a's. See `Binary`."""
+    return _named("add", a, b, formula, {"a_scale": a_scale, "b_scale": b_scale, "scale": scale, "a_zero_point": a_zero_point,
+                  "b_zero_point": b_zero_point, "zero_point": zero_point, "clamp": clamp}, dtype, out)  # fmt: skip
+
+
+def sub(a: Any, b: Any, *, a_scale: float, b_scale: float, scale: float, a_zero_point: int = 0, b_zero_point: int = 0, zero_point: int = 0,
+        dtype: DTypeLike | None = None, clamp: tuple[int, int] | None = None, formula: str = "tflite", out: Array | None = None) -> Array:  # fmt: skip
+    """Quantized difference. Formulas: ``tflite xnnpack``."""
+    return _named("sub", a, b, formula, {"a_scale": a_scale, "b_scale": b_scale, "scale": scale, "a_zero_point": a_zero_point,
+                  "b_zero_point": b_zero_point, "zero_point": zero_point, "clamp": clamp}, dtype, out)  # fmt: skip
+
+
+def mul(a: Any, b: Any, *, a_scale: float, b_scale: float, scale: float, a_zero_point: int = 0, b_zero_point: int = 0, zero_point: int = 0,
+        dtype: DTypeLike | None = None, clamp: tuple[int, int] | None = None, formula: str = "ort", out: Array | None = None) -> Array:  # fmt: skip
+    """Quantized product. Formulas: ``ort tflite xnnpack torch``."""
+    return _named("mul", a, b, formula, {"a_scale": a_scale, "b_scale": b_scale, "scale": scale, "a_zero_point": a_zero_point,
+                  "b_zero_point": b_zero_point, "zero_point": zero_point, "clamp": clamp}, dtype, out)  # fmt: skip
+
+
+def _channels(shape: tuple[int, ...], axis: int | None) -> tuple[int, int, int]:
+    if axis is None:
+        return 1, 1, math.prod(shape)
+    if not -len(shape) <= axis < len(shape):
+        raise Error(f"axis {axis} does not fit shape {shape}")
+    axis %= len(shape)
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def _parameters(scale: Any, zero_point: Any, channels: int, axis: int | None) -> tuple[Array, Array]:
+    scales, points = np.asarray(scale), np.asarray(zero_point)
+    if scales.dtype.kind not in "fiu" or points.dtype.kind not in "iu":
+        raise Error(f"scale must be float32 and zero_point an integer, not {scales.dtype} and {points.dtype}")
+    for name, values in (("scale", scales), ("zero_point", points)):
+        if values.size != 1 and (axis is None or values.shape != (channels,)):
+            raise Error(f"{name} has shape {values.shape}", why=f"one value{'' if axis is None else f' or {channels}'} is needed")
+    if points.size and (points.min() < -(2**31) or points.max() >= 2**31):
+        raise Error("a zero point does not fit int32")
+    spread = (channels,)
+    return (np.ascontiguousarray(np.broadcast_to(scales.reshape(-1), spread), np.float32),
+            np.ascontiguousarray(np.broadcast_to(points.reshape(-1), spread), np.int32))  # fmt: skip
+
+
+def quantize(x: Any, scale: Any, zero_point: Any = 0, dtype: DTypeLike | str = "uint8", *, axis: int | None = None, formula: str = "onnx",
+             clamp: tuple[int, int] | None = None, out: Array | None = None) -> Array:  # fmt: skip
+    """float32 to integers, in the formula of one runtime.
+
+    Parameters
+    ----------
+    x : float32 array
+    scale, zero_point : scalar, or 1-D along `axis`
+        Scales are used as the float32 they are; 0, negative and infinite ones follow IEEE, as in onnxruntime.
+    dtype : {"uint8", "int8", "uint16", "int16", "int4", "uint4"}
+        int4 and uint4 come back one per int8 or uint8 (see `pack_int4`).
+    axis : int, optional
+    formula : {"onnx", "reciprocal", "tflite", "torch-tensor", "torch-channel", "torch-fake"}
+        ``onnx``: ``rint(clip(f32(x / s), lo - zp, hi - zp)) + zp``. The others: kernels/README.md.
+    clamp : (int, int), optional
+        Narrower bounds inside the type's range.
+    """
+    given = dense(x, "x", ["float32"])
+    name = dtype if isinstance(dtype, str) and dtype in ("int4", "uint4") else np.dtype(dtype).name
+    if name not in RANGES or name == "int32" or formula not in FORMULAS:
+        raise Error(f"quantize does not know dtype {name} with formula {formula}", remedy=f"formulas: {', '.join(FORMULAS)}")
+    lo, hi = RANGES[name]
+    if clamp is not None:
+        if not lo <= clamp[0] <= clamp[1] <= hi:
+            raise Error(f"clamp {clamp} does not lie in [{lo}, {hi}]")
+        lo, hi = clamp
+    outer, channels, inner = _channels(given.shape, axis)
+    scales, points = _parameters(scale, zero_point, channels, axis)
+    if points.size and not (RANGES[name][0] <= points.min() and points.max() <= RANGES[name][1]):
+        raise Error(f"a zero point does not fit {name}")
+    stored = np.dtype({"int4": "int8", "uint4": "uint8"}.get(name, name))
+    result = output(out, given.shape, stored, given)
+    _kernels.quantize(FORMULAS.index(formula), outer, channels, inner, given, scales, points, lo, hi, result, TYPES[stored])
+    return result
+
+
+def dequantize(q: Any, scale: Any, zero_point: Any = 0, *, axis: int | None = None, out: Array | None = None) -> Array:
+    """``f32(q - zp) * s`` in float32.
+
+    Parameters
+    ----------
+    q : uint8, int8, uint16, int16 or int32 array
+    scale, zero_point : scalar, or 1-D along `axis`
+    """
+    given = dense(q, "q", ["uint8", "int8", "uint16", "int16", "int32"])
+    outer, channels, inner = _channels(given.shape, axis)
+    scales, points = _parameters(scale, zero_point, channels, axis)
+    result = output(out, given.shape, np.float32, given)
+    _kernels.dequantize(outer, channels, inner, given, TYPES[given.dtype], scales, points, result)
+    return result
+
+
+def lut(x: Any, table: Any, *, out: Array | None = None) -> Array:
+    """Replace every byte by a table entry, indexed by value - lowest value.
+
+    Parameters
+    ----------
+    x : uint8 or int8 array
+    table : uint8 or int8 array (256,)
+        ``f(np.arange(-128, 128))`` for int8, ``f(np.arange(256))`` for uint8.
+
+    Returns
+    -------
+    array of x's shape and the table's dtype
+    """
+    given, entries = dense(x, "x", ["uint8", "int8"]), dense(table, "table", ["uint8", "int8"])
+    if entries.shape != (256,):
+        raise Error(f"a table has 256 entries, not shape {entries.shape}")
+    result = output(out, given.shape, entries.dtype, entries)
+    _kernels.lut(given, given.dtype == np.int8, entries, result, given.size)
+    return result
+
+
+def pack_int4(x: Any) -> Array:
+    """Two nibbles per byte, first element low, flattened row-major; an odd last high nibble is 0.
+
+    Parameters
+    ----------
+    x : int8 in [-8, 7] or uint8 in [0, 15]
+
+    Returns
+    -------
+    uint8 array (ceil(size / 2),)
+    """
+    given = dense(x, "x", ["int8", "uint8"])
+    lo, hi = RANGES["int4" if given.dtype == np.int8 else "uint4"]
+    if given.size and not (lo <= given.min() and given.max() <= hi):
+        raise Error(f"a value lies outside [{lo}, {hi}]")
+    packed = np.empty((given.size + 1) // 2, np.uint8)
+    _kernels.pack_int4(given, packed, given.size)
+    return packed
+
+
+def unpack_int4(packed: Any, count: int, *, signed: bool = True) -> Array:
+    """The first `count` nibbles, as int8 (signed) or uint8."""
+    given = dense(packed, "packed", ["uint8", "int8"])
+    if count < 0 or (count + 1) // 2 > given.size:
+        raise Error(f"{given.size} bytes do not hold {count} nibbles")
+    result = np.empty(count, np.int8 if signed else np.uint8)
+    _kernels.unpack_int4(given, signed, result, count)
+    return result

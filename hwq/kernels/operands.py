@@ -1,0 +1,111 @@
+"""Checks and conversions that every kernel's operands pass, and the split of rows over threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from hwq import _kernels
+from hwq.errors import Error
+
+Array = NDArray[Any]
+
+TYPES: dict[np.dtype[Any], int] = {np.dtype(name): code for name, code in _kernels.TYPES.items()}
+RANGES = {"int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535),
+          "int32": (-(2**31), 2**31 - 1)}  # fmt: skip
+
+
+def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
+    """`array` as a C-contiguous, native-endian array of one of `dtypes`; copied only where it must be."""
+    given = np.asarray(array)
+    if given.dtype.newbyteorder("=") not in [np.dtype(d) for d in dtypes]:
+        raise Error(f"{name} has dtype {given.dtype}", remedy=f"pass {' or '.join(np.dtype(d).name for d in dtypes)}")
+    return np.ascontiguousarray(given, given.dtype.newbyteorder("=")).reshape(given.shape)
+
+
+def output(out: Array | None, shape: tuple[int, ...], dtype: DTypeLike, *inputs: Array | None) -> Array:
+    """`out` itself after checks, or a new array."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.dtype(dtype):
+        raise Error(f"out must be an array of shape {shape} and dtype {np.dtype(dtype).name}",
+                    why=f"it is {getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise Error("out must be C-contiguous and writable")
+    if any(array is not None and np.may_share_memory(out, array) for array in inputs):
+        raise Error("out overlaps an input", remedy="pass another array")
+    return out
+
+
+def zero_point(value: Any, dtype: np.dtype[Any], name: str) -> int:
+    """A zero point inside the range of its type."""
+    point = integer(value, name)
+    lo, hi = RANGES[dtype.name]
+    if not lo <= point <= hi:
+        raise Error(f"{name} {point} does not fit {dtype.name}")
+    return point
+
+
+def integer(value: Any, name: str) -> int:
+    """A Python int from any integer scalar or one-element array."""
+    given = np.asarray(value)
+    if given.size != 1 or given.dtype.kind not in "iu":
+        raise Error(f"{name} must be one integer")
+    return int(given.reshape(())[()])
+
+
+def sizes(value: int | Sequence[int], count: int, name: str, least: int) -> tuple[int, ...]:
+    """`count` integers, each at least `least`; one integer stands for all."""
+    given = (value,) * count if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(given) != count or any(v < least for v in given):
+        raise Error(f"{name} must be {count} integers of at least {least}", why=f"it is {given}")
+    return given
+
+
+def int32_bias(bias: Any, columns: int) -> Array | None:
+    """Bias as int32, one per column."""
+    if bias is None:
+        return None
+    given = dense(bias, "bias", ["int32", "int64"])
+    if given.shape != (columns,):
+        raise Error(f"bias has shape {given.shape}", why=f"there are {columns} output columns")
+    if given.dtype == np.int64:
+        if given.size and (given.min() < -(2**31) or given.max() >= 2**31):
+            raise Error("bias does not fit int32")
+        given = given.astype(np.int32)
+    return given
+
+
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+_LOCK = threading.Lock()
+
+
+def over_ranges(count: int, threads: int, work: Callable[[int, int], None], *, grain: int = 1) -> None:
+    """Call ``work(first, last)`` on a static split of range(count) into at most `threads` runs that start at multiples of `grain`.
+
+    Raises
+    ------
+    Error
+        `threads` is below 1.
+    """
+    if threads < 1:
+        raise Error(f"threads must be at least 1, not {threads}")
+    units = -(-count // grain)
+    runs = min(threads, units)
+    if runs <= 1:
+        work(0, count)
+        return
+    edges = [min(count, units * i // runs * grain) for i in range(runs + 1)]
+    with _LOCK:
+        pool = _POOLS.setdefault(threads, ThreadPoolExecutor(threads - 1, thread_name_prefix="hwq-kernels"))
+    waiting = [pool.submit(work, edges[i], edges[i + 1]) for i in range(1, runs)]
+    try:
+        work(edges[0], edges[1])
+    finally:
+        for future in waiting:
+            future.result()

@@ -1,0 +1,197 @@
+"""GEMM, matrix products of activations, and float32 sums in the fixed order."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from hwq import _kernels
+from hwq.errors import Error
+from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
+from hwq.kernels.operands import Array, dense, int32_bias, output, over_ranges, zero_point
+from hwq.kernels.packing import Packed, pack, pack_float
+
+__all__ = ["gemm", "matmul", "matmul_f32", "sum_f32"]
+
+_PLAIN = Epilogue()
+
+
+def gemm(
+    a: Any,
+    packed: Packed,
+    *,
+    a_zero_point: int = 0,
+    bias: Any = None,
+    epilogue: Epilogue | None = None,
+    residual: Any = None,
+    out: Array | None = None,
+    threads: int = 1,
+    wrap: bool = False,
+) -> Array:
+    """``acc = bias + sum over k of (a - za)(w - zw)``, exact, then the epilogue.
+
+    Parameters
+    ----------
+    a : uint8 or int8 array (..., K); float32 with weights from `pack_float`
+    packed : Packed
+        From `pack` or `pack_float`.
+    a_zero_point : int
+        Within the dtype of `a`.
+    bias : int32 array (N,), optional
+        float32 for float weights, added after the sum.
+    epilogue : Epilogue, optional
+        int32 accumulators by default. Not for float32.
+    residual : array (..., N), optional
+        Second operand of ``epilogue.residual``.
+    out : array (..., N), optional
+    threads : int
+        Static split over rows or columns; the bits do not depend on it.
+    wrap : bool
+        Allow accumulators that may overflow; they wrap modulo 2^32.
+
+    Returns
+    -------
+    array (..., N)
+        int32, float32, or the epilogue's dtype.
+
+    Raises
+    ------
+    Error
+        Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
+    """
+    if packed.dtype == "float32":
+        if epilogue is not None or residual is not None:
+            raise Error("a float32 product takes no epilogue")
+        return _gemm_f32(a, packed, bias, out, threads)
+    if packed.kernel or packed.depthwise:
+        raise Error("these weights were packed for a convolution", remedy="pack them with hwq.kernels.pack")
+    given = dense(a, "a", ["uint8", "int8"])
+    if not given.ndim or given.shape[-1] != packed.k:
+        raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}")
+    point = zero_point(a_zero_point, given.dtype, "a_zero_point")
+    offsets = int32_bias(bias, packed.n)
+    if not wrap:
+        packed.check_overflow(given.dtype.name, point, offsets)
+    finish = _PLAIN if epilogue is None else epilogue
+    check_columns(finish, packed.n)
+    shape = (*given.shape[:-1], packed.n)
+    second = residual_operand(residual, finish, shape)
+    result = output(out, shape, finish.dtype, given, second)
+    rows, strips, signed = math.prod(shape[:-1]), -(-packed.n // _kernels.STRIP), given.dtype == np.int8
+    by_rows = rows >= 4 * threads or strips < threads
+
+    def work(first: int, last: int) -> None:
+        span = (first, last - first, point, packed.door, 0, strips) if by_rows else (0, rows, point, packed.door, first, last - first)
+        _kernels.gemm(given, signed, *span, offsets, finish._door, second, result)  # type: ignore[attr-defined]
+
+    over_ranges(rows if by_rows else strips, threads, work, grain=4 if by_rows else 1)
+    return result
+
+
+def _gemm_f32(a: Any, packed: Packed, bias: Any, out: Array | None, threads: int) -> Array:
+    given = dense(a, "a", ["float32"])
+    if not given.ndim or given.shape[-1] != packed.k or packed.kernel:
+        raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}{' and belong to a convolution' * bool(packed.kernel)}")
+    offsets = None if bias is None else dense(bias, "bias", ["float32"])
+    if offsets is not None and offsets.shape != (packed.n,):
+        raise Error(f"bias has shape {offsets.shape}", why=f"there are {packed.n} columns")
+    shape = (*given.shape[:-1], packed.n)
+    result = output(out, shape, np.float32, given)
+
+    def work(first: int, last: int) -> None:
+        _kernels.gemm_f32(given, first, last - first, packed.k, packed.n, packed.data, offsets, result)
+
+    over_ranges(math.prod(shape[:-1]), threads, work, grain=3)
+    return result
+
+
+def matmul_f32(a: Any, b: Any, *, bias: Any = None, out: Array | None = None, threads: int = 1) -> Array:
+    """NumPy's ``a @ b`` in float32 and the fixed order: the same bits on every path, tile and thread count.
+
+    Parameters
+    ----------
+    a : float32 array (..., M, K) or (K,)
+    b : float32 array (..., K, N) or (K,)
+    bias : float32 array (N,), optional
+        Added after the sum.
+    """
+    left, right = dense(a, "a", ["float32"]), dense(b, "b", ["float32"])
+    if not left.ndim or not right.ndim:
+        raise Error("matmul_f32 takes arrays of at least one dimension")
+    wide_a, wide_b = left[None] if left.ndim == 1 else left, right[:, None] if right.ndim == 1 else right
+    if wide_a.shape[-1] != wide_b.shape[-2]:
+        raise Error(f"shapes {left.shape} and {right.shape} do not multiply")
+    if wide_b.ndim == 2:
+        whole = _gemm_f32(wide_a, pack_float(wide_b), bias, None if out is None or left.ndim == 1 or right.ndim == 1 else out, threads)
+    else:
+        whole = _batched(wide_a, wide_b, np.float32, lambda x, y, o: _gemm_f32(x, pack_float(y), bias, o, threads))
+    if left.ndim == 1:
+        whole = whole[..., 0, :]
+    if right.ndim == 1:
+        whole = whole[..., 0]
+    if out is None or whole is out:
+        return whole
+    output(out, whole.shape, np.float32)[...] = whole
+    return out
+
+
+def matmul(a: Any, b: Any, *, a_zero_point: int = 0, b_zero_point: Any = 0, epilogue: Epilogue | None = None, threads: int = 1,
+           wrap: bool = False) -> Array:  # fmt: skip
+    """Integer product of two activations, batched as NumPy's ``@``: packs `b` anew for every matrix.
+
+    Parameters
+    ----------
+    a : uint8 or int8 array (..., M, K)
+    b : uint8 or int8 array (..., K, N)
+    a_zero_point, b_zero_point : int
+        `b_zero_point` may have one value a column.
+    """
+    left, right = dense(a, "a", ["uint8", "int8"]), dense(b, "b", ["uint8", "int8"])
+    if left.ndim < 2 or right.ndim < 2 or left.shape[-1] != right.shape[-2]:
+        raise Error(f"shapes {left.shape} and {right.shape} do not multiply")
+
+    def one(x: Array, y: Array, o: Array) -> Array:
+        return gemm(x, pack(y, zero_point=b_zero_point), a_zero_point=a_zero_point, epilogue=epilogue, out=o, threads=threads, wrap=wrap)
+
+    return _batched(left, right, "int32" if epilogue is None else epilogue.dtype, one)
+
+
+def _batched(a: Array, b: Array, dtype: Any, one: Any) -> Array:
+    try:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise Error(f"shapes {a.shape} and {b.shape} do not broadcast") from None
+    whole = np.empty((*batch, a.shape[-2], b.shape[-1]), dtype)
+    wide_a, wide_b = np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))
+    for index in np.ndindex(*batch):
+        one(wide_a[index], wide_b[index], whole[index])
+    return whole
+
+
+def sum_f32(x: Any, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Array:
+    """Sum in the fixed order: 8 interleaved partial sums over the reduced elements (row-major over `axis`), then the tree.
+
+    Parameters
+    ----------
+    x : float32 array
+    axis : int, tuple of int, or None for all
+    keepdims : bool
+    """
+    given = dense(x, "x", ["float32"])
+    try:
+        axes = np.lib.array_utils.normalize_axis_tuple(tuple(range(given.ndim)) if axis is None else axis, given.ndim)
+    except (ValueError, TypeError) as error:
+        raise Error(f"axis {axis} does not fit shape {given.shape}", why=str(error)) from None
+    axes = tuple(sorted(axes))
+    kept = [d for d in range(given.ndim) if d not in axes]
+    shape = tuple(given.shape[d] for d in kept)
+    whole = np.empty(shape, np.float32)
+    k = math.prod(given.shape[d] for d in axes)
+    if axes and axes == tuple(range(axes[0], axes[-1] + 1)):  # one run of axes: no copy
+        outer, inner = math.prod(given.shape[: axes[0]]), math.prod(given.shape[axes[-1] + 1 :])
+    else:
+        given, outer, inner = np.ascontiguousarray(given.transpose(*kept, *axes)), math.prod(shape), 1
+    _kernels.sum_f32(outer, k, inner, given, whole)
+    return whole.reshape([1 if d in axes else s for d, s in enumerate(np.shape(x))]) if keepdims else whole

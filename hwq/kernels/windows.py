@@ -1,0 +1,222 @@
+"""Convolution and pooling over one to three spatial dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hwq import _kernels
+from hwq.errors import Error
+from hwq.kernels.epilogue import Epilogue, check_columns, clamp_bounds, residual_operand
+from hwq.kernels.operands import TYPES, Array, dense, int32_bias, output, over_ranges, sizes, zero_point
+from hwq.kernels.packing import Packed, spatial
+
+__all__ = ["average_pool", "conv2d", "max_pool"]
+
+_PLAIN = Epilogue()
+_LAYOUTS = ("NCHW", "NHWC")  # the C enum's order
+
+Geometry = tuple[tuple[int, ...], ...]
+
+
+def conv2d(
+    x: Any,
+    packed: Packed,
+    *,
+    strides: int | Sequence[int] = 1,
+    pads: int | Sequence[int] = 0,
+    dilations: int | Sequence[int] = 1,
+    layout: str = "NCHW",
+    a_zero_point: int = 0,
+    bias: Any = None,
+    epilogue: Epilogue | None = None,
+    residual: Any = None,
+    out: Array | None = None,
+    threads: int = 1,
+    wrap: bool = False,
+) -> Array:
+    """Convolution: grouped, dilated, asymmetrically padded, depthwise; integer and exact, or float32 in the fixed order.
+
+    Parameters
+    ----------
+    x : uint8, int8 or float32 array (N, C, *spatial), or (N, *spatial, C) with layout ``NHWC``
+        One to three spatial dimensions, as many as the weights were packed with.
+    packed : Packed
+        From `pack_conv`.
+    strides, dilations : int or one int a dimension
+    pads : int or sequence
+        All begins, then all ends (ONNX order: top, left, bottom, right). Padding holds `a_zero_point`, so it adds nothing;
+        float padding is +0 and takes part in the sum.
+    layout : {"NCHW", "NHWC"}
+        Of x, residual and the result.
+    a_zero_point, bias, epilogue, residual, out, threads, wrap
+        As in `gemm`.
+
+    Returns
+    -------
+    array (N, O, *spatial) or (N, *spatial, O)
+
+    Raises
+    ------
+    Error
+        Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
+    """
+    is_float = packed.dtype == "float32"
+    given = dense(x, "x", ["float32"] if is_float else ["uint8", "int8"])
+    rank = len(packed.kernel)
+    if not rank:
+        raise Error("these weights were not packed for a convolution", remedy="pack them with hwq.kernels.pack_conv")
+    channels = packed.groups * (packed.k // math.prod(packed.kernel) if math.prod(packed.kernel) else 0)
+    batch, inside = _split(given, rank, layout)
+    if given.shape[1 if layout == "NCHW" else -1] != channels:
+        raise Error(f"x has shape {given.shape} in layout {layout}", why=f"the weights take {channels} channels")
+    geometry, sides, _ = _geometry(inside, packed.kernel, strides, pads, dilations)
+    finish = _PLAIN if epilogue is None else epilogue
+    point, offsets = 0, None
+    if is_float:
+        if epilogue is not None or residual is not None:
+            raise Error("a float32 convolution takes no epilogue")
+        offsets = None if bias is None else dense(bias, "bias", ["float32"])
+        if offsets is not None and offsets.shape != (packed.columns,):
+            raise Error(f"bias has shape {offsets.shape}", why=f"there are {packed.columns} output channels")
+    else:
+        point = zero_point(a_zero_point, given.dtype, "a_zero_point")
+        offsets = int32_bias(bias, packed.columns)
+        if not wrap:
+            packed.check_overflow(given.dtype.name, point, offsets)
+        check_columns(finish, packed.columns)
+    shape = (batch, packed.columns, *sides) if layout == "NCHW" else (batch, *sides, packed.columns)
+    second = None if is_float else residual_operand(residual, finish, shape)
+    result = output(out, shape, np.float32 if is_float else finish.dtype, given, second)
+    taps, weights_f32 = (packed.data, None) if packed.depthwise else (None, packed.data if is_float else None)
+
+    def work(first: int, last: int) -> None:
+        _kernels.conv(geometry, batch, channels, packed.columns, packed.groups, _LAYOUTS.index(layout), TYPES[given.dtype], point, given,
+                      packed.door, taps, weights_f32, offsets, None if is_float else finish._door, second, result, first, last)  # type: ignore[attr-defined]  # fmt: skip
+
+    positions = math.prod(sides)
+    if result.size:
+        over_ranges(batch * positions, threads, work, grain=positions if batch >= threads else 1)
+    return result
+
+
+def _split(x: Array, rank: int, layout: str) -> tuple[int, tuple[int, ...]]:
+    if layout not in _LAYOUTS:
+        raise Error(f"there is no layout {layout}", remedy="NCHW or NHWC")
+    if x.ndim != rank + 2:
+        raise Error(f"x has shape {x.shape}", why=f"a batch, channels and {rank} spatial dimensions are needed")
+    return x.shape[0], x.shape[2:] if layout == "NCHW" else x.shape[1:-1]
+
+
+def _geometry(
+    inside: tuple[int, ...],
+    kernel: Sequence[int],
+    strides: int | Sequence[int],
+    pads: int | Sequence[int],
+    dilations: int | Sequence[int],
+    ceil_mode: bool = False,
+) -> tuple[Geometry, tuple[int, ...], tuple[int, ...]]:
+    """The door's geometry, the output's sides, and the end pads."""
+    rank = len(inside)
+    steps, holes = sizes(strides, rank, "strides", 1), sizes(dilations, rank, "dilations", 1)
+    edges = sizes(pads, 2 * rank, "pads", 0)
+    begin, end = edges[:rank], edges[rank:]
+    sides = []
+    for d in range(rank):
+        room = inside[d] + begin[d] + end[d] - (holes[d] * (kernel[d] - 1) + 1)
+        if room < 0:
+            raise Error(f"the kernel {tuple(kernel)} does not fit the padded input {inside}", why=f"pads {edges}, dilations {holes}")
+        side = room // steps[d] + 1
+        if ceil_mode and room % steps[d] and side * steps[d] < inside[d] + begin[d]:  # a last window must start inside
+            side += 1
+        sides.append(side)
+    columns = ((inside, 1), (tuple(kernel), 1), (steps, 1), (holes, 1), (begin, 0), (tuple(sides), 1))
+    return tuple(spatial(values, fill) for values, fill in columns), tuple(sides), end
+
+
+def max_pool(
+    x: Any,
+    kernel: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    pads: int | Sequence[int] = 0,
+    dilations: int | Sequence[int] = 1,
+    layout: str = "NCHW",
+    ceil_mode: bool = False,
+    clamp: tuple[int, int] | None = None,
+    out: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """Greatest element of each window; padding never wins, and NaN always does.
+
+    Parameters
+    ----------
+    x : uint8, int8 or float32 array in `layout`, one to three spatial dimensions
+    kernel : sequence of int
+    strides, pads, dilations
+        As in `conv2d`.
+    ceil_mode : bool
+        Round output sizes up; a window that would start in the end padding is dropped.
+    clamp : (int, int), optional
+        Fused activation of integer results.
+    """
+    given = dense(x, "x", ["uint8", "int8", "float32"])
+    return _pool(given, 0, kernel, strides, pads, dilations, layout, ceil_mode, False, clamp, out, threads)
+
+
+def average_pool(
+    x: Any,
+    kernel: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    pads: int | Sequence[int] = 0,
+    dilations: int | Sequence[int] = 1,
+    layout: str = "NCHW",
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    clamp: tuple[int, int] | None = None,
+    out: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """Mean of each window.
+
+    Integers: the sum of raw values divided by the number of taps inside the image, ties away from zero (TFLite's kernel; the
+    zero point passes through). float32: the sum in window order, each addition rounded, then one division (onnxruntime's).
+
+    Parameters
+    ----------
+    x : uint8, int8, int16 or float32 array in `layout`, one to three spatial dimensions
+    count_include_pad : bool
+        Divide by the taps inside the padded image instead.
+    kernel, strides, pads, dilations, ceil_mode, clamp
+        As in `max_pool`.
+    """
+    given = dense(x, "x", ["uint8", "int8", "int16", "float32"])
+    kind = 2 if given.dtype == np.float32 else 1
+    return _pool(given, kind, kernel, strides, pads, dilations, layout, ceil_mode, count_include_pad, clamp, out, threads)
+
+
+def _pool(given: Array, kind: int, kernel: Sequence[int], strides: int | Sequence[int], pads: int | Sequence[int],
+          dilations: int | Sequence[int], layout: str, ceil_mode: bool, count_include_pad: bool, clamp: tuple[int, int] | None,
+          out: Array | None, threads: int) -> Array:  # fmt: skip
+    rank = len(kernel)
+    if not 1 <= rank <= 3:
+        raise Error(f"kernel {tuple(kernel)} must have one to three dimensions")
+    batch, inside = _split(given, rank, layout)
+    channels = given.shape[1 if layout == "NCHW" else -1]
+    geometry, sides, end = _geometry(inside, sizes(kernel, rank, "kernel", 1), strides, pads, dilations, ceil_mode)
+    shape = (batch, channels, *sides) if layout == "NCHW" else (batch, *sides, channels)
+    result = output(out, shape, given.dtype, given)
+    lo, hi = (0, 0) if given.dtype == np.float32 else clamp_bounds(clamp, given.dtype.name)
+    if given.dtype == np.float32 and clamp is not None:
+        raise Error("a float32 pool takes no clamp")
+
+    def work(first: int, last: int) -> None:
+        _kernels.pool(geometry, spatial(end, 0), last - first, channels, _LAYOUTS.index(layout), TYPES[given.dtype], kind, count_include_pad,
+                      lo, hi, given[first:last], result[first:last])  # fmt: skip
+
+    over_ranges(batch, threads, work)
+    return result

@@ -1,0 +1,224 @@
+/* Integer and fixed-order float kernels, bit for bit the same on every path.
+ *
+ * Common contract, unless an op says otherwise:
+ *   - sizes are element counts >= 0; strides are element counts; a size of 0 touches no memory and K = 0 gives zeros;
+ *   - pointers need only the alignment of their element type; inputs and outputs must not overlap unless the op says
+ *     "may be in place"; no op writes outside its output, its workspace, or allocates;
+ *   - integer accumulators are 32 bits and wrap modulo 2^32 (ONNX and TFLite define that). Whoever packs weights can prove
+ *     that no wrap happens: |sum (a - za)(w - zw)| <= max|a - za| * sum |w - zw|;
+ *     K <= 65793 (u8 x s8), 131071 (s8 x s8), 33025 (u8 x u8) never wraps without zero points;
+ *   - the floating-point state is the default one (nearest even, no flush to zero): see state.h for who sets it;
+ *   - NaN results are NaN; their payloads are not promised.
+ * Every op `hwq_<op>` runs the best `hwq_<op>__<path>` that the chosen path has (isa.h). */
+#ifndef HWQ_KERNELS_H
+#define HWQ_KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32 } hwq_type;
+
+/* ---- Requantization: R1..R7 of kernels/README.md ------------------------------------------------------------------ */
+typedef enum {
+    HWQ_ROUND_GEMMLOWP,  /* R1: saturating rounding doubling high multiply, then rounding divide by a power of two */
+    HWQ_ROUND_F64,       /* R2: float64 product, ties away from zero */
+    HWQ_ROUND_RUY,       /* R3: both stages round ties up */
+    HWQ_ROUND_FP32,      /* R4: float32 product, clamp, ties to even */
+    HWQ_ROUND_MBQM64,    /* R5: 64-bit accumulator times a 16-bit multiplier, ties up */
+    HWQ_ROUND_XNN_FIXED, /* R6: (acc * m + half) >> shift */
+    HWQ_ROUND_SINGLE     /* R7: one 64-bit product, one rounding, ties up */
+} hwq_rounding;
+
+typedef enum { HWQ_KIND_S32, HWQ_KIND_REQUANT, HWQ_KIND_F32 } hwq_kind;
+
+/* Real multiplier -> (31-bit multiplier, left shift), as TFLite's QuantizeMultiplier. 0 -> (0, 0). */
+void hwq_quantize_multiplier(double real, int32_t *multiplier, int32_t *shift);
+
+/* ---- Elementwise binary operators on quantized bytes ---------------------------------------------------------------- */
+typedef enum {
+    HWQ_BINARY_ORT_ADD, HWQ_BINARY_ORT_MUL, HWQ_BINARY_TFLITE_ADD, HWQ_BINARY_TFLITE_SUB, HWQ_BINARY_TFLITE_MUL,
+    HWQ_BINARY_XNN_ADD, HWQ_BINARY_XNN_SUB, HWQ_BINARY_XNN_MUL, HWQ_BINARY_TORCH_ADD, HWQ_BINARY_TORCH_MUL
+} hwq_binary_formula;
+
+typedef struct {
+    int32_t formula;                                   /* hwq_binary_formula */
+    int32_t a_type, b_type, out_type;                  /* HWQ_U8, HWQ_S8, HWQ_S16 */
+    int32_t a_zero_point, b_zero_point, zero_point;
+    int32_t lo, hi;                                    /* clamp of the result, inside the output type */
+    float a_scale, b_scale, scale;                     /* as stored in the model */
+    /* Filled by hwq_binary_prepare: */
+    float a_factor, b_factor, factor, a_offset, b_offset;
+    int32_t a_multiplier, a_shift, b_multiplier, b_shift, multiplier, shift, left;
+} hwq_binary;
+
+/* Derive the second half of the struct from the first. Returns 0, or -1 where the formula cannot represent the scales. */
+int hwq_binary_prepare(hwq_binary *binary);
+
+/* out[i] = formula(a[i * a_step], b[i * b_step]); steps are 0 (broadcast) or 1. May be in place (out == a or out == b). */
+void hwq_binary_run(const hwq_binary *binary, int64_t n, const void *a, int64_t a_step, const void *b, int64_t b_step,
+                    void *out);
+
+/* ---- Epilogue: what happens to an int32 accumulator on its way out ---------------------------------------------------- */
+typedef struct {
+    int32_t kind;                /* hwq_kind */
+    int32_t rounding;            /* hwq_rounding, for HWQ_KIND_REQUANT */
+    int32_t out_type;            /* HWQ_S32 | HWQ_F32 | HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16 */
+    int32_t channel_step;        /* 0: one multiplier for all columns, 1: one per column */
+    const float *scales_f32;     /* R4 and HWQ_KIND_F32 */
+    const double *scales_f64;    /* R2 */
+    const int32_t *multipliers;  /* R1 R3 R5 R6 R7 */
+    const int32_t *shifts;       /* left positive; for R6 the right shift itself, 1..31 */
+    const float *float_bias;     /* NULL, or one per column. R4: added to f32(acc) before the product (fbgemm).
+                                    HWQ_KIND_F32: added after it (MatMulIntegerToFloat), never fused */
+    int32_t zero_point, lo, hi;  /* REQUANT: result = clamp(rounded + zero_point, lo, hi), inside the output type */
+    const uint8_t *lut;          /* NULL, or 256 bytes that replace a byte output; indexed by value - lowest value */
+    const hwq_binary *residual_op; /* NULL, or the operator applied last: out = op(out, residual) */
+    const void *residual;        /* laid out as the output, of type residual_op->b_type */
+    int64_t residual_stride;     /* elements between rows (unused by convolutions: the residual has the output's layout) */
+} hwq_epilogue;
+
+/* acc: rows x columns, HWQ_S32, or HWQ_S64 for R2 and R5. first_column: index into the per-column arrays. */
+void hwq_requantize(const hwq_epilogue *epilogue, int64_t rows, int64_t columns, int64_t first_column, const void *acc,
+                    int32_t acc_type, int64_t acc_stride, void *out, int64_t out_stride);
+
+/* ---- Packed weights ------------------------------------------------------------------------------------------------- */
+enum { HWQ_STRIP = 16, HWQ_QUAD = 4, HWQ_FLOAT_STRIP = 4, HWQ_LANES = 8 };
+
+/* Strips of 16 columns; in a strip, quads of k: 16 columns x 4 consecutive k, 64 bytes. Columns and k are padded with 0.
+ * Weights are stored as int8: unsigned ones minus 128, their zero point likewise. One layout serves every path. */
+typedef struct {
+    int64_t k, n, groups;          /* n columns per group */
+    const int8_t *quads;           /* groups * hwq_packed_bytes(k, n) */
+    const int32_t *zero_points;    /* NULL when all are 0, else groups * n, in the stored (int8) domain */
+    const int32_t *column_sums;    /* groups * n: sum of stored weights, modulo 2^32 */
+    const int32_t *column_products;/* groups * n: sum of w[2j] * w[2j + 1], modulo 2^32 (Winograd's inner product) */
+} hwq_packed;
+
+int64_t hwq_packed_bytes(int64_t k, int64_t n);
+/* weights: element (k, n) at weights[k * k_stride + n * n_stride], u8 or s8. zero_points: NULL or n, in the weights' domain.
+ * Writes one group; positive[n] = sum of max(w - zw, 0), negative[n] = sum of max(zw - w, 0): the overflow proof. */
+void hwq_pack(const void *weights, int32_t type, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride,
+              const int32_t *zero_points, int8_t *quads, int32_t *stored_zero_points, int32_t *column_sums,
+              int32_t *column_products, int64_t *positive, int64_t *negative);
+
+/* Strips of 4 columns; in a strip, blocks of 8 consecutive k per column. Padded with +0. */
+int64_t hwq_packed_f32_floats(int64_t k, int64_t n);
+void hwq_pack_f32(const float *weights, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride, float *packed);
+
+/* ---- GEMM ------------------------------------------------------------------------------------------------------------ */
+typedef struct {
+    int64_t m;
+    const void *a;               /* m rows of k bytes, u8 or s8 by op */
+    int64_t a_stride;
+    int32_t a_zero_point;        /* within the type of a */
+    const hwq_packed *weights;   /* one group is used: */
+    int64_t group;
+    int64_t first_strip, strips; /* columns [16 * first_strip, min(n, 16 * (first_strip + strips))) */
+    const int32_t *bias;         /* NULL, or n per group (indexed group * n + column) */
+    const hwq_epilogue *epilogue;/* per-column arrays indexed group * n + column */
+    void *out;                   /* element (row, column) at out[row * out_stride + column], column within the group */
+    int64_t out_stride;
+    void *workspace;             /* hwq_gemm_workspace(k) bytes, 64-byte aligned */
+} hwq_gemm_args;
+
+int64_t hwq_gemm_workspace(int64_t k);
+/* acc = bias + sum over k of (a - za) * (w - zw), then the epilogue. */
+void hwq_gemm_u8s8(const hwq_gemm_args *args);
+void hwq_gemm_s8s8(const hwq_gemm_args *args);
+
+/* Float32 in the one fixed order: lane j of 8 takes k = j (mod 8) in increasing k by fused multiply-add, starting from +0, K
+ * padded with +0 x +0 to a multiple of 8; the value is ((l0+l1)+(l2+l3)) + ((l4+l5)+(l6+l7)), then + bias. */
+typedef struct {
+    int64_t m, k, n;
+    const float *a;
+    int64_t a_stride;
+    const float *weights;        /* packed by hwq_pack_f32 */
+    const float *bias;           /* NULL or n */
+    float *out;
+    int64_t out_stride;
+} hwq_gemm_f32_args;
+void hwq_gemm_f32(const hwq_gemm_f32_args *args);
+/* out[o][i] = sum over k of x[o][k][i] in the same lanes and tree, by plain additions. */
+void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out);
+
+/* ---- Windows: convolution and pooling -------------------------------------------------------------------------------- */
+typedef enum { HWQ_NCHW, HWQ_NHWC } hwq_layout;
+
+/* Three spatial dimensions, outermost first; absent ones are 1 (kernel, stride, dilation 1, pad 0). Output position o reads
+ * input o * stride - pad + tap * dilation. */
+typedef struct {
+    int64_t in[3], kernel[3], stride[3], dilation[3], pad[3], out[3];
+} hwq_window;
+
+typedef struct {
+    hwq_window window;
+    int64_t batch, channels, out_channels, groups;
+    int32_t layout;              /* of input and output */
+    int32_t a_type;              /* HWQ_U8, HWQ_S8, HWQ_F32 */
+    int32_t a_zero_point;        /* also the value of padding, so that padding adds nothing */
+    const void *x;
+    const hwq_packed *weights;   /* k ordered (tap, input channel of the group); groups of out_channels / groups columns */
+    const int16_t *taps_s16;     /* depthwise: taps x out_channels, w - zw; channel c reads input c / multiplier */
+    const float *weights_f32;    /* hwq_pack_f32 of every group, or taps x out_channels for depthwise */
+    const int32_t *bias;
+    const float *bias_f32;
+    const hwq_epilogue *epilogue;/* NULL for HWQ_F32 */
+    void *out;
+    int64_t first, last;         /* output positions [first, last) of batch * out[0] * out[1] * out[2], batch major */
+    void *workspace;             /* hwq_conv_workspace(conv) bytes, 64-byte aligned */
+} hwq_conv;
+
+int64_t hwq_conv_workspace(const hwq_conv *conv);
+void hwq_conv_s32(const hwq_conv *conv);       /* u8 or s8 input, any groups, packed weights */
+void hwq_depthwise_s32(const hwq_conv *conv);  /* u8 or s8 input, groups == channels, taps_s16 */
+void hwq_conv_f32(const hwq_conv *conv);       /* fixed order over (tap, channel); padding is +0 and takes part */
+void hwq_depthwise_f32(const hwq_conv *conv);
+
+typedef enum { HWQ_POOL_MAX, HWQ_POOL_AVERAGE_TFLITE, HWQ_POOL_AVERAGE } hwq_pool_kind;
+typedef struct {
+    hwq_window window;
+    int64_t batch, channels;
+    int32_t layout, type;        /* type: u8 s8 f32 (MAX), u8 s8 s16 (AVERAGE_TFLITE), f32 (AVERAGE) */
+    int32_t kind;                /* hwq_pool_kind */
+    int32_t count_padding;       /* averages divide by the kernel size (1), or by the taps inside the input (0) */
+    int64_t pad_end[3];          /* for count_padding: taps beyond in + pad_end never count */
+    int32_t lo, hi;              /* clamp of integer results */
+    const void *x;
+    void *out;
+} hwq_pool;
+/* A window without taps inside the input gives the lowest value (MAX) or 0. AVERAGE sums in window order, then divides. */
+void hwq_pool_run(const hwq_pool *pool);
+
+/* ---- Quantize and friends -------------------------------------------------------------------------------------------- */
+typedef enum {
+    HWQ_QUANTIZE_ONNX,          /* rint(clip(x / s)) + zp; NaN -> lo */
+    HWQ_QUANTIZE_RECIPROCAL,    /* rint(clip(x * (1 / s))) + zp (XNNPACK); NaN -> lo */
+    HWQ_QUANTIZE_TFLITE,        /* ties away of x / s, to int32 (what does not fit becomes INT32_MIN), + zp, clip */
+    HWQ_QUANTIZE_TORCH_TENSOR,  /* clip(rint(fma(x, 1 / s, zp))); NaN -> hi */
+    HWQ_QUANTIZE_TORCH_CHANNEL, /* clip(rint(zp + x * (1 / s))); NaN -> hi */
+    HWQ_QUANTIZE_TORCH_FAKE     /* clip(rint(x * (1 / s)) + zp); NaN -> hi */
+} hwq_quantize_formula;
+/* x, out: outer x channels x inner; scales and zero_points one per channel (channels 1: per tensor). lo, hi inside out_type. */
+void hwq_quantize(int32_t formula, int64_t outer, int64_t channels, int64_t inner, const float *x, const float *scales,
+                  const int32_t *zero_points, int32_t lo, int32_t hi, void *out, int32_t out_type);
+/* out = f32(q - zp) * s */
+void hwq_dequantize(int64_t outer, int64_t channels, int64_t inner, const void *q, int32_t type, const float *scales,
+                    const int32_t *zero_points, float *out);
+/* out[i] = table[x[i] ^ flip]; flip = 0x80 for s8, 0 for u8: the table is indexed by value - lowest value. May be in place. */
+void hwq_lut(int64_t n, const uint8_t *x, uint8_t flip, const uint8_t *table, uint8_t *out);
+/* Two per byte, first element in the low nibble; an odd last high nibble is 0. */
+void hwq_pack_int4(int64_t n, const int8_t *x, uint8_t *packed);
+void hwq_unpack_int4(int64_t n, const uint8_t *packed, int32_t is_signed, int8_t *x);
+
+/* ---- Paths ------------------------------------------------------------------------------------------------------------ */
+/* Paths and ops are counted from 0; names are static strings; all return NULL or -1 outside their range. */
+int hwq_path_count(void);
+const char *hwq_path_name(int path);
+int hwq_path_available(int path);     /* does this CPU (and this build) have it */
+int hwq_path_chosen(void);            /* on first use: HWQ_ISA, else the best available */
+int hwq_path_choose(int path);        /* 0, or -1 where the path is not available */
+int hwq_path_find(const char *name);
+int hwq_op_count(void);
+const char *hwq_op_name(int op);
+int hwq_op_present(int op, int path); /* does the path have its own code for the op (on its own architecture) */
+
+#endif

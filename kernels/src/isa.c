@@ -1,0 +1,164 @@
+/* What this CPU can do, and which path runs. The chosen path is the one mutable global of this folder. */
+#include "isa.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HWQ_ENUM_PATH(path, parent) PATH_##path,
+enum { HWQ_PATHS(HWQ_ENUM_PATH) PATH_COUNT };
+#define HWQ_ENUM_OP(op, type) OP_##op,
+enum { HWQ_OPS(HWQ_ENUM_OP) OP_COUNT };
+
+typedef struct {
+#define HWQ_SLOT(op, type) type *op;
+    HWQ_OPS(HWQ_SLOT)
+} row;
+
+#define HWQ_FILL_ref(op, type) .op = hwq_##op##__ref,
+#define HWQ_FILL_avx2(op, type) .op = hwq_##op##__avx2,
+static const row ROWS[PATH_COUNT] = {
+    [PATH_ref] = {HWQ_ROW_ref(HWQ_FILL_ref)},
+#if HWQ_X86
+    [PATH_avx2] = {HWQ_ROW_avx2(HWQ_FILL_avx2)},
+#endif
+};
+
+#define HWQ_PARENT(path, parent) [PATH_##path] = PATH_##parent,
+static const unsigned char PARENTS[PATH_COUNT] = {HWQ_PATHS(HWQ_PARENT)};
+#define HWQ_PATH_NAME(path, parent) [PATH_##path] = #path,
+static const char *const PATH_NAMES[PATH_COUNT] = {HWQ_PATHS(HWQ_PATH_NAME)};
+#define HWQ_OP_NAME(op, type) [OP_##op] = #op,
+static const char *const OP_NAMES[OP_COUNT] = {HWQ_OPS(HWQ_OP_NAME)};
+
+/* Presence is known on every architecture, so that the README's matrix can be made on any. */
+#define HWQ_PRESENT(op, type) [OP_##op] = 1,
+#define HWQ_PRESENT_ROW(path, parent) [PATH_##path] = {[OP_COUNT] = 0, HWQ_ROW_##path(HWQ_PRESENT)},
+static const unsigned char PRESENT[PATH_COUNT][OP_COUNT + 1] = {HWQ_PATHS(HWQ_PRESENT_ROW)};
+
+/* ---- What the CPU and the operating system allow ---- */
+#if HWQ_X86 && (defined(__GNUC__) || defined(__clang__))
+#include <cpuid.h>
+
+static unsigned long long enabled_state(void) /* XCR0: registers that the operating system saves */
+{
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return ((unsigned long long)high << 32) | low;
+}
+
+static unsigned probe(void)
+{
+    unsigned a, b, c, d, found = 1u << PATH_ref;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+    const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    if ((c & (fma | osxsave | avx | f16c)) != (fma | osxsave | avx | f16c)) return found;
+    unsigned long long state = enabled_state();
+    if ((state & 0x6) != 0x6) return found; /* xmm, ymm */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+    unsigned leaves = a;
+    const unsigned avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 30 | 1u << 31 /* F BW VL */, avx512dq = 1u << 17, vnni = 1u << 11;
+    if (!(b & avx2)) return found;
+    found |= 1u << PATH_avx2;
+    if ((b & (avx512 | avx512dq)) == (avx512 | avx512dq) && (c & vnni) && (state & 0xE6) == 0xE6) found |= 1u << PATH_avx512vnni;
+    if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4)) found |= 1u << PATH_avxvnni;
+    return found;
+}
+#elif HWQ_ARM
+#if defined(__linux__)
+#include <sys/auxv.h>
+static unsigned probe(void)
+{
+    unsigned found = 1u << PATH_ref | 1u << PATH_neon;
+    if (getauxval(16) & 1ul << 20) found |= 1u << PATH_neondot;                                    /* AT_HWCAP: ASIMDDP */
+    if ((found & 1u << PATH_neondot) && (getauxval(26) & 1ul << 13)) found |= 1u << PATH_i8mm;     /* AT_HWCAP2: I8MM */
+    return found;
+}
+#else
+static unsigned probe(void) { return 1u << PATH_ref | 1u << PATH_neon; }
+#endif
+#else
+static unsigned probe(void) { return 1u << PATH_ref; }
+#endif
+
+int hwq_path_count(void) { return PATH_COUNT; }
+const char *hwq_path_name(int path) { return path >= 0 && path < PATH_COUNT ? PATH_NAMES[path] : NULL; }
+int hwq_path_available(int path) { return path >= 0 && path < PATH_COUNT && (probe() >> path & 1); }
+int hwq_op_count(void) { return OP_COUNT; }
+const char *hwq_op_name(int op) { return op >= 0 && op < OP_COUNT ? OP_NAMES[op] : NULL; }
+int hwq_op_present(int op, int path)
+{
+    return op >= 0 && op < OP_COUNT && path >= 0 && path < PATH_COUNT ? PRESENT[path][op] : -1;
+}
+
+int hwq_path_find(const char *name)
+{
+    for (int path = 0; name && path < PATH_COUNT; path++)
+        if (strcmp(name, PATH_NAMES[path]) == 0) return path;
+    return -1;
+}
+
+static _Atomic int chosen = -1;
+
+static int best(void)
+{
+    const char *wish = getenv("HWQ_ISA");
+    int path = hwq_path_find(wish);
+    if (wish && *wish) return hwq_path_available(path) ? path : PATH_ref; /* the Python door refuses a wish it cannot grant */
+    for (path = PATH_COUNT - 1; !hwq_path_available(path); path--) {}
+    return path;
+}
+
+int hwq_path_chosen(void)
+{
+    int path = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (path < 0) {
+        path = best(); /* threads that race here find the same answer */
+        atomic_store_explicit(&chosen, path, memory_order_relaxed);
+    }
+    return path;
+}
+
+int hwq_path_choose(int path)
+{
+    if (!hwq_path_available(path)) return -1;
+    atomic_store_explicit(&chosen, path, memory_order_relaxed);
+    return 0;
+}
+
+/* ---- The ops: the first row up the cascade that has code ---- */
+#define HWQ_FIND(op)                                                                                                \
+    int path = hwq_path_chosen();                                                                                             \
+    while (!ROWS[path].op) path = PARENTS[path];                                                                              \
+    ROWS[path].op
+
+void hwq_gemm_u8s8(const hwq_gemm_args *args) { HWQ_FIND(gemm_u8s8)(args); }
+void hwq_gemm_s8s8(const hwq_gemm_args *args) { HWQ_FIND(gemm_s8s8)(args); }
+void hwq_gemm_f32(const hwq_gemm_f32_args *args) { HWQ_FIND(gemm_f32)(args); }
+void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out) { HWQ_FIND(sum_f32)(outer, k, inner, x, out); }
+void hwq_conv_s32(const hwq_conv *conv) { HWQ_FIND(conv_s32)(conv); }
+void hwq_conv_f32(const hwq_conv *conv) { HWQ_FIND(conv_f32)(conv); }
+void hwq_depthwise_s32(const hwq_conv *conv) { HWQ_FIND(depthwise_s32)(conv); }
+void hwq_depthwise_f32(const hwq_conv *conv) { HWQ_FIND(depthwise_f32)(conv); }
+void hwq_pool_run(const hwq_pool *pool) { HWQ_FIND(pool_run)(pool); }
+void hwq_requantize(const hwq_epilogue *epilogue, int64_t rows, int64_t columns, int64_t first_column, const void *acc,
+                    int32_t acc_type, int64_t acc_stride, void *out, int64_t out_stride)
+{
+    HWQ_FIND(requantize)(epilogue, rows, columns, first_column, acc, acc_type, acc_stride, out, out_stride);
+}
+void hwq_binary_run(const hwq_binary *binary, int64_t n, const void *a, int64_t a_step, const void *b, int64_t b_step, void *out)
+{
+    HWQ_FIND(binary_run)(binary, n, a, a_step, b, b_step, out);
+}
+void hwq_quantize(int32_t formula, int64_t outer, int64_t channels, int64_t inner, const float *x, const float *scales,
+                  const int32_t *zero_points, int32_t lo, int32_t hi, void *out, int32_t out_type)
+{
+    HWQ_FIND(quantize)(formula, outer, channels, inner, x, scales, zero_points, lo, hi, out, out_type);
+}
+void hwq_dequantize(int64_t outer, int64_t channels, int64_t inner, const void *q, int32_t type, const float *scales,
+                    const int32_t *zero_points, float *out)
+{
+    HWQ_FIND(dequantize)(outer, channels, inner, q, type, scales, zero_points, out);
+}
+void hwq_lut(int64_t n, const uint8_t *x, uint8_t flip, const uint8_t *table, uint8_t *out) { HWQ_FIND(lut)(n, x, flip, table, out); }
+void hwq_unpack_int4(int64_t n, const uint8_t *packed, int32_t is_signed, int8_t *x) { HWQ_FIND(unpack_int4)(n, packed, is_signed, x); }

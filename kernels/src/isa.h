@@ -1,0 +1,66 @@
+/* Paths, their rows of the dispatch table, and the regions of code that may use their instructions.
+ *
+ * A path's row names the ops that it has code for; what is absent comes from the path's parent, and `ref` has everything.
+ * Adding a path to an op: write src/<op>_<path>.c, add the op to the path's row below. Nothing else. */
+#ifndef HWQ_ISA_H
+#define HWQ_ISA_H
+#include "hwq/kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define HWQ_X86 1
+#elif defined(__aarch64__)
+#define HWQ_ARM 1
+#endif
+
+/* op, type of its function */
+#define HWQ_OPS(X)                                                                                                            \
+    X(gemm_u8s8, hwq_gemm_fn) X(gemm_s8s8, hwq_gemm_fn) X(gemm_f32, hwq_gemm_f32_fn) X(sum_f32, hwq_sum_f32_fn)               \
+    X(conv_s32, hwq_conv_fn) X(conv_f32, hwq_conv_fn) X(depthwise_s32, hwq_conv_fn) X(depthwise_f32, hwq_conv_fn)             \
+    X(pool_run, hwq_pool_fn) X(requantize, hwq_requantize_fn) X(binary_run, hwq_binary_fn) X(quantize, hwq_quantize_fn)       \
+    X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)
+
+#define HWQ_ROW_ref(X) HWQ_OPS(X)
+#define HWQ_ROW_avx2(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(conv_s32, ) X(conv_f32, )
+#define HWQ_ROW_avxvnni(X)
+#define HWQ_ROW_avx512vnni(X)
+#define HWQ_ROW_neon(X)
+#define HWQ_ROW_neondot(X)
+#define HWQ_ROW_i8mm(X)
+
+/* path, parent: parents stand first */
+#define HWQ_PATHS(X)                                                                                                          \
+    X(ref, ref) X(avx2, ref) X(avxvnni, avx2) X(avx512vnni, avx2) X(neon, ref) X(neondot, neon) X(i8mm, neondot)
+
+typedef void hwq_gemm_fn(const hwq_gemm_args *);
+typedef void hwq_gemm_f32_fn(const hwq_gemm_f32_args *);
+typedef void hwq_sum_f32_fn(int64_t, int64_t, int64_t, const float *, float *);
+typedef void hwq_conv_fn(const hwq_conv *);
+typedef void hwq_pool_fn(const hwq_pool *);
+typedef void hwq_requantize_fn(const hwq_epilogue *, int64_t, int64_t, int64_t, const void *, int32_t, int64_t, void *, int64_t);
+typedef void hwq_binary_fn(const hwq_binary *, int64_t, const void *, int64_t, const void *, int64_t, void *);
+typedef void hwq_quantize_fn(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t,
+                             void *, int32_t);
+typedef void hwq_dequantize_fn(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *);
+typedef void hwq_lut_fn(int64_t, const uint8_t *, uint8_t, const uint8_t *, uint8_t *);
+typedef void hwq_unpack_int4_fn(int64_t, const uint8_t *, int32_t, int8_t *);
+
+#define HWQ_DECLARE(op, type) type hwq_##op##__ref;
+HWQ_OPS(HWQ_DECLARE)
+#undef HWQ_DECLARE
+hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2;
+hwq_gemm_f32_fn hwq_gemm_f32__avx2;
+hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
+#define hwq_conv_s32__avx2 hwq_conv_s32__blocked
+#define hwq_conv_f32__avx2 hwq_conv_f32__blocked
+
+/* A region whose functions may use a path's instructions; headers with intrinsics come first. */
+#define HWQ_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define HWQ_TARGET(isa) HWQ_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define HWQ_TARGET_END _Pragma("clang attribute pop")
+#else
+#define HWQ_TARGET(isa) _Pragma("GCC push_options") HWQ_PRAGMA(GCC target(isa))
+#define HWQ_TARGET_END _Pragma("GCC pop_options")
+#endif
+
+#endif
