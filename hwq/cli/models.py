@@ -22,7 +22,10 @@ def inspect(model: options.Model, shape: options.Shapes = None, batch: options.B
     from hwq.ops.base import lookup
     from hwq.ops.evaluate import infer_shapes
 
-    graph = infer_shapes(options.load(model, shape, weights=False), batch=batch)
+    loaded = options.load(model, shape, weights=False)
+    # Counted before shapes are bound: folding drops constants that nothing reads.
+    parameters, parameter_bytes = loaded.parameters, loaded.parameter_bytes
+    graph = infer_shapes(loaded, batch=batch)
     rows = []
     for node in graph:
         work = lookup(node).work(node, graph)
@@ -34,7 +37,7 @@ def inspect(model: options.Model, shape: options.Shapes = None, batch: options.B
         "model": display_name(graph.name), "source": dict(graph.source), "graph_hash": graph.hash, "dialect": graph.dialect, "batch": batch,
         "inputs": {display_name(name): list(graph.tensors[name].shape) for name in graph.inputs},
         "outputs": {display_name(name): list(graph.tensors[name].shape) for name in graph.outputs},
-        "nodes": len(graph), "macs": macs, "parameters": graph.parameters, "parameter_bytes": graph.parameter_bytes, "layers": rows,
+        "nodes": len(graph), "macs": macs, "parameters": parameters, "parameter_bytes": parameter_bytes, "layers": rows,
     }  # fmt: skip
 
     def show(console: Console) -> None:
@@ -46,7 +49,7 @@ def inspect(model: options.Model, shape: options.Shapes = None, batch: options.B
         console.print(drawn)
         for kind in ("inputs", "outputs"):
             console.print(f"{kind}: " + ", ".join(f"{rich_name(name)} [{' x '.join(map(str, dims))}]" for name, dims in result[kind].items()))
-        console.print(f"{macs:,} MACs, {graph.parameters:,} parameters, {graph.parameter_bytes:,} bytes of parameters")
+        console.print(f"{macs:,} MACs, {parameters:,} parameters, {parameter_bytes:,} bytes of parameters")
 
     emit("inspect", result, show, json)
 
