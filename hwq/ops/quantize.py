@@ -74,7 +74,7 @@ def _checked(node: Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, Tenso
     x, scale, point = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
     if not scale.dtype.startswith(("float", "bfloat")):
         raise dims.fault(node, f"the scale must be floating point, not {scale.dtype}")
-    if point is not None and point.known_shape and scale.known_shape and point.concrete and scale.concrete and point.shape != scale.shape:
+    if point is not None and point.concrete and scale.concrete and point.shape != scale.shape and (point.elements, scale.elements) != (1, 1):
         raise dims.fault(node, f"scale {list(scale.shape)} and zero point {list(point.shape)} have different shapes")
     if x.concrete and scale.concrete:
         axis, block = _layout(node, x, scale)

@@ -26,12 +26,13 @@ def saturate(x: Array, dtype: str) -> Array:
     """Integral floats or integers clipped to the range of `dtype`, in its carrier. NaN gives the lowest value."""
     low, high = integer_range(dtype)
     if x.dtype.kind == "f":
-        # The highest int32 and int64 are no float: compare below the next power of two, then clip in integers.
+        # float(high) of 64-bit types is the next power of two, which no integer type holds: it is put in apart.
         wide = np.where(np.isnan(x), float(low), np.clip(x.astype(np.float64), float(low), float(high)))
-        if BITS[dtype] == 64:
-            return np.where(wide >= 2.0**63, high, np.where(wide >= 2.0**63, 0.0, wide).astype(np.int64)).astype(carrier(dtype))
-        return wide.astype(np.int64).astype(carrier(dtype))
-    return np.clip(x.astype(np.int64), low, high).astype(carrier(dtype))
+        top = wide >= float(high)
+        return np.where(top, carrier(dtype).type(high), np.where(top, 0.0, wide).astype(carrier(dtype)))
+    if x.dtype == np.uint64:
+        return np.minimum(x, np.uint64(high)).astype(carrier(dtype))
+    return np.clip(x.astype(np.int64), low, min(high, (1 << 63) - 1)).astype(carrier(dtype))
 
 
 def spread(values: Array, shape: tuple[int, ...], axis: int | None, block: int | None) -> Array:
@@ -96,14 +97,9 @@ def _to_integer(x: Array, dtype: str) -> Array:
         return _wrapped(wide, dtype)
     if _small_float(x):
         x = x.astype(np.float32)
-    low, high = integer_range(dtype)
     whole = np.trunc(np.where(np.isnan(x), 0, x))
-    if BITS[dtype] < 8:  # as through the 8-bit type of the same sign, whose low bits are kept
-        low, high = (0, 255) if dtype.startswith("u") else (-128, 127)
-        return _wrapped(np.clip(whole, low, high).astype(np.int64), dtype)
-    if dtype == "uint64":
-        return np.where(whole >= 2.0**64, np.uint64(high), np.clip(whole, 0, 2.0**63).astype(np.uint64)
-                        if not np.any(whole > 2.0**63) else np.where(whole >= 2.0**64, 0, np.maximum(whole, 0)).astype(np.uint64))
+    if BITS[dtype] < 8:  # the low bits, as ONNX's own cases have it; 2**62 keeps the conversion defined
+        return _wrapped(np.clip(whole.astype(np.float64), -(2.0**62), 2.0**62).astype(np.int64), dtype)
     return saturate(whole, dtype)
 
 
