@@ -350,9 +350,11 @@ class Graph:
     def _weights(self) -> list[Tensor]:
         made, inputs = self.producers, set(self.inputs)
         scales = {value for node in self.nodes if node.op in {"QuantizeLinear", "DequantizeLinear", "Resize"} for value in node.inputs[1:]}
+        stored = {node.inputs[0] for node in self.nodes if node.op == "DequantizeLinear"}
         return [tensor for tensor in self.tensors.values()
                 if tensor.name not in made and tensor.name not in inputs and tensor.name not in scales and tensor.concrete
-                and tensor.elements > 1 and (tensor.quantization is not None or tensor.dtype.startswith(("float", "bfloat")))]
+                and tensor.elements > 1
+                and (tensor.name in stored or tensor.quantization is not None or tensor.dtype.startswith(("float", "bfloat")))]
 
     @cached_property
     def hash(self) -> str:
