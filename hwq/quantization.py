@@ -176,12 +176,10 @@ class _Builder:
 
     def _pair(self, name: str, value: str, parameters: tuple[str, str], dtype: str, label: str, result: str) -> str:
         tensor, stored = self.old.tensors[name], self._fresh(f"{label}_quantized")
-        planned = None if self.scales is not None else Quantization(dtype)
+        planned = Quantization(dtype, *(self.tensors[parameter].data for parameter in parameters))
         self.tensors[stored] = Tensor(stored, dtype, tensor.shape, quantization=planned, known_shape=tensor.known_shape)
         self.tensors[result] = dataclasses.replace(tensor, name=result)
-        # NumPy has no type of its own for sub-byte integers, so the node says it.
-        extra = {} if BITS[dtype] >= 8 else {"output_dtype": dtype}
-        self.nodes.append(Node("QuantizeLinear", self._fresh(f"{label}_QuantizeLinear"), (value, *parameters), (stored,), extra))
+        self.nodes.append(Node("QuantizeLinear", self._fresh(f"{label}_QuantizeLinear"), (value, *parameters), (stored,), {"output_dtype": dtype}))
         self.nodes.append(Node("DequantizeLinear", self._fresh(f"{label}_DequantizeLinear"), (stored, *parameters), (result,)))
         return result
 
@@ -201,7 +199,8 @@ class _Builder:
         if key not in self.stored:
             stored, result = self._fresh(f"{tensor.name}_quantized"), self._fresh(f"{tensor.name}_dequantized")
             parameters = self._declared(tensor.name, None if values is None else values[:2], dtype, tensor.dtype, shape)
-            planned = Quantization(dtype, axis=constant.axis, block=constant.block) if values is None else None
+            planned = Quantization(dtype, *(self.tensors[parameter].data for parameter in parameters), constant.axis, constant.block,
+                                   "packed" if BITS[dtype] < 8 else "plain")
             self.tensors[stored] = Tensor(stored, dtype, tensor.shape, None if values is None else values[2], planned)
             self.tensors[result] = dataclasses.replace(tensor, name=result, data=None)
             self.nodes.append(Node("DequantizeLinear", self._fresh(f"{tensor.name}_DequantizeLinear"), (stored, *parameters), (result,), attributes))
@@ -216,8 +215,8 @@ class _Builder:
             stored, scale = self._fresh(f"{name}_quantized"), self._fresh(f"{name}_scale")
             result = self._fresh(f"{name}_dequantized")
             shape, axis = (() if constant.axis is None else tensor.shape), (None if constant.axis is None else 0)
-            planned = Quantization("int32", axis=axis) if values is None else None
-            self.tensors[scale] = Tensor(scale, tensor.dtype, shape, None if values is None else values[0])
+            self.tensors[scale] = Tensor(scale, tensor.dtype, shape, None if values is None else np.asarray(values[0], np.float32))
+            planned = Quantization("int32", self.tensors[scale].data, axis=axis)
             self.tensors[stored] = Tensor(stored, "int32", tensor.shape, None if values is None else values[1], planned)
             self.tensors[result] = dataclasses.replace(tensor, name=result, data=None)
             # ONNX gives int32 no zero point.
