@@ -1,6 +1,7 @@
 """Float32 products, convolutions and sums in the one fixed order of DESIGN, and exact integer products.
 
-Every float operator of this package computes through this file, so its bits do not depend on the machine's BLAS.
+Every float operator of this package computes through this file and so through `hwq.kernels`: the same bits on every
+machine, path and thread count.
 float16 and bfloat16 operands are widened (exactly), accumulated in float32, and the result is rounded once; float64
 stays NumPy's.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq import kernels
 from hwq.graph import Array
 
 __all__ = ["convolve", "integer_matmul", "matmul", "total", "windows", "wrap_int32"]
@@ -24,14 +26,14 @@ def matmul(a: Array, b: Array) -> Array:
         return integer_matmul(a, b).astype(a.dtype)
     if a.dtype == np.float64:
         return np.matmul(a, b)
-    return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+    return kernels.matmul_f32(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
 
 
 def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """Sum over `axes`; float32 in the fixed order, integers wrap in their own type."""
     if x.dtype == np.float64 or x.dtype.kind in "iu":
         return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=x.dtype))
-    return np.asarray(x.astype(np.float32).sum(axis=axes, keepdims=keepdims, dtype=np.float32)).astype(x.dtype)
+    return np.asarray(kernels.sum_f32(x.astype(np.float32), axes, keepdims=keepdims)).astype(x.dtype)
 
 
 def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
@@ -73,20 +75,29 @@ def padded(x: Array, begin: Sequence[int], end: Sequence[int], value: Any = 0) -
 def convolve(x: Array, weight: Array, begin: Sequence[int], end: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
              groups: int, counts: Sequence[int], bias: Array | None = None) -> Array:
     """Convolution of `x` [N, C, *space] by `weight` [M, C / groups, *kernel]; integers give int64 (padding is 0)."""
-    integer = x.dtype.kind in "iu"
-    view = windows(padded(x, begin, end), weight.shape[2:], strides, dilations, counts)
+    rank = len(counts)
+    if rank <= 3 and (x.dtype in (np.float32, np.float16) or x.dtype.name == "bfloat16"):
+        packed = kernels.pack_conv(weight.astype(np.float32), groups=groups)
+        offsets = None if bias is None else bias.astype(np.float32)
+        return kernels.conv2d(x.astype(np.float32, copy=False), packed, strides=strides, pads=(*begin, *end), dilations=dilations,
+                              bias=offsets).astype(x.dtype, copy=False)
+    result = _by_windows(padded(x, begin, end), weight, strides, dilations, groups, counts)
+    return result if bias is None else result + bias.reshape(-1, *([1] * rank)).astype(result.dtype)
+
+
+def _by_windows(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int, counts: Sequence[int]) -> Array:
+    """Convolution of padded `x` as products of gathered windows, one image at a time to bound their memory."""
+    view = windows(x, weight.shape[2:], strides, dilations, counts)
     batch, channels, rank = x.shape[0], x.shape[1], len(counts)
     positions, taps = int(np.prod(counts, dtype=np.int64)), int(np.prod(weight.shape[2:], dtype=np.int64))
     made, each = weight.shape[0], channels // groups
-    result = np.empty((batch, groups, positions, made // groups), np.int64 if integer else x.dtype)
+    result = np.empty((batch, groups, positions, made // groups), np.int64 if x.dtype.kind in "iu" else x.dtype)
     order = (*range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
-    for image in range(batch):  # one image at a time bounds the memory of the gathered windows
+    multiply = integer_matmul if x.dtype.kind in "iu" else matmul
+    for image in range(batch):
         for group in range(groups):
             part = view[image : image + 1, group * each : (group + 1) * each]
             rows = part.transpose(0, *order).reshape(positions, each * taps)
             filters = weight[group * (made // groups) : (group + 1) * (made // groups)].reshape(made // groups, each * taps)
-            result[image, group] = integer_matmul(rows, filters.T) if integer else matmul(rows, filters.T)
-    stacked = result.transpose(0, 1, 3, 2).reshape(batch, made, *counts)
-    if bias is None:
-        return stacked
-    return stacked + bias.reshape(-1, *([1] * rank)).astype(stacked.dtype)
+            result[image, group] = multiply(rows, filters.T)
+    return result.transpose(0, 1, 3, 2).reshape(batch, made, *counts)
