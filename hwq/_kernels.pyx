@@ -64,7 +64,7 @@ cdef extern from "hwq/kernels.h" nogil:
     ctypedef struct hwq_conv:
         hwq_window window
         int64_t batch, channels, out_channels, groups
-        int32_t layout, a_type, a_zero_point
+        int32_t layout, a_type, a_zero_point, depthwise
         const void *x
         const hwq_packed *weights
         const int16_t *taps_s16
@@ -367,10 +367,12 @@ def conv(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_
     inputs = c.window.in_[0] * c.window.in_[1] * c.window.in_[2]
     total = batch * c.window.out[0] * c.window.out[1] * c.window.out[2]
     k = c.window.kernel[0] * c.window.kernel[1] * c.window.kernel[2]
+    if depthwise and not groups == channels == out_channels:
+        raise ValueError("depthwise weights take one channel a group")
     if first < 0 or last > total:
         raise ValueError("positions outside the output")
     c.batch, c.channels, c.out_channels, c.groups, c.layout = batch, channels, out_channels, groups, layout
-    c.a_type, c.a_zero_point, c.first, c.last = a_type, a_zero_point, first, last
+    c.a_type, c.a_zero_point, c.depthwise, c.first, c.last = a_type, a_zero_point, depthwise, first, last
     c.x = v.read(x, batch * inputs * channels * _size(a_type))
     if a_type == HWQ_F32:
         if depthwise:

@@ -1,59 +1,15 @@
 /* Convolution as blocks of GEMM: up to 64 output positions are gathered into rows (tap, channel), multiplied, and finished.
  * Channel-first images are turned channel-last in the workspace, and finished blocks are turned back. No intrinsics: the
  * GEMM and the epilogue underneath are those of the chosen path. */
+#include "conv.h"
+#include "epilogue.h"
 #include "isa.h"
 #include "window.h"
 
 #include <string.h>
 
-enum { ROWS = 64, ALIGN = 64 };
-
-static int64_t aligned(int64_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
-static int64_t type_size(int32_t type) { return type <= HWQ_S8 ? 1 : type <= HWQ_S16 ? 2 : 4; }
-
-typedef struct {
-    int64_t element, out_element, depth, taps, k, image, rows, tile, gemm; /* sizes in bytes from `image` on */
-} shape;
-
-static shape measure(const hwq_conv *c)
-{
-    shape s;
-    s.element = type_size(c->a_type);
-    s.out_element = c->a_type == HWQ_F32 ? 4 : type_size(c->epilogue->out_type);
-    s.depth = c->channels / c->groups;
-    s.taps = hwq_window_taps(&c->window);
-    s.k = s.taps * s.depth;
-    s.image = c->layout == HWQ_NCHW ? aligned(hwq_window_inputs(&c->window) * c->channels * s.element) : 0;
-    s.rows = aligned(ROWS * s.k * s.element);
-    s.tile = c->layout == HWQ_NCHW ? aligned(ROWS * (c->out_channels / c->groups) * s.out_element) : 0;
-    s.gemm = c->a_type == HWQ_F32 ? 0 : hwq_gemm_workspace(s.k);
-    return s;
-}
-
-int64_t hwq_conv_workspace(const hwq_conv *conv)
-{
-    const shape s = measure(conv);
-    return s.image + s.rows + s.tile + s.gemm;
-}
-
-/* to[column][row] = from[row][column], in squares that keep both sides in cache. */
-static void transpose(int64_t element, int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
-{
-    enum { SIDE = 16 };
-    for (int64_t top = 0; top < rows; top += SIDE)
-        for (int64_t left = 0; left < columns; left += SIDE) {
-            const int64_t bottom = top + SIDE < rows ? top + SIDE : rows, right = left + SIDE < columns ? left + SIDE : columns;
-            for (int64_t j = left; j < right; j++)
-                for (int64_t i = top; i < bottom; i++) {
-                    const int64_t f = i * from_stride + j, t = j * to_stride + i;
-                    if (element == 1) to[t] = from[f];
-                    else memcpy(to + t * element, from + f * element, element == 2 ? 2 : 4);
-                }
-        }
-}
-
 /* Rows [first, first + count) of one group: every tap's channels, padding filled with the zero point (float: with +0). */
-static void gather(const hwq_conv *c, const shape *s, const char *image, int64_t group, int64_t first, int64_t count, char *rows)
+static void gather(const hwq_conv *c, const hwq_conv_shape *s, const char *image, int64_t group, int64_t first, int64_t count, char *rows)
 {
     const hwq_window *w = &c->window;
     const int64_t pixel_bytes = c->channels * s->element, run = s->depth * s->element;
@@ -89,7 +45,7 @@ static int pointwise(const hwq_window *w)
     return 1;
 }
 
-static void multiply(const hwq_conv *c, const shape *s, int64_t group, int64_t count, const char *a, int64_t a_stride,
+static void multiply(const hwq_conv *c, const hwq_conv_shape *s, int64_t group, int64_t count, const char *a, int64_t a_stride,
                      const hwq_epilogue *epilogue, char *out, int64_t out_stride, void *workspace)
 {
     const int64_t n = c->out_channels / c->groups;
@@ -107,22 +63,9 @@ static void multiply(const hwq_conv *c, const shape *s, int64_t group, int64_t c
     else hwq_gemm_s8s8(&args);
 }
 
-/* The residual has the output's layout, so it joins per image (channel-first: per channel) once the outputs are there. */
-static void add_residual(const hwq_conv *c, int64_t image, int64_t first, int64_t last)
-{
-    const hwq_binary *op = c->epilogue->residual_op;
-    const int64_t outputs = hwq_window_outputs(&c->window), size = type_size(op->b_type), out_size = type_size(op->out_type);
-    const int64_t lines = c->layout == HWQ_NHWC ? 1 : c->out_channels, step = c->layout == HWQ_NHWC ? c->out_channels : 1;
-    for (int64_t line = 0; line < lines; line++) {
-        const int64_t at = image * outputs * c->out_channels + line * outputs + first * step;
-        char *out = (char *)c->out + at * out_size;
-        hwq_binary_run(op, (last - first) * step, out, 1, (const char *)c->epilogue->residual + at * size, 1, out);
-    }
-}
-
 static void convolve(const hwq_conv *c)
 {
-    const shape s = measure(c);
+    const hwq_conv_shape s = hwq_conv_measure(c);
     const int64_t outputs = hwq_window_outputs(&c->window), inputs = hwq_window_inputs(&c->window), n = c->out_channels / c->groups;
     const int direct = pointwise(&c->window);
     char *image_space = c->workspace, *rows = image_space + s.image, *tile = rows + s.rows, *gemm = tile + s.tile;
@@ -132,11 +75,11 @@ static void convolve(const hwq_conv *c)
         const int64_t number = at / outputs, begin = at % outputs, end = c->last - at + begin < outputs ? c->last - at + begin : outputs;
         const char *image = (const char *)c->x + number * inputs * c->channels * s.element;
         if (c->layout == HWQ_NCHW) {
-            transpose(s.element, c->channels, inputs, image, inputs, image_space, c->channels);
+            hwq_transpose(s.element, c->channels, inputs, image, inputs, image_space, c->channels);
             image = image_space;
         }
-        for (int64_t first = begin; first < end; first += ROWS) {
-            const int64_t count = end - first < ROWS ? end - first : ROWS;
+        for (int64_t first = begin; first < end; first += HWQ_CONV_ROWS) {
+            const int64_t count = end - first < HWQ_CONV_ROWS ? end - first : HWQ_CONV_ROWS;
             for (int64_t group = 0; group < c->groups; group++) {
                 const char *a = rows;
                 int64_t a_stride = s.k;
@@ -148,11 +91,11 @@ static void convolve(const hwq_conv *c)
                 } else {
                     multiply(c, &s, group, count, a, a_stride, &epilogue, tile, n, gemm);
                     char *out = (char *)c->out + ((number * c->out_channels + group * n) * outputs + first) * s.out_element;
-                    transpose(s.out_element, count, n, tile, n, out, outputs);
+                    hwq_transpose(s.out_element, count, n, tile, n, out, outputs);
                 }
             }
         }
-        if (c->epilogue && c->epilogue->residual_op) add_residual(c, number, begin, end);
+        if (c->epilogue && c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);
         at += end - begin;
     }
 }

@@ -1,9 +1,9 @@
 /* Convolution, depthwise convolution and pooling, the plain reading: one output at a time. */
-#include "fixedpoint.h"
+#include "epilogue.h"
 #include "isa.h"
 #include "window.h"
 
-static inline int64_t type_size(int32_t type) { return type <= HWQ_S8 ? 1 : type <= HWQ_S16 ? 2 : 4; }
+#include <math.h>
 
 /* Index of (image, pixel, channel) in either layout. */
 static inline int64_t at(int32_t layout, int64_t image, int64_t pixel, int64_t channel, int64_t pixels, int64_t channels)
@@ -21,8 +21,8 @@ static void finish_one(const hwq_conv *c, int64_t image, int64_t position, int64
     const int64_t i = at(c->layout, image, position, channel, hwq_window_outputs(&c->window), c->out_channels);
     const int32_t value = (int32_t)(acc + (c->bias ? (uint32_t)c->bias[channel] : 0));
     hwq_epilogue e = *c->epilogue;
-    if (e.residual_op) e.residual = (const char *)e.residual + i * type_size(e.residual_op->b_type);
-    hwq_requantize(&e, 1, 1, channel, &value, HWQ_S32, 1, (char *)c->out + i * type_size(e.out_type), 1);
+    if (e.residual_op) e.residual = (const char *)e.residual + i * hwq_type_size(e.residual_op->b_type);
+    hwq_requantize(&e, 1, 1, channel, &value, HWQ_S32, 1, (char *)c->out + i * hwq_type_size(e.out_type), 1);
 }
 
 void hwq_conv_s32__ref(const hwq_conv *c)
@@ -60,7 +60,7 @@ void hwq_conv_s32__ref(const hwq_conv *c)
 void hwq_depthwise_s32__ref(const hwq_conv *c)
 {
     const hwq_window *w = &c->window;
-    const int64_t outputs = hwq_window_outputs(w), inputs = hwq_window_inputs(w), multiplier = c->out_channels / c->channels;
+    const int64_t outputs = hwq_window_outputs(w), inputs = hwq_window_inputs(w);
     for (int64_t i = c->first; i < c->last; i++) {
         const int64_t image = i / outputs, position = i % outputs;
         int64_t origin[3];
@@ -73,7 +73,7 @@ void hwq_depthwise_s32__ref(const hwq_conv *c)
                     for (int64_t t2 = 0; t2 < w->kernel[2]; t2++, tap += c->out_channels) {
                         const int64_t pixel = hwq_window_pixel(w, origin, t0, t1, t2);
                         if (pixel < 0) continue;
-                        acc += (uint32_t)(centered(c, at(c->layout, image, pixel, channel / multiplier, inputs, c->channels)) * c->taps_s16[tap]);
+                        acc += (uint32_t)(centered(c, at(c->layout, image, pixel, channel, inputs, c->channels)) * c->taps_s16[tap]);
                     }
             finish_one(c, image, position, channel, acc);
         }
@@ -119,8 +119,7 @@ void hwq_conv_f32__ref(const hwq_conv *c)
 
 void hwq_depthwise_f32__ref(const hwq_conv *c)
 {
-    const int64_t multiplier = c->out_channels / c->channels;
     for (int64_t i = c->first; i < c->last; i++)
         for (int64_t channel = 0; channel < c->out_channels; channel++)
-            float_one(c, i, channel, c->weights_f32 + channel, 1, channel / multiplier, HWQ_LANES * c->out_channels, c->out_channels);
+            float_one(c, i, channel, c->weights_f32 + channel, 1, channel, HWQ_LANES * c->out_channels, c->out_channels);
 }

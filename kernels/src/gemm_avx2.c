@@ -6,6 +6,7 @@
  * Bounds: a is packed as a - za in [-255, 255], b in [-128, 127], so a + b in [-383, 382] fits int16, a pair of products
  * < 2^19 fits int32, and every later sum is modulo 2^32, where the identity is exact. Any signedness, any zero point.
  * Per 32 MACs: 2 vpaddw, 1 vpmaddwd, 1 vpaddd; plain widening needs 2 vpmaddwd, 2 vpaddd, and CPUs have fewer multipliers. */
+#include "epilogue.h"
 #include "isa.h"
 
 #if HWQ_X86
@@ -105,7 +106,7 @@ static inline void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zer
     const int64_t k = w->k, n = w->n, k4 = (k + 3) / 4 * 4, base = args->group * n;
     const int8_t *packed = w->quads + args->group * hwq_packed_bytes(k, n);
     const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
-    const int64_t out_size = args->epilogue->out_type <= HWQ_S8 ? 1 : args->epilogue->out_type <= HWQ_S16 ? 2 : 4;
+    const int64_t out_size = hwq_type_size(args->epilogue->out_type);
     scratch s = {.block = args->workspace, .panels = (int16_t *)((int32_t *)args->workspace + ROWS * COLUMNS)};
 
     for (int64_t top = 0; top < args->m; top += ROWS) {
@@ -135,10 +136,7 @@ static inline void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zer
                 default: break;
                 }
             }
-            hwq_epilogue epilogue = *args->epilogue;
-            if (epilogue.residual_op)
-                epilogue.residual = (const char *)epilogue.residual +
-                                    (top * epilogue.residual_stride + first) * (epilogue.residual_op->b_type <= HWQ_S8 ? 1 : 2);
+            const hwq_epilogue epilogue = hwq_epilogue_at(args->epilogue, top, first);
             hwq_requantize(&epilogue, rows, last - first, base + first, s.block, HWQ_S32, COLUMNS,
                            (char *)args->out + (top * args->out_stride + first) * out_size, args->out_stride);
         }

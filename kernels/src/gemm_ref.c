@@ -1,4 +1,5 @@
 /* Integer and float GEMM, the plain reading. */
+#include "epilogue.h"
 #include "isa.h"
 
 #include <math.h>
@@ -13,7 +14,7 @@ static inline void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zer
     const int8_t *quads = w->quads + args->group * hwq_packed_bytes(k, n);
     const int32_t *zero_points = w->zero_points ? w->zero_points + args->group * n : NULL;
     const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
-    const size_t out_size = args->epilogue->out_type <= HWQ_S8 ? 1 : args->epilogue->out_type <= HWQ_S16 ? 2 : 4;
+    const int64_t out_size = hwq_type_size(args->epilogue->out_type);
     int32_t *block = args->workspace;
     for (int64_t row = 0; row < args->m; row++) {
         const uint8_t *a = (const uint8_t *)args->a + row * args->a_stride;
@@ -35,12 +36,9 @@ static inline void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zer
                     block[column + j - first] = (int32_t)(acc[j] + bias - shift);
                 }
             }
-            hwq_epilogue tile = *args->epilogue;
-            if (tile.residual_op)
-                tile.residual = (const char *)tile.residual +
-                                (row * tile.residual_stride + first) * (tile.residual_op->b_type <= HWQ_S8 ? 1 : 2);
+            const hwq_epilogue tile = hwq_epilogue_at(args->epilogue, row, first);
             hwq_requantize(&tile, 1, last - first, args->group * n + first, block, HWQ_S32, COLUMNS,
-                           (char *)args->out + (row * args->out_stride + first) * (int64_t)out_size, args->out_stride);
+                           (char *)args->out + (row * args->out_stride + first) * out_size, args->out_stride);
         }
     }
 }

@@ -20,7 +20,8 @@
     X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
-#define HWQ_ROW_avx2(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(conv_s32, ) X(conv_f32, )
+#define HWQ_ROW_avx2(X)                                                                                                       \
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(conv_s32, ) X(conv_f32, ) X(depthwise_s32, ) X(depthwise_f32, ) X(requantize, )
 #define HWQ_ROW_avxvnni(X)
 #define HWQ_ROW_avx512vnni(X)
 #define HWQ_ROW_neon(X)
@@ -49,6 +50,8 @@ HWQ_OPS(HWQ_DECLARE)
 #undef HWQ_DECLARE
 hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2;
 hwq_gemm_f32_fn hwq_gemm_f32__avx2;
+hwq_requantize_fn hwq_requantize__avx2;
+hwq_conv_fn hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2;
 hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
 #define hwq_conv_s32__avx2 hwq_conv_s32__blocked
 #define hwq_conv_f32__avx2 hwq_conv_f32__blocked

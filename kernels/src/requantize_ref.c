@@ -1,4 +1,5 @@
 /* The epilogue, the plain reading: accumulators to int32, float32 or clamped small integers, then table, then residual. */
+#include "epilogue.h"
 #include "fixedpoint.h"
 #include "isa.h"
 
@@ -35,7 +36,7 @@ static inline int32_t round_one(const hwq_epilogue *e, int64_t acc, int64_t chan
 void hwq_requantize__ref(const hwq_epilogue *e, int64_t rows, int64_t columns, int64_t first_column, const void *acc,
                          int32_t acc_type, int64_t acc_stride, void *out, int64_t out_stride)
 {
-    const int64_t out_size = e->out_type <= HWQ_S8 ? 1 : e->out_type <= HWQ_S16 ? 2 : 4;
+    const int64_t out_size = hwq_type_size(e->out_type);
     for (int64_t row = 0; row < rows; row++) {
         char *line = (char *)out + row * out_stride * out_size;
         const int32_t *narrow = (const int32_t *)acc + row * acc_stride;
@@ -52,11 +53,7 @@ void hwq_requantize__ref(const hwq_epilogue *e, int64_t rows, int64_t columns, i
             for (int64_t i = 0; i < columns; i++)
                 store(line, e->out_type, i, round_one(e, acc_type == HWQ_S64 ? wide[i] : narrow[i], first_column + i));
         }
-        if (e->lut) hwq_lut(columns, (uint8_t *)line, e->out_type == HWQ_S8 ? 0x80 : 0, e->lut, (uint8_t *)line);
-        if (e->residual_op) {
-            const int64_t size = e->residual_op->b_type <= HWQ_S8 ? 1 : 2;
-            hwq_binary_run(e->residual_op, columns, line, 1, (const char *)e->residual + row * e->residual_stride * size, 1, line);
-        }
+        hwq_finish_row(e, row, columns, line);
     }
 }
 

@@ -155,10 +155,11 @@ typedef struct {
     int32_t layout;              /* of input and output */
     int32_t a_type;              /* HWQ_U8, HWQ_S8, HWQ_F32 */
     int32_t a_zero_point;        /* also the value of padding, so that padding adds nothing */
+    int32_t depthwise;           /* one channel in and out per group: taps_s16 or, float, weights_f32 hold taps x channels */
     const void *x;
     const hwq_packed *weights;   /* k ordered (tap, input channel of the group); groups of out_channels / groups columns */
-    const int16_t *taps_s16;     /* depthwise: taps x out_channels, w - zw; channel c reads input c / multiplier */
-    const float *weights_f32;    /* hwq_pack_f32 of every group, or taps x out_channels for depthwise */
+    const int16_t *taps_s16;     /* w - zw */
+    const float *weights_f32;    /* hwq_pack_f32 of every group, unless depthwise */
     const int32_t *bias;
     const float *bias_f32;
     const hwq_epilogue *epilogue;/* NULL for HWQ_F32 */
@@ -169,7 +170,7 @@ typedef struct {
 
 int64_t hwq_conv_workspace(const hwq_conv *conv);
 void hwq_conv_s32(const hwq_conv *conv);       /* u8 or s8 input, any groups, packed weights */
-void hwq_depthwise_s32(const hwq_conv *conv);  /* u8 or s8 input, groups == channels, taps_s16 */
+void hwq_depthwise_s32(const hwq_conv *conv);  /* u8 or s8 input */
 void hwq_conv_f32(const hwq_conv *conv);       /* fixed order over (tap, channel); padding is +0 and takes part */
 void hwq_depthwise_f32(const hwq_conv *conv);
 

@@ -1,0 +1,63 @@
+/* What every convolution driver shares: turning layouts, and the residual that has the output's layout. */
+#include "conv.h"
+
+#include "epilogue.h"
+#include "window.h"
+
+#include <string.h>
+
+hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
+{
+    const int64_t block = c->channels < HWQ_DEPTHWISE_BLOCK ? HWQ_DEPTHWISE_BLOCK : c->channels;
+    hwq_conv_shape s;
+    s.element = hwq_type_size(c->a_type);
+    s.out_element = c->a_type == HWQ_F32 ? 4 : hwq_type_size(c->epilogue->out_type);
+    s.depth = c->channels / c->groups;
+    s.k = hwq_window_taps(&c->window) * s.depth;
+    s.image = c->layout == HWQ_NCHW ? hwq_align(hwq_window_inputs(&c->window) * c->channels * s.element) : 0;
+    if (c->depthwise) {
+        s.rows = block * 4;
+        s.tile = c->layout == HWQ_NCHW ? block * 4 : 0;
+        s.gemm = 0;
+    } else {
+        s.rows = hwq_align(HWQ_CONV_ROWS * s.k * s.element);
+        s.tile = c->layout == HWQ_NCHW ? hwq_align(HWQ_CONV_ROWS * (c->out_channels / c->groups) * s.out_element) : 0;
+        s.gemm = c->a_type == HWQ_F32 ? 0 : hwq_gemm_workspace(s.k);
+    }
+    return s;
+}
+
+int64_t hwq_conv_workspace(const hwq_conv *conv)
+{
+    const hwq_conv_shape s = hwq_conv_measure(conv);
+    return s.image + s.rows + s.tile + s.gemm;
+}
+
+/* to[column][row] = from[row][column], in squares that keep both sides in cache. */
+void hwq_transpose(int64_t element, int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
+{
+    enum { SIDE = 16 };
+    for (int64_t top = 0; top < rows; top += SIDE)
+        for (int64_t left = 0; left < columns; left += SIDE) {
+            const int64_t bottom = top + SIDE < rows ? top + SIDE : rows, right = left + SIDE < columns ? left + SIDE : columns;
+            for (int64_t j = left; j < right; j++)
+                for (int64_t i = top; i < bottom; i++) {
+                    const int64_t f = i * from_stride + j, t = j * to_stride + i;
+                    if (element == 1) to[t] = from[f];
+                    else memcpy(to + t * element, from + f * element, element == 2 ? 2 : 4);
+                }
+        }
+}
+
+/* The residual has the output's layout, so it joins per image (channel-first: per channel) once the outputs are there. */
+void hwq_conv_residual(const hwq_conv *c, int64_t image, int64_t first, int64_t last)
+{
+    const hwq_binary *op = c->epilogue->residual_op;
+    const int64_t outputs = hwq_window_outputs(&c->window), size = hwq_type_size(op->b_type), out_size = hwq_type_size(op->out_type);
+    const int64_t lines = c->layout == HWQ_NHWC ? 1 : c->out_channels, step = c->layout == HWQ_NHWC ? c->out_channels : 1;
+    for (int64_t line = 0; line < lines; line++) {
+        const int64_t at = image * outputs * c->out_channels + line * outputs + first * step;
+        char *out = (char *)c->out + at * out_size;
+        hwq_binary_run(op, (last - first) * step, out, 1, (const char *)c->epilogue->residual + at * size, 1, out);
+    }
+}
