@@ -209,7 +209,7 @@ class Accelerator:
 
 
 # The base unit of each dimension: what `replace` takes.
-_BASE_UNITS = {dimension: unit for unit, (dimension, factor) in reversed(UNITS.items()) if factor == 1.0}
+_BASE_UNITS = {dimension: unit for unit, (dimension, factor) in reversed(list(UNITS.items())) if factor == 1.0}
 
 
 def find(name: PathLike | Accelerator) -> Accelerator:

@@ -1,0 +1,194 @@
+"""GPUs in closed form: tiles and waves against L2 and DRAM, and a launch for every kernel.
+
+For a product of M x K by K x N on S multiprocessors, a tile T_m x T_n of the result per thread block, K split s ways:
+
+    K'     = K with its channels padded to the layout's vector, then to K steps of 64 bytes
+    blocks = groups ceil(M / T_m) ceil(N / T_n) s
+    waves  = ceil(blocks / S)                                  blocks that share an SM share its matrix unit
+    t_math = waves T_m T_n ceil(K' / s) / (rate eff(tile) f)
+    t_L2   = (blocks bytes(T_m, T_n, K' / s) + 8 s M N groups [s > 1]) / L2 bandwidth
+    t_DRAM = bytes that L2 does not hold / (DRAM bandwidth efficiency)
+    t      = launch + max(t_math, t_L2, t_DRAM), the least over tiles and s, as a builder's profiler picks it
+
+What is left out: shared-memory bank conflicts, instruction issue, clocks that change with temperature, kernels that
+overlap. Structure as in LLMCompass (Zhang et al., ISCA 2024); tile efficiencies are the machine file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.simulators.accelerator import Accelerator
+from hwq.simulators.memory import ceil_divide, offchip_bytes, stripe_passes
+
+__all__ = ["HOST_MEMORY", "K_STEP_BYTES", "MEMORIES", "SPLITS", "TERMS", "evaluate", "padded_bytes", "parameters"]
+
+Column = NDArray[Any]
+
+TERMS = ("launch", "compute", "vector", "l2", "stall", "reformat")
+
+# Where the traffic of layers that the host runs is counted.
+HOST_MEMORY = "dram"
+
+MEMORIES: Mapping[str, tuple[str, str]] = {"dram": ("offchip", "dram.kind"), "l2": ("sram", "l2.capacity")}
+
+# Bytes of K that one step of the main loop takes from each operand: one 64-byte row of a tile in shared memory.
+K_STEP_BYTES = 64
+# Ways to cut K over thread blocks; partial sums in 32 bits cross L2 once each way.
+SPLITS = (1, 2, 4, 8, 16)
+# Operators that only change representation: their time is the price of a layout or of an unfused Q/DQ.
+REFORMATS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "Cast"})
+
+
+def parameters(machine: Accelerator) -> dict[str, Any]:
+    """What `evaluate` reads of a machine: numbers in base units (any but the tiles may become an array)."""
+    return {
+        "sms": machine.value("sm.count"),
+        "vector": machine.value("sm.vector"),
+        "clock": machine.clock,
+        "l2": machine.value("l2.capacity") * machine.value("l2.share"),
+        "l2_bandwidth": machine.value("l2.bandwidth"),
+        "dram": machine.value("dram.bandwidth") * machine.value("dram.efficiency", 1.0),
+        "launch": machine.value("launch"),
+        "alignment": int(machine.value("alignment")),
+        "tiles": machine.tiles,
+    }
+
+
+def padded_bytes(channels: Any, bits: Any, vector: int) -> Any:
+    """Bytes of one position's channels in a packed layout: a power of two up to `vector` bytes, then multiples of it.
+
+    TensorRT packs C to 32 bytes (NC/32HW32 for int8, NC/16HW16 for float16) and has narrower formats for few channels.
+    """
+    raw = ceil_divide(channels * bits, 8)
+    narrow = 2 ** np.ceil(np.log2(np.maximum(raw, 1))).astype(np.int64)
+    return np.where(raw < vector, narrow, ceil_divide(raw, vector) * vector)
+
+
+def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[str, Column]:
+    """Cost of every layer on every configuration.
+
+    Parameters
+    ----------
+    columns : mapping
+        Columns of Work, those of `hwq.simulators.memory.place`, and ``rate`` (MACs per cycle and SM).
+    given : mapping
+        `parameters`; numbers may be arrays that broadcast against the columns.
+
+    Returns
+    -------
+    dict
+        As `hwq.simulators.systolic.evaluate`.
+    """
+    product = columns["kind"] == "gemm"
+    dram = _dram(columns, given, product)
+    dram_seconds = sum(dram.values()) / given["dram"]
+    math, moved_a, moved_b, sums = _best_tile(columns, given, dram_seconds)
+    scalar = columns["vector_operations"] + columns["epilogue_operations"] + columns["zero_point_operations"]
+    scalar = np.where(product, 0, scalar + columns["macs"])  # depthwise kernels multiply outside the matrix units
+    vector = scalar / (given["sms"] * given["vector"] * given["clock"])
+    l2 = {
+        "traffic.l2.input": np.where(product, moved_a, columns["input_bytes"]),
+        "traffic.l2.weight": np.where(product, moved_b, columns["weight_bytes"]),
+        "traffic.l2.other": columns["other_bytes"] + 0 * moved_a,
+        "traffic.l2.output": columns["output_bytes"] + 0 * moved_a,
+        "traffic.l2.sum": np.where(product, sums, 0),
+    }
+    l2_seconds = sum(l2.values()) / given["l2_bandwidth"]
+    busy = np.where(product, math, vector)
+    body = np.maximum(busy, np.maximum(l2_seconds, dram_seconds))
+    by_dram = (dram_seconds > busy) & (dram_seconds >= l2_seconds)
+    by_l2 = (l2_seconds > busy) & ~by_dram
+    seconds = given["launch"] + body
+    reformat = np.isin(columns["op"].astype(str), list(REFORMATS))
+    terms = {
+        "launch": given["launch"] + 0 * body,
+        "reformat": np.where(reformat, body, 0),
+        "compute": np.where(product, busy, 0),
+        "vector": np.where(product | reformat, 0, busy),
+        "l2": np.where(by_l2 & ~reformat, body - busy, 0),
+        "stall": np.where(by_dram & ~reformat, body - busy, 0),
+    }
+    unit = np.where(product, "compute", "vector")
+    bound = np.where(by_dram, "dram", np.where(by_l2, "l2", unit))
+    bound = np.where(given["launch"] > body, "launch", bound)
+    # Shared memory takes every byte that leaves L2 once in and once out; its energy is not counted apart from L2's.
+    result = {
+        "cycles": np.ceil(seconds * given["clock"]).astype(np.int64),
+        "seconds": seconds,
+        "bound": bound.astype(object),
+    }
+    result |= {f"term.{name}": values for name, values in terms.items()}
+    return result | {f"traffic.dram.{name}": values for name, values in dram.items()} | l2
+
+
+def _dram(columns: Mapping[str, Column], given: Mapping[str, Any], product: Column) -> dict[str, Column]:
+    """Bytes over DRAM by operand. Activations lie padded; what L2 holds from layer to layer does not cross."""
+    crossing = offchip_bytes(columns, given["l2"])
+    padded = dict(crossing)
+    for name in ("input", "output"):
+        channels = columns[f"{name}_c"]
+        elements = columns[f"{name}_elements"]
+        packed = (channels > 1) & (elements % channels == 0)
+        vectors = (
+            elements // np.maximum(channels, 1) * padded_bytes(channels, columns[f"{name}_bits"], given["alignment"])
+        )
+        padded[name] = np.where(packed & (crossing[name] > 0), np.maximum(crossing[name], vectors), crossing[name])
+    half = given["l2"] / 2
+    far = (columns["input_live"] > given["l2"]) & product
+    first = padded["input"] * stripe_passes(padded["weight"], half) + padded["weight"]
+    second = padded["input"] + padded["weight"] * stripe_passes(padded["input"], half)
+    keep_weights = far & (first < second)
+    keep_input = far & ~keep_weights
+    table = {
+        "input": np.where(keep_weights, first - padded["weight"], padded["input"]),
+        "weight": np.where(keep_input, second - padded["input"], padded["weight"]),
+        "other": padded["other"],
+        "output": padded["output"],
+        "bias": columns["bias_bytes"],
+        "scale": columns["scale_bytes"] + columns["table_bytes"],
+    }
+    return {name: values + 0 * padded["input"] for name, values in table.items()}
+
+
+def _best_tile(columns: Mapping[str, Column], given: Mapping[str, Any], dram_seconds: Column) -> tuple[Column, ...]:
+    """Seconds of the matrix units, L2 bytes of both operands and of partial sums, for the quickest tile and split."""
+    product = columns["kind"] == "gemm"
+    m, n, k, groups = (np.where(product, columns[name], 1) for name in ("m", "n", "k", "groups"))
+    taps = np.maximum(columns["kernel_h"] * columns["kernel_w"], 1)
+    taps = np.where(k % taps == 0, taps, 1)
+    a_bits, b_bits = columns["input_bits"], columns["weight_bits"]
+    bits = np.maximum(a_bits, b_bits)
+    row_bytes = taps * padded_bytes(k // taps, bits, given["alignment"])
+    steps = ceil_divide(row_bytes, K_STEP_BYTES)
+    per_step = K_STEP_BYTES * 8 // bits
+    # A kernel of several taps reads its input window once: L1 catches the overlap, so stride decides what is new.
+    fresh = np.minimum(taps, columns["stride_h"] * columns["stride_w"]) / taps
+    best = None
+    for rows, cols, efficiency in given["tiles"]:
+        for split in SPLITS:
+            share = ceil_divide(steps, split)
+            blocks = groups * ceil_divide(m, rows) * ceil_divide(n, cols) * split
+            waves = np.ceil(blocks / given["sms"])
+            math = waves * (rows * cols) * (share * per_step) / (columns["rate"] * efficiency * given["clock"])
+            moved_a = np.ceil(blocks * rows * share * per_step * a_bits / 8 * fresh)
+            moved_b = np.ceil(blocks * cols * share * per_step * b_bits / 8)
+            sums = groups * m * n * (8.0 * split if split > 1 else 0.0)
+            l2 = (moved_a + moved_b + sums + columns["other_bytes"] + columns["output_bytes"]) / given["l2_bandwidth"]
+            found = (math, moved_a, moved_b, sums + 0 * moved_a)
+            seconds = np.maximum(np.maximum(math, l2), dram_seconds)
+            # Among equals the least math, then the least L2 traffic: order of the file otherwise.
+            rank = seconds + 1e-6 * math + 1e-9 * l2
+            if best is None:
+                best, least = found, rank
+                continue
+            better = rank < least
+            best = tuple(np.where(better, new, old) for new, old in zip(found, best, strict=True))
+            least = np.where(better, rank, least)
+    assert best is not None  # the reader asked for a tile
+    math, moved_a, moved_b, sums = best
+    return math, moved_a.astype(np.int64), moved_b.astype(np.int64), sums.astype(np.int64)
