@@ -1,7 +1,7 @@
 """Placement: which values of a float graph a plan stores as integers, and which of them share one scale.
 
-The rules follow what integer runtimes fuse. A matrix operator and the clamp behind it are one step, so the stored value is the one
-behind the clamp; an operator that only moves values keeps the scale of its input; sums and products of activations are integer
+The rules follow what integer runtimes fuse. A matrix operator and what its epilogue can do (a MatMul's bias vector or scalar factor, a
+clamp) are one step, so the stored value is the last one; an operator that only moves values keeps the scale of its input; sums and products of activations are integer
 where every operand is; what no rule names is a float island between a DequantizeLinear and the next QuantizeLinear.
 """
 
@@ -98,7 +98,7 @@ class _Placer:
     def __init__(self, graph: Graph, plan: Plan, dialect: Dialect):
         self.graph, self.plan, self.dialect = graph, plan, dialect
         self.made = Placement()
-        self.chains: dict[str, tuple[Node, ...]] = {}  # head -> head and the clamps behind it
+        self.chains: dict[str, tuple[Node, ...]] = {}  # head -> head and what its epilogue does
         self.ends: dict[str, tuple[Node, ...]] = {}  # last tensor of a chain -> chain
         self.given = {tensor for tensor in graph.tensors if self._floating(tensor) and plan.gives_scale(tensor, self._makers(tensor))}
 
@@ -162,17 +162,20 @@ class _Placer:
                 return tuple(chain)
             follower = readers[0]
             clamps = follower.op in CLAMPS and follower.inputs[0] == value and not any(map(self._computed, filter(None, follower.inputs[1:])))
-            if not (clamps or (len(chain) == 1 and self._adds_bias(head, follower, value))) or follower.domain:
+            affine = head.op == "MatMul" and chain[-1].op not in CLAMPS and self._affine(follower, value)
+            if follower.domain or not (clamps or affine):
                 return tuple(chain)
             chain.append(follower)
 
-    def _adds_bias(self, head: Node, follower: Node, value: str) -> bool:
-        """Whether `follower` adds a constant vector along the last axis to a MatMul's result."""
-        if head.op != "MatMul" or follower.op != "Add":
+    def _affine(self, follower: Node, value: str) -> bool:
+        """Whether `follower` adds a constant vector along the last axis, or scales by a constant number."""
+        if follower.op not in {"Add", "Mul", "Div"} or (follower.op == "Div" and follower.inputs[0] != value):
             return False
         other = follower.inputs[1] if follower.inputs[0] == value else follower.inputs[0]
         shape = self.graph.tensors[other].shape
-        return self._parameter(other) and self.graph.tensors[other].concrete and all(dim == 1 for dim in shape[:-1])
+        if not self._parameter(other) or not self.graph.tensors[other].concrete:
+            return False
+        return all(dim == 1 for dim in (shape[:-1] if follower.op == "Add" else shape))
 
     def _matrix(self, node: Node) -> None:
         chain = self.chains[node.name]
@@ -238,7 +241,9 @@ class _Placer:
 
     def _tie(self, one: str, other: str) -> None:
         points, (first, second) = self.made.points, (self._root(one), self._root(other))
-        if one not in points or other not in points or first == second or (first in self.given and second in self.given):
+        if one not in points or other not in points or first == second:
+            return
+        if first in self.given and second in self.given and _value(points[first]) != _value(points[second]):
             return
         if (points[one].dtype, points[one].symmetric) == (points[other].dtype, points[other].symmetric):
             # A scale that the plan gives leads its group.
@@ -273,6 +278,11 @@ class _Placer:
             if (channels is not None and bias is not None and plain and self._parameter(bias.name) and bias.shape == (channels,)
                     and node.inputs[0] in self.made.points and self.chains[node.name][-1].outputs[0] in self.made.points):
                 self.made.biases[node.name] = 2
+
+
+def _value(how: Activations) -> tuple[object, ...]:
+    """Everything that makes two given quantizations the same."""
+    return how.dtype, how.symmetric, how.scale, how.zero_point
 
 
 def _axes(node: Node, slot: int, rank: int) -> tuple[int | None, int | None]:

@@ -1,0 +1,136 @@
+"""Reading the plan that a quantized graph obeys: every stored tensor as a rule with its exact scale."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.errors import Error, NotSupportedYet
+from hwq.graph import BITS, Graph, Quantization, Tensor
+from hwq.names import display_name
+
+__all__ = ["float_name", "read"]
+
+# The suffix that hwq and onnxruntime's tool give to stored tensors.
+_SUFFIX = re.compile(r"_quantized(_\d+)?$")
+
+
+def read(graph: Graph) -> dict[str, Any]:
+    """The plan of a quantized graph, as the plain values of a plan file.
+
+    Everything is float by default; each stored weight and activation has a rule of its own, named by the tensor of the float
+    model, that gives type, granularity, scale and zero point. int32 biases have none: their scale follows from the others.
+
+    Raises
+    ------
+    Error
+        The graph is not quantized, or its scales are unset.
+    NotSupportedYet
+        Something that a plan cannot say yet: activations per channel, one value stored twice.
+    """
+    stored = [tensor for tensor in graph.tensors.values() if tensor.quantization is not None and _used(graph, tensor.name)]
+    if not stored:
+        raise Error("the graph is not quantized, so there is no plan to read", where=f"graph {graph.name}",
+                    remedy="give a quantized graph; Plan.uniform makes a plan for a float one")
+    rules: list[dict[str, Any]] = []
+    seen: dict[str, str] = {}
+    for tensor in stored:
+        assert tensor.quantization is not None
+        name = float_name(graph, tensor.name)
+        if _parameter(graph, tensor.name):
+            if tensor.dtype in {"int32", "int64"}:
+                continue
+            match = {"tensor": _literal(name)}
+            if seen.setdefault(name, tensor.name) != tensor.name:
+                # Two stored versions of one weight: the later one is told by its reader.
+                match["name"] = _literal(_reader(graph, tensor.name))
+            rules.append({"match": match, "weights": _weights(tensor, tensor.quantization)})
+            continue
+        producer = graph.producers.get(tensor.name)
+        behind = None if producer is None or producer.op != "QuantizeLinear" else graph.producers.get(producer.inputs[0])
+        if seen.setdefault(name, tensor.name) != tensor.name or (behind is not None and behind.op == "DequantizeLinear"):
+            raise NotSupportedYet("reading a plan from a graph that stores one value in two types", where=f"tensor {display_name(tensor.name)}",
+                                  remedy="keep the plan that the graph was made from")
+        rules.append({"match": {"tensor": _literal(name)}, "activations": _activations(tensor, tensor.quantization)})
+    return {
+        "schema": 1, "dialect": graph.dialect,
+        "default": {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}},
+        "layers": rules,
+    }  # fmt: skip
+
+
+def float_name(graph: Graph, stored: str) -> str:
+    """The float model's name of a stored tensor: what its QuantizeLinear reads, a model output's own name, or the name without suffix."""
+    producer = graph.producers.get(stored)
+    for reader in graph.consumers.get(stored, ()):
+        if reader.op == "DequantizeLinear" and reader.outputs[0] in graph.outputs:
+            return reader.outputs[0]
+    if producer is not None and producer.op == "QuantizeLinear":
+        return producer.inputs[0]
+    return _SUFFIX.sub("", stored)
+
+
+def _parameter(graph: Graph, name: str) -> bool:
+    return name not in graph.producers and name not in graph.inputs
+
+
+def _used(graph: Graph, name: str) -> bool:
+    return name in graph.consumers or name in graph.outputs
+
+
+def _reader(graph: Graph, stored: str) -> str:
+    """The operator that reads a stored weight, through its DequantizeLinear where there is one."""
+    node = graph.consumers[stored][0]
+    if node.op == "DequantizeLinear" and node.outputs[0] in graph.consumers:
+        node = graph.consumers[node.outputs[0]][0]
+    return node.name
+
+
+def _literal(name: str) -> str:
+    """A glob that fits `name` only."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _weights(tensor: Tensor, how: Quantization) -> dict[str, Any]:
+    granularity: Any = {"group": how.block} if how.block is not None else "tensor" if how.axis is None else "channel"
+    return {"dtype": tensor.dtype, "granularity": granularity, "symmetric": _symmetric(tensor, how), **_values(tensor, how)}
+
+
+def _activations(tensor: Tensor, how: Quantization) -> dict[str, Any]:
+    if how.dynamic:
+        return {"dtype": tensor.dtype, "mode": "dynamic", "symmetric": how.zero_point is None}
+    if how.axis is not None:
+        raise NotSupportedYet("activations with one scale a channel", where=f"tensor {display_name(tensor.name)}",
+                              remedy="plans give activations one scale")
+    return {"dtype": tensor.dtype, "mode": "static", "symmetric": _symmetric(tensor, how), **_values(tensor, how)}
+
+
+def _symmetric(tensor: Tensor, how: Quantization) -> bool:
+    """Whether every zero point is the middle of the type."""
+    middle = (1 << (BITS[tensor.dtype] - 1)) if tensor.dtype.startswith("u") else 0
+    return bool((_zero_points(tensor, how) == middle).all())
+
+
+def _zero_points(tensor: Tensor, how: Quantization) -> NDArray[np.int32]:
+    if not how.known:
+        raise Error("this tensor's scale is unset", where=f"tensor {display_name(tensor.name)}",
+                    why="the graph was planned for cost only, or the scale is computed at run time", remedy="read the plan from a calibrated graph")
+    return how.zero_points()
+
+
+def _values(tensor: Tensor, how: Quantization) -> dict[str, Any]:
+    zeros = [int(value) for value in _zero_points(tensor, how).reshape(-1)]
+    scales = [_exact(value) for value in how.scales().reshape(-1)]
+    found: dict[str, Any] = {"scale": scales[0] if how.scales().ndim == 0 else scales}
+    if any(zeros):
+        found["zero_point"] = zeros[0] if how.scales().ndim == 0 else zeros
+    return found
+
+
+def _exact(value: np.float32) -> float:
+    """The shortest decimal that reads back to the same float32 bits, through float64."""
+    short = float(str(value))
+    return short if np.float32(short) == value else float(value)
