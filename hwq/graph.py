@@ -37,6 +37,13 @@ BITS: Mapping[str, int] = MappingProxyType({
 })  # fmt: skip
 
 
+# Names in ml_dtypes of the floats that NumPy lacks.
+_SMALL_FLOATS: Mapping[str, str] = MappingProxyType({
+    "bfloat16": "bfloat16", "float4e2m1": "float4_e2m1fn", "float8e4m3fn": "float8_e4m3fn", "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2", "float8e5m2fnuz": "float8_e5m2fnuz", "float8e8m0": "float8_e8m0fnu",
+})  # fmt: skip
+
+
 def carrier(dtype: str) -> np.dtype[Any]:
     """NumPy dtype that holds elements of `dtype`, one a slot; sub-byte integers are carried by int8 / uint8."""
     if dtype in {"int2", "int4"}:
@@ -45,13 +52,11 @@ def carrier(dtype: str) -> np.dtype[Any]:
         return np.dtype(np.uint8)
     if dtype == "string":
         return np.dtype(object)
-    if dtype == "bfloat16" or dtype.startswith(("float8", "float4")):
+    if dtype in _SMALL_FLOATS:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, {"float4e2m1": "float4_e2m1fn", "float8e4m3fn": "float8_e4m3fn",
-                                            "float8e4m3fnuz": "float8_e4m3fnuz", "float8e5m2": "float8_e5m2",
-                                            "float8e5m2fnuz": "float8_e5m2fnuz", "float8e8m0": "float8_e8m0fnu",
-                                            "bfloat16": "bfloat16"}[dtype]))
+        small: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _SMALL_FLOATS[dtype]))
+        return small
     return np.dtype(dtype)
 
 

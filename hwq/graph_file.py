@@ -43,8 +43,17 @@ def _content(array: Array) -> bytes | memoryview:
 
 
 def _node_parts(node: Node) -> list[Any]:
-    return [node.op, node.domain, node.name, node.origin, node.layout, list(node.inputs), list(node.outputs),
-            {key: _plain(value) for key, value in sorted(node.attributes.items())}, [_node_parts(part) for part in node.body]]
+    return [
+        node.op,
+        node.domain,
+        node.name,
+        node.origin,
+        node.layout,
+        list(node.inputs),
+        list(node.outputs),
+        {key: _plain(value) for key, value in sorted(node.attributes.items())},
+        [_node_parts(part) for part in node.body],
+    ]
 
 
 def _tensor_parts(tensor: Tensor) -> list[Any]:
@@ -110,15 +119,33 @@ def _packed(value: Any, arrays: dict[str, Array]) -> Any:
 
 
 def _packed_node(node: Node, arrays: dict[str, Array]) -> list[Any]:
-    return [node.op, node.name, node.inputs, node.outputs, _packed(dict(node.attributes), arrays), node.domain, node.origin,
-            node.layout, [_packed_node(part, arrays) for part in node.body]]
+    return [
+        node.op,
+        node.name,
+        node.inputs,
+        node.outputs,
+        _packed(dict(node.attributes), arrays),
+        node.domain,
+        node.origin,
+        node.layout,
+        [_packed_node(part, arrays) for part in node.body],
+    ]
 
 
 def _packed_tensor(tensor: Tensor, arrays: dict[str, Array]) -> list[Any]:
     quantization = tensor.quantization
-    planned = None if quantization is None else [
-        quantization.dtype, _packed(quantization.scale, arrays), _packed(quantization.zero_point, arrays), quantization.axis,
-        quantization.block, quantization.storage]
+    planned = (
+        None
+        if quantization is None
+        else [
+            quantization.dtype,
+            _packed(quantization.scale, arrays),
+            _packed(quantization.zero_point, arrays),
+            quantization.axis,
+            quantization.block,
+            quantization.storage,
+        ]
+    )
     return [tensor.name, tensor.dtype, tensor.shape, _packed(tensor.data, arrays), planned, tensor.known_shape]
 
 
@@ -126,21 +153,37 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Graph:
     """Read a graph; see `Graph.load`."""
     arrays = read_npz(path, MAX_BYTES if max_bytes is None else max_bytes)
     if HEADER not in arrays:
-        raise Error("this archive holds no saved graph", where=str(path), why=f"it has no member {HEADER}",
-                    remedy="give a file that Graph.save wrote")
+        raise Error(
+            "this archive holds no saved graph",
+            where=str(path),
+            why=f"it has no member {HEADER}",
+            remedy="give a file that Graph.save wrote",
+        )
     try:
         header = json.loads(arrays[HEADER].tobytes())
         if header["version"] != VERSION:
-            raise Error(f"the saved graph has layout version {header['version']}, this hwq reads {VERSION}", where=str(path),
-                        remedy="load and save it with the hwq that wrote it, or import the model again")
-        return Graph([_unpacked_node(part, arrays) for part in header["nodes"]],
-                     [_unpacked_tensor(part, arrays) for part in header["tensors"]],
-                     [str(name) for name in header["inputs"]], [str(name) for name in header["outputs"]],
-                     name=str(header["name"]), form=header["form"], dialect=str(header["dialect"]),
-                     source=_unpacked(header["source"], arrays))
+            raise Error(
+                f"the saved graph has layout version {header['version']}, this hwq reads {VERSION}",
+                where=str(path),
+                remedy="load and save it with the hwq that wrote it, or import the model again",
+            )
+        return Graph(
+            [_unpacked_node(part, arrays) for part in header["nodes"]],
+            [_unpacked_tensor(part, arrays) for part in header["tensors"]],
+            [str(name) for name in header["inputs"]],
+            [str(name) for name in header["outputs"]],
+            name=str(header["name"]),
+            form=header["form"],
+            dialect=str(header["dialect"]),
+            source=_unpacked(header["source"], arrays),
+        )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise Error("the saved graph is damaged", where=str(path), why=f"{type(error).__name__}: {error}",
-                    remedy="save it again") from error
+        raise Error(
+            "the saved graph is damaged",
+            where=str(path),
+            why=f"{type(error).__name__}: {error}",
+            remedy="save it again",
+        ) from error
 
 
 def _unpacked(value: Any, arrays: Mapping[str, Array]) -> Any:
@@ -174,8 +217,17 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _unpacked_node(part: list[Any], arrays: Mapping[str, Array]) -> Node:
     op, name, inputs, outputs, attributes, domain, origin, layout, body = part
-    return Node(str(op), str(name), tuple(map(str, inputs)), tuple(map(str, outputs)), _unpacked(attributes, arrays), str(domain),
-                str(origin), layout, tuple(_unpacked_node(inner, arrays) for inner in body))
+    return Node(
+        str(op),
+        str(name),
+        tuple(map(str, inputs)),
+        tuple(map(str, outputs)),
+        _unpacked(attributes, arrays),
+        str(domain),
+        str(origin),
+        layout,
+        tuple(_unpacked_node(inner, arrays) for inner in body),
+    )
 
 
 def _unpacked_tensor(part: list[Any], arrays: Mapping[str, Array]) -> Tensor:
@@ -187,5 +239,7 @@ def _unpacked_tensor(part: list[Any], arrays: Mapping[str, Array]) -> Tensor:
     quantization = None
     if planned is not None:
         stored, scale, zero_point, axis, block, storage = planned
-        quantization = Quantization(stored, _unpacked(scale, arrays), _unpacked(zero_point, arrays), axis, block, storage)
+        quantization = Quantization(
+            stored, _unpacked(scale, arrays), _unpacked(zero_point, arrays), axis, block, storage
+        )
     return Tensor(str(name), str(dtype), shape, data, quantization, bool(known_shape))

@@ -18,7 +18,7 @@ from hwq.ops.evaluate import evaluate
 __all__ = ["HwqBackend", "HwqRep", "carried", "prepare", "run_model", "supports_device"]
 
 
-class HwqRep(BackendRep):  # type: ignore[misc]
+class HwqRep(BackendRep):
     """One loaded model."""
 
     def __init__(self, graph: Graph):
@@ -33,7 +33,11 @@ class HwqRep(BackendRep):  # type: ignore[misc]
             The inputs do not fit the model.
         """
         given = inputs if isinstance(inputs, Mapping) else dict(zip(self.graph.inputs, inputs, strict=True))
-        feeds = {name: carried(value, self.graph.tensors[name].dtype) for name, value in given.items() if name in self.graph.tensors}
+        feeds = {
+            name: carried(value, self.graph.tensors[name].dtype)
+            for name, value in given.items()
+            if name in self.graph.tensors
+        }
         found = evaluate(self.graph, feeds)
         return tuple(found[name] for name in self.graph.outputs)
 
@@ -52,7 +56,7 @@ def carried(given: Any, dtype: str) -> Array:
     return value
 
 
-class HwqBackend(Backend):  # type: ignore[misc]
+class HwqBackend(Backend):
     """The `onnx.backend.base.Backend` interface."""
 
     @classmethod

@@ -29,10 +29,16 @@ def sort_nodes(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor], inputs: t
             if not output:
                 continue
             if output in maker or output in inputs:
-                raise Error("this value is made twice", where=f"tensor {output}", why=f"node {display_name(node.name)} makes it again",
-                            remedy="give every node output a name of its own")
+                raise Error(
+                    "this value is made twice",
+                    where=f"tensor {output}",
+                    why=f"node {display_name(node.name)} makes it again",
+                    remedy="give every node output a name of its own",
+                )
             if output not in tensors:
-                raise Error("a node makes a value that the graph does not declare", where=f"node {node.name}, output {output}")
+                raise Error(
+                    "a node makes a value that the graph does not declare", where=f"node {node.name}, output {output}"
+                )
             maker[output] = index
     known = set(inputs) | {name for name, tensor in tensors.items() if name not in maker}
     waiting: list[int] = []
@@ -41,9 +47,12 @@ def sort_nodes(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor], inputs: t
         needed = {maker[value] for value in node.inputs if value and value in maker}
         for value in node.inputs:
             if value and value not in maker and value not in known:
-                raise Error("a node reads a value that nothing makes", where=f"node {node.name}, input {value}",
-                            why="it is neither a graph input, nor an initializer, nor a node's output",
-                            remedy="the file is damaged or was cut out of a larger model; export it again")
+                raise Error(
+                    "a node reads a value that nothing makes",
+                    where=f"node {node.name}, input {value}",
+                    why="it is neither a graph input, nor an initializer, nor a node's output",
+                    remedy="the file is damaged or was cut out of a larger model; export it again",
+                )
         waiting.append(len(needed))
         for other in needed:
             readers.setdefault(other, []).append(index)
@@ -58,6 +67,10 @@ def sort_nodes(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor], inputs: t
                 heapq.heappush(ready, reader)
     if len(order) != len(nodes):
         stuck = next(node for index, node in enumerate(nodes) if waiting[index] > 0)
-        raise Error("the nodes form a cycle", where=f"node {stuck.name}", why="it waits, through others, for its own output",
-                    remedy="a model must be acyclic; export it again")
+        raise Error(
+            "the nodes form a cycle",
+            where=f"node {stuck.name}",
+            why="it waits, through others, for its own output",
+            remedy="a model must be acyclic; export it again",
+        )
     return tuple(nodes[index] for index in order)

@@ -21,8 +21,13 @@ _SIGNATURES = (
 )  # fmt: skip
 
 
-def load(model: str | os.PathLike[str], shapes: Mapping[str, Sequence[int]] | None = None, *, weights: bool = True,
-         max_bytes: int = MAX_BYTES) -> Graph:
+def load(
+    model: str | os.PathLike[str],
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    weights: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> Graph:
     """Load a model as a graph in source form.
 
     Parameters
@@ -64,8 +69,12 @@ def load(model: str | os.PathLike[str], shapes: Mapping[str, Sequence[int]] | No
     if data[:2] == b"PK":
         return _archive(path, shapes, max_bytes)
     if data[:1] == b"\x80" and data[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
-        raise NotSupportedYet("import of pickled PyTorch modules", where=name, why="unpickling runs code from the file",
-                              remedy="export the module with torch.onnx.export")
+        raise NotSupportedYet(
+            "import of pickled PyTorch modules",
+            where=name,
+            why="unpickling runs code from the file",
+            remedy="export the module with torch.onnx.export",
+        )
     for signature, what in _SIGNATURES:
         if data.startswith(signature):
             raise Error(f"this is {what}, not a model", where=name, remedy="give an ONNX model")
@@ -90,6 +99,12 @@ def _archive(path: Path, shapes: Mapping[str, Sequence[int]] | None, max_bytes: 
         graph = Graph.load(path, max_bytes)
         return infer_shapes(graph, shapes) if shapes else graph
     if any(member.endswith(("data.pkl", "archive_format", "constants.pkl")) for member in members):
-        raise NotSupportedYet("import of PyTorch archives", where=str(path), remedy="export the module with torch.onnx.export")
-    raise Error("this archive holds no model", where=str(path), why="it has neither a saved graph nor a PyTorch module",
-                remedy="give an ONNX model, not compressed")
+        raise NotSupportedYet(
+            "import of PyTorch archives", where=str(path), remedy="export the module with torch.onnx.export"
+        )
+    raise Error(
+        "this archive holds no model",
+        where=str(path),
+        why="it has neither a saved graph nor a PyTorch module",
+        remedy="give an ONNX model, not compressed",
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hwq.errors import Error
 from hwq.files import MAX_BYTES
@@ -26,12 +26,21 @@ __all__ = ["MIN_OPSET", "read"]
 MIN_OPSET = 13
 # ONNX's own domain has two spellings.
 _OWN = ("", "ai.onnx")
-_SPATIAL = frozenset({"Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"})
+_SPATIAL = frozenset(
+    {"Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
+)
 _CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
-def read(source: bytes | onnx.ModelProto, *, name: str = "model", folder: Path | None = None,
-         shapes: Mapping[str, Sequence[int]] | None = None, max_bytes: int = MAX_BYTES, file: str = "") -> Graph:
+def read(
+    source: bytes | onnx.ModelProto,
+    *,
+    name: str = "model",
+    folder: Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    max_bytes: int = MAX_BYTES,
+    file: str = "",
+) -> Graph:
     """Read an ONNX model.
 
     Parameters
@@ -67,18 +76,39 @@ def read(source: bytes | onnx.ModelProto, *, name: str = "model", folder: Path |
             where = f"{display_name(file)}: {error.where}" if error.where else file
             raise type(error)(error.what, where=where, why=error.why, remedy=error.remedy) from error
         raise
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError, RecursionError, MemoryError) as error:
-        raise Error("the ONNX model is damaged", where=file or None, why=f"{type(error).__name__}: {error}",
-                    remedy="export it again") from error
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise Error(
+            "the ONNX model is damaged",
+            where=file or None,
+            why=f"{type(error).__name__}: {error}",
+            remedy="export it again",
+        ) from error
 
 
 def _parsed(data: bytes) -> onnx.ModelProto:
     try:
-        model = onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise Error("this is no ONNX model, or a damaged one", why=f"protobuf: {error}", remedy="give an ONNX file, whole and not compressed") from error
+        raise Error(
+            "this is no ONNX model, or a damaged one",
+            why=f"protobuf: {error}",
+            remedy="give an ONNX file, whole and not compressed",
+        ) from error
     if not model.HasField("graph") or not model.opset_import:
-        raise Error("this is no ONNX model", why="it holds no graph or names no operator set", remedy="give an ONNX file, whole and not compressed")
+        raise Error(
+            "this is no ONNX model",
+            why="it holds no graph or names no operator set",
+            remedy="give an ONNX file, whole and not compressed",
+        )
     return model
 
 
@@ -98,11 +128,19 @@ def _opset(model: onnx.ModelProto) -> int:
         raise Error("the model names no version of ONNX's operator set", where="opset_import", remedy="export it again")
     version = max(versions)
     if version < MIN_OPSET:
-        raise Error(f"the model uses opset {version}, hwq reads {MIN_OPSET} to {newest}", where="opset_import",
-                    why="operators changed their meaning before", remedy=f"convert it: onnx.version_converter.convert_version(model, {MIN_OPSET})")
+        raise Error(
+            f"the model uses opset {version}, hwq reads {MIN_OPSET} to {newest}",
+            where="opset_import",
+            why="operators changed their meaning before",
+            remedy=f"convert it: onnx.version_converter.convert_version(model, {MIN_OPSET})",
+        )
     if version > newest:
-        raise Error(f"the model uses opset {version}, hwq reads {MIN_OPSET} to {newest}", where="opset_import",
-                    why=f"the installed onnx {onnx.__version__} knows no newer one", remedy="export with an older opset, or upgrade onnx")
+        raise Error(
+            f"the model uses opset {version}, hwq reads {MIN_OPSET} to {newest}",
+            where="opset_import",
+            why=f"the installed onnx {onnx.__version__} knows no newer one",
+            remedy="export with an older opset, or upgrade onnx",
+        )
     return version
 
 
@@ -120,8 +158,11 @@ class _Reader:
         """Constants of the graph."""
         graph = self.model.graph
         if graph.sparse_initializer:
-            raise Error("sparse initializers are not supported", where=f"initializer {graph.sparse_initializer[0].values.name}",
-                        remedy="export dense weights")
+            raise Error(
+                "sparse initializers are not supported",
+                where=f"initializer {graph.sparse_initializer[0].values.name}",
+                remedy="export dense weights",
+            )
         for tensor in graph.initializer:
             where = f"initializer {tensor.name}"
             if not tensor.name:
@@ -154,8 +195,12 @@ class _Reader:
         name = self._unique(proto.name or f"{proto.op_type}_{index}")
         where = f"node {display_name(name)} (type {display_name(proto.op_type)}, domain {display_name(domain or 'ai.onnx')})"
         if proto.op_type in _CONTROL and not domain:
-            raise Error(f"operator {proto.op_type} is not supported", where=where, why="hwq runs and costs straight-line graphs; it has subgraphs",
-                        remedy="export the model without control flow")
+            raise Error(
+                f"operator {proto.op_type} is not supported",
+                where=where,
+                why="hwq runs and costs straight-line graphs; it has subgraphs",
+                remedy="export the model without control flow",
+            )
         if not proto.output:
             raise Error("the node makes nothing", where=where)
         attributes, types = attributes_of(proto, where, self.budget)
@@ -166,8 +211,18 @@ class _Reader:
         while inputs and not inputs[-1]:
             inputs.pop()
         _normalize(proto.op_type, attributes, types, where)
-        self.nodes.append(Node(proto.op_type, name, tuple(inputs), tuple(proto.output), attributes, domain, proto.name,
-                               "NCHW" if proto.op_type in _SPATIAL else ""))
+        self.nodes.append(
+            Node(
+                proto.op_type,
+                name,
+                tuple(inputs),
+                tuple(proto.output),
+                attributes,
+                domain,
+                proto.name,
+                "NCHW" if proto.op_type in _SPATIAL else "",
+            )
+        )
 
     def _unique(self, name: str) -> str:
         found, count = name, 1
@@ -180,13 +235,24 @@ class _Reader:
         if len(attributes) != 1:
             raise Error("Constant needs exactly one value", where=where)
         ((kind, value),) = attributes.items()
-        made = {"value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32",
-                "value_string": "string", "value_strings": "string", "value": types.get("value")}.get(kind)
+        made = {
+            "value_int": "int64",
+            "value_ints": "int64",
+            "value_float": "float32",
+            "value_floats": "float32",
+            "value_string": "string",
+            "value_strings": "string",
+            "value": types.get("value"),
+        }.get(kind)
         if made is None:
             raise Error(f"Constant with attribute {kind} is not supported", where=where)
         if output in self.tensors:
-            raise Error("this value is made twice", where=f"tensor {output}", why=f"{where} makes it again",
-                        remedy="give every node output a name of its own")
+            raise Error(
+                "this value is made twice",
+                where=f"tensor {output}",
+                why=f"{where} makes it again",
+                remedy="give every node output a name of its own",
+            )
         data: Array = value if isinstance(value, np.ndarray) else np.array(value, carrier(made))
         self.tensors[output] = Tensor(output, made, data.shape, data)
 
@@ -212,8 +278,12 @@ def _described(value: onnx.ValueInfoProto, where: str) -> Tensor:
         It is no tensor, or of unknown type.
     """
     if value.type.WhichOneof("value") != "tensor_type":
-        raise Error("only tensors are supported", where=where, why=f"it is a {value.type.WhichOneof('value') or 'value without a type'}",
-                    remedy="export the model with tensor inputs and outputs")
+        raise Error(
+            "only tensors are supported",
+            where=where,
+            why=f"it is a {value.type.WhichOneof('value') or 'value without a type'}",
+            remedy="export the model with tensor inputs and outputs",
+        )
     stated = value.type.tensor_type
     dtype = dtype_of(stated.elem_type, where)
     if not stated.HasField("shape"):
@@ -247,13 +317,22 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
             if output and output not in reader.tensors:
                 reader.tensors[output] = stated.get(output) or Tensor(output, known_shape=False)
             elif output:
-                raise Error("this value is made twice", where=f"tensor {output}", why=f"node {display_name(node.name)} makes it again",
-                            remedy="give every node output a name of its own")
+                raise Error(
+                    "this value is made twice",
+                    where=f"tensor {output}",
+                    why=f"node {display_name(node.name)} makes it again",
+                    remedy="give every node output a name of its own",
+                )
     outputs = [value.name for value in model.graph.output]
     if not outputs:
         raise Error("the model has no output", where="graph", remedy="export it again")
-    source = {"format": "onnx", "graph": model.graph.name, "opset": opset, "ir_version": int(model.ir_version),
-              "producer": f"{model.producer_name} {model.producer_version}".strip()}
+    source = {
+        "format": "onnx",
+        "graph": model.graph.name,
+        "opset": opset,
+        "ir_version": int(model.ir_version),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+    }
     return Graph(reader.nodes, reader.tensors.values(), reader.inputs, outputs, name=name, dialect="ort", source=source)
 
 
@@ -279,7 +358,9 @@ def _typed(graph: Graph) -> Graph:
     nodes = []
     for node in graph.nodes:
         if node.op == "QuantizeLinear" and "output_dtype" not in node.attributes:
-            node = dataclasses.replace(node, attributes={**node.attributes, "output_dtype": graph.tensors[node.outputs[0]].dtype})
+            node = dataclasses.replace(
+                node, attributes={**node.attributes, "output_dtype": graph.tensors[node.outputs[0]].dtype}
+            )
         elif node.op == "CastLike" and "to" not in node.attributes:
             node = dataclasses.replace(node, attributes={**node.attributes, "to": graph.tensors[node.outputs[0]].dtype})
         nodes.append(node)
@@ -290,5 +371,3 @@ def read_file(data: bytes, path: Path, shapes: Mapping[str, Sequence[int]] | Non
     """Read the ONNX model in `data`, which was read from `path`."""
     graph = read(data, name=path.stem, folder=path.parent, shapes=shapes, max_bytes=max_bytes, file=str(path))
     return graph.replace(source={"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), **graph.source})
-
-

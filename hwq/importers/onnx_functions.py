@@ -48,26 +48,41 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _expanded(nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, onnx.FunctionProto], taken: set[str],
-              depth: int) -> Iterator[onnx.NodeProto]:
+def _expanded(
+    nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, onnx.FunctionProto], taken: set[str], depth: int
+) -> Iterator[onnx.NodeProto]:
     for index, node in enumerate(nodes):
         function = functions.get((_domain(node.domain), node.op_type, node.overload))
         if function is None:
             yield node
             continue
         if depth >= MAX_DEPTH:
-            raise Error("functions call each other too deeply", where=f"function {node.domain}::{node.op_type}",
-                        why=f"more than {MAX_DEPTH} levels; probably one calls itself")
+            raise Error(
+                "functions call each other too deeply",
+                where=f"function {node.domain}::{node.op_type}",
+                why=f"more than {MAX_DEPTH} levels; probably one calls itself",
+            )
         yield from _expanded(_body(node, function, taken, index), functions, taken, depth + 1)
 
 
 def _body(call: onnx.NodeProto, function: onnx.FunctionProto, taken: set[str], index: int) -> list[onnx.NodeProto]:
     scope = call.name or f"{call.op_type}_{index}"
     if len(call.input) > len(function.input) or len(call.output) > len(function.output):
-        raise Error("a call has more operands than its function", where=f"node {scope}, function {function.domain}::{function.name}")
+        raise Error(
+            "a call has more operands than its function",
+            where=f"node {scope}, function {function.domain}::{function.name}",
+        )
     names = {"": ""}
-    names.update({formal: call.input[place] if place < len(call.input) else "" for place, formal in enumerate(function.input)})
-    names.update({formal: call.output[place] for place, formal in enumerate(function.output) if place < len(call.output) and call.output[place]})
+    names.update(
+        {formal: call.input[place] if place < len(call.input) else "" for place, formal in enumerate(function.input)}
+    )
+    names.update(
+        {
+            formal: call.output[place]
+            for place, formal in enumerate(function.output)
+            if place < len(call.output) and call.output[place]
+        }
+    )
     given = {attribute.name: attribute for attribute in function.attribute_proto}
     given.update({attribute.name: attribute for attribute in call.attribute})
 
@@ -82,8 +97,12 @@ def _body(call: onnx.NodeProto, function: onnx.FunctionProto, taken: set[str], i
 
     body: list[onnx.NodeProto] = []
     for place, inner in enumerate(function.node):
-        copy = onnx.NodeProto(op_type=inner.op_type, domain=inner.domain, overload=inner.overload,
-                              name=f"{scope}/{inner.name or f'{inner.op_type}_{place}'}")
+        copy = onnx.NodeProto(
+            op_type=inner.op_type,
+            domain=inner.domain,
+            overload=inner.overload,
+            name=f"{scope}/{inner.name or f'{inner.op_type}_{place}'}",
+        )
         copy.input.extend(renamed(name) for name in inner.input)
         copy.output.extend(renamed(name) if name else "" for name in inner.output)
         for attribute in inner.attribute:

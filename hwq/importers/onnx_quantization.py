@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -23,8 +24,14 @@ def annotated(graph: Graph) -> Graph:
             found.setdefault(name, quantization)
     if not found:
         return graph
-    return graph.replace(tensors=[tensor if tensor.name not in found or tensor.quantization is not None
-                                  else dataclasses.replace(tensor, quantization=found[tensor.name]) for tensor in graph.tensors.values()])
+    return graph.replace(
+        tensors=[
+            tensor
+            if tensor.name not in found or tensor.quantization is not None
+            else dataclasses.replace(tensor, quantization=found[tensor.name])
+            for tensor in graph.tensors.values()
+        ]
+    )
 
 
 def _said(graph: Graph, node: Node) -> Iterator[tuple[str, Quantization]]:
@@ -32,7 +39,9 @@ def _said(graph: Graph, node: Node) -> Iterator[tuple[str, Quantization]]:
     if node.op in {"QuantizeLinear", "DequantizeLinear"}:
         stored = node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]
         axis = int(node.attributes.get("axis", 1))
-        yield from _quantization(graph, stored, names[1], names[2], axis, int(node.attributes.get("block_size", 0) or 0))
+        yield from _quantization(
+            graph, stored, names[1], names[2], axis, int(node.attributes.get("block_size", 0) or 0)
+        )
     elif node.op == "DynamicQuantizeLinear" and len(node.outputs) == 3:
         yield node.outputs[0], Quantization("uint8", node.outputs[1] or None, node.outputs[2] or None)
     elif node.op == "QLinearConv":
@@ -51,7 +60,9 @@ def _said(graph: Graph, node: Node) -> Iterator[tuple[str, Quantization]]:
         yield from _quantization(graph, names[1], "", names[3], second)
 
 
-def _quantization(graph: Graph, stored: str, scale: str, point: str, axis: int, block: int = 0) -> Iterator[tuple[str, Quantization]]:
+def _quantization(
+    graph: Graph, stored: str, scale: str, point: str, axis: int, block: int = 0
+) -> Iterator[tuple[str, Quantization]]:
     tensor = graph.tensors[stored]
     steps, points = _value(graph, scale), _value(graph, point)
     shape = _shape(steps if steps is not None else points, graph, scale or point)
@@ -64,12 +75,21 @@ def _quantization(graph: Graph, stored: str, scale: str, point: str, axis: int, 
         return  # per row and per column forms of a batched product have no place in Quantization
     if place is None:
         steps, points = _scalar(steps), _scalar(points)
-    yield stored, Quantization(tensor.dtype, steps if steps is not None else (scale or None), points if points is not None else (point or None),
-                               place, block or None, _storage(tensor))
+    yield (
+        stored,
+        Quantization(
+            tensor.dtype,
+            steps if steps is not None else (scale or None),
+            points if points is not None else (point or None),
+            place,
+            block or None,
+            _storage(tensor),
+        ),
+    )
 
 
-def _storage(tensor: Tensor) -> str:
-    return "packed" if tensor.constant and BITS[tensor.dtype] < 8 else "plain"  # type: ignore[return-value]
+def _storage(tensor: Tensor) -> Literal["plain", "packed"]:
+    return "packed" if tensor.constant and BITS[tensor.dtype] < 8 else "plain"
 
 
 def _value(graph: Graph, name: str) -> Array | None:
@@ -96,4 +116,12 @@ def _bias(graph: Graph, bias: str, x_scale: str, w_scale: str) -> Iterator[tuple
     if not bias or first is None or second is None or first.size != 1:
         return
     product = first.astype(np.float32).reshape(()) * second.astype(np.float32)
-    yield bias, Quantization("int32", np.asarray(product.reshape(()) if product.size == 1 else product), None, None if product.size == 1 else 0)
+    yield (
+        bias,
+        Quantization(
+            "int32",
+            np.asarray(product.reshape(()) if product.size == 1 else product),
+            None,
+            None if product.size == 1 else 0,
+        ),
+    )

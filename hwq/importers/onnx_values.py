@@ -54,8 +54,11 @@ class Budget:
         """
         self.left -= count
         if self.left < 0:
-            raise Error(f"the model's tensors take more than the bound of {self.max_bytes} bytes", where=where,
-                        remedy="raise --max-bytes (max_bytes=) if the model is what you think it is")
+            raise Error(
+                f"the model's tensors take more than the bound of {self.max_bytes} bytes",
+                where=where,
+                remedy="raise --max-bytes (max_bytes=) if the model is what you think it is",
+            )
 
 
 def dtype_of(code: int, where: str) -> str:
@@ -67,8 +70,12 @@ def dtype_of(code: int, where: str) -> str:
         It is undefined, unknown or complex.
     """
     if code not in DTYPES:
-        raise Error(f"element type {code} is not supported", where=where, why="it is undefined, complex or newer than this hwq",
-                    remedy="export the model with real or integer types")
+        raise Error(
+            f"element type {code} is not supported",
+            where=where,
+            why="it is undefined, complex or newer than this hwq",
+            remedy="export the model with real or integer types",
+        )
     return DTYPES[code]
 
 
@@ -83,8 +90,12 @@ def array_of(tensor: onnx.TensorProto, where: str, budget: Budget) -> tuple[str,
     dtype = dtype_of(tensor.data_type, where)
     dims = tuple(tensor.dims)
     if len(dims) > MAX_RANK or any(dim < 0 for dim in dims):
-        raise Error(f"the dimensions {display_name(list(dims[:8]))} are impossible", where=where,
-                    why="a dimension is negative, or there are too many", remedy="the file is damaged; export it again")
+        raise Error(
+            f"the dimensions {display_name(list(dims[:8]))} are impossible",
+            where=where,
+            why="a dimension is negative, or there are too many",
+            remedy="the file is damaged; export it again",
+        )
     count = 1
     for dim in dims:
         count *= dim
@@ -114,8 +125,12 @@ def _strings(tensor: onnx.TensorProto, dims: tuple[int, ...], count: int, where:
 
 
 def _mismatch(found: int, wanted: int, unit: str, where: str) -> Error:
-    return Error(f"the tensor holds {found} {unit}, its dimensions and type need {wanted}", where=where,
-                 why="data and dimensions disagree", remedy="the file is damaged or was edited; export it again")
+    return Error(
+        f"the tensor holds {found} {unit}, its dimensions and type need {wanted}",
+        where=where,
+        why="data and dimensions disagree",
+        remedy="the file is damaged or was edited; export it again",
+    )
 
 
 def _from_raw(raw: bytes, dtype: str, count: int, where: str) -> Array:
@@ -124,7 +139,9 @@ def _from_raw(raw: bytes, dtype: str, count: int, where: str) -> Array:
         raise _mismatch(len(raw), wanted, "bytes", where)
     if BITS[dtype] < 8:
         return unpack(np.frombuffer(raw, np.uint8), dtype, count)
-    return np.frombuffer(raw, carrier(dtype).newbyteorder("<") if carrier(dtype).kind in "iuf" else carrier(dtype)).astype(carrier(dtype), copy=False)
+    return np.frombuffer(
+        raw, carrier(dtype).newbyteorder("<") if carrier(dtype).kind in "iuf" else carrier(dtype)
+    ).astype(carrier(dtype), copy=False)
 
 
 def unpack(packed: Array, dtype: str, count: int) -> Array:
@@ -132,17 +149,22 @@ def unpack(packed: Array, dtype: str, count: int) -> Array:
     bits = BITS[dtype]
     each = 8 // bits
     shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
-    codes = ((packed.reshape(-1, 1) >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:count].astype(np.uint8)
+    codes: Array = ((packed.reshape(-1, 1) >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:count].astype(np.uint8)
     if dtype.startswith("float"):
         return codes.view(carrier(dtype))
     if dtype.startswith("int"):
         sign = np.uint8(1 << (bits - 1))
-        return ((codes ^ sign).astype(np.int8) - np.int8(sign)).astype(np.int8)
+        return np.asarray((codes ^ sign).astype(np.int8) - np.int8(sign))
     return codes
 
 
-_FIELDS: Mapping[str, str] = {"float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint64": "uint64_data",
-                              "uint32": "uint64_data"}
+_FIELDS: Mapping[str, str] = {
+    "float32": "float_data",
+    "float64": "double_data",
+    "int64": "int64_data",
+    "uint64": "uint64_data",
+    "uint32": "uint64_data",
+}
 
 
 def _from_field(tensor: onnx.TensorProto, dtype: str, count: int, where: str) -> Array:
@@ -153,11 +175,11 @@ def _from_field(tensor: onnx.TensorProto, dtype: str, count: int, where: str) ->
         raise _mismatch(len(values), stored, "values", where)
     if dtype in _FIELDS or dtype == "int32":
         return np.array(values, carrier(dtype)).reshape(-1)
-    codes = np.array(values, np.int32).reshape(-1)
+    codes: Array = np.array(values, np.int32).reshape(-1)
     if BITS[dtype] < 8:
         return unpack(codes.astype(np.uint8), dtype, count)
     if dtype == "bool":
-        return codes != 0
+        return np.not_equal(codes, 0)
     if dtype.startswith(("float", "bfloat")):
         return codes.astype(np.uint16 if BITS[dtype] == 16 else np.uint8).view(carrier(dtype))
     return codes.astype(carrier(dtype))
@@ -174,26 +196,42 @@ def _external(tensor: onnx.TensorProto, wanted: int, where: str, budget: Budget)
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if budget.folder is None:
-        raise Error("the tensor's data lie in another file", where=where, why="a model given as bytes has no folder",
-                    remedy="load the model from its file")
+        raise Error(
+            "the tensor's data lie in another file",
+            where=where,
+            why="a model given as bytes has no folder",
+            remedy="load the model from its file",
+        )
     folder = budget.folder.resolve()
     try:
         path = (folder / location).resolve()
         outside = not location or Path(location).is_absolute() or "\\" in location or not path.is_relative_to(folder)
         if outside or not path.is_file():
-            raise Error("the external data lie outside the model's folder" if outside else "the external data file is missing",
-                        where=f"{display_name(where)}, location {display_name(location)}",
-                        why="a model may only read files of its own folder" if outside else None, remedy="put the data file beside the model")
+            raise Error(
+                "the external data lie outside the model's folder" if outside else "the external data file is missing",
+                where=f"{display_name(where)}, location {display_name(location)}",
+                why="a model may only read files of its own folder" if outside else None,
+                remedy="put the data file beside the model",
+            )
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", wanted))
         size = path.stat().st_size
         if length != wanted or offset < 0 or offset + length > size:
-            raise Error(f"the external data do not fit: {wanted} bytes are needed, {length} from offset {offset} are claimed, "
-                        f"the file has {size}", where=where, remedy="the data file is damaged or belongs to another model")
+            raise Error(
+                f"the external data do not fit: {wanted} bytes are needed, {length} from offset {offset} are claimed, "
+                f"the file has {size}",
+                where=where,
+                remedy="the data file is damaged or belongs to another model",
+            )
         with path.open("rb") as stream:
             stream.seek(offset)
-            return stream.read(wanted)
+            found: bytes = stream.read(wanted)
+            return found
     except (OSError, ValueError, RuntimeError) as error:
-        raise Error("cannot read the external data", where=f"{display_name(where)}, location {display_name(location)}", why=f"{error}") from error
+        raise Error(
+            "cannot read the external data",
+            where=f"{display_name(where)}, location {display_name(location)}",
+            why=f"{error}",
+        ) from error
 
 
 def attributes_of(node: onnx.NodeProto, where: str, budget: Budget) -> tuple[dict[str, Any], dict[str, str]]:
@@ -226,7 +264,13 @@ def attributes_of(node: onnx.NodeProto, where: str, budget: Budget) -> tuple[dic
         elif kind == kinds.TENSOR:
             types[name], found[name] = array_of(attribute.t, f"{where}, attribute {name}", budget)
         else:
-            what = {kinds.GRAPH: "a subgraph", kinds.GRAPHS: "subgraphs", kinds.SPARSE_TENSOR: "a sparse tensor"}.get(kind, f"of type {kind}")
-            raise Error(f"operator {node.op_type} with an attribute that is {what} is not supported", where=f"{where}, attribute {name}",
-                        why="hwq runs and costs straight-line graphs", remedy="export the model without control flow and sparse tensors")
+            what = {kinds.GRAPH: "a subgraph", kinds.GRAPHS: "subgraphs", kinds.SPARSE_TENSOR: "a sparse tensor"}.get(
+                kind, f"of type {kind}"
+            )
+            raise Error(
+                f"operator {node.op_type} with an attribute that is {what} is not supported",
+                where=f"{where}, attribute {name}",
+                why="hwq runs and costs straight-line graphs",
+                remedy="export the model without control flow and sparse tensors",
+            )
     return found, types

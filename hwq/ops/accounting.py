@@ -11,7 +11,17 @@ import numpy as np
 from hwq.graph import Graph, Node, Quantization, Tensor
 from hwq.work import Kind, Work
 
-__all__ = ["ELEMENT_OPERATIONS", "changed", "is_parameter", "move", "multiply", "number", "precision_of", "vector", "view"]
+__all__ = [
+    "ELEMENT_OPERATIONS",
+    "changed",
+    "is_parameter",
+    "move",
+    "multiply",
+    "number",
+    "precision_of",
+    "vector",
+    "view",
+]
 
 # Scalar operations for one output element, counted from the formula; a transcendental (exp, tanh, erf, log, power,
 # root) or a division counts as one, as machines with a special-function unit issue it. Not listed: 1.
@@ -38,8 +48,19 @@ REQUANTIZE = 3
 # A residual in another scale: rescale it, add it.
 RESIDUAL = 2
 # Nodes whose value is a parameter if what they read is one.
-_CARRIERS = frozenset({"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze",
-                       "Flatten"})
+_CARRIERS = frozenset(
+    {
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "Transpose",
+        "Reshape",
+        "Cast",
+        "Identity",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+    }
+)
 
 
 def number(dim: int | str) -> int:
@@ -122,9 +143,9 @@ def _tensors(graph: Graph, names: Sequence[str]) -> list[Tensor]:
     return [graph.tensors[name] for name in dict.fromkeys(names) if name]
 
 
-def _geometry(graph: Graph, node: Node) -> dict[str, int]:
+def _geometry(graph: Graph, node: Node) -> dict[str, Any]:
     """Batch, height, width and channels of the first input and the first output."""
-    found: dict[str, int] = {}
+    found: dict[str, Any] = {}
     first = next((graph.tensors[name] for name in node.inputs if name and not _static(graph, name)), None)
     made = graph.tensors[node.outputs[0]]
     for side, tensor in (("input", first), ("output", made)):
@@ -174,13 +195,27 @@ def _body_operations(node: Node, main: str, outputs: int) -> tuple[int, tuple[st
     return operations, tuple(fused), requantized
 
 
-def multiply(node: Node, graph: Graph, *, kind: Kind, groups: int, m: int, k: int, n: int, first: int = 0, second: int = 1,
-             main: str | None = None, **geometry: int) -> Work:
+def multiply(
+    node: Node,
+    graph: Graph,
+    *,
+    kind: Kind,
+    groups: int,
+    m: int,
+    k: int,
+    n: int,
+    first: int = 0,
+    second: int = 1,
+    main: str | None = None,
+    **geometry: int,
+) -> Work:
     """The Work of a matrix product or convolution whose operands are ``node.inputs[first]`` and ``[second]``."""
     activation, weight = graph.tensors[node.inputs[first]], graph.tensors[node.inputs[second]]
     made = graph.tensors[node.outputs[0]]
     rest = [tensor for index, tensor in enumerate(_inputs(node, graph)) if tensor and index not in (first, second)]
-    biases = [tensor for tensor in rest if is_parameter(graph, tensor.name) and tensor.concrete and _is_bias(node, tensor)]
+    biases = [
+        tensor for tensor in rest if is_parameter(graph, tensor.name) and tensor.concrete and _is_bias(node, tensor)
+    ]
     others = [tensor for tensor in rest if not is_parameter(graph, tensor.name) and tensor.elements > 1]
     moving = not is_parameter(graph, node.inputs[second])
     precision = precision_of(activation, weight)
@@ -239,7 +274,11 @@ def vector(node: Node, graph: Graph, operations: int | None = None) -> Work:
     read = _tensors(graph, node.inputs)
     computed = [tensor for tensor in read if not is_parameter(graph, tensor.name)]
     known = [tensor for tensor in read if is_parameter(graph, tensor.name) and tensor.concrete]
-    scales = [tensor for tensor in known if node.op in {"QuantizeLinear", "DequantizeLinear"} and tensor.name in node.inputs[1:]]
+    scales = [
+        tensor
+        for tensor in known
+        if node.op in {"QuantizeLinear", "DequantizeLinear"} and tensor.name in node.inputs[1:]
+    ]
     weights = [tensor for tensor in known if tensor not in scales and tensor.dtype not in {"int64", "bool"}]
     if not computed and known:  # a parameter that is decoded at run time
         computed, weights = weights[:1] or known[:1], weights[1:]
@@ -273,8 +312,17 @@ def move(node: Node, graph: Graph, read: int | None = None) -> Work:
 
 def view(node: Node, graph: Graph) -> Work:
     """The Work of an op that only renames data: nothing."""
-    return changed(vector(node, graph, operations=0), kind="none", vector_operations=0, input_elements=0, weight_elements=0,
-                    other_elements=0, output_elements=0, scale_bytes=0, epilogue_operations=0)
+    return changed(
+        vector(node, graph, operations=0),
+        kind="none",
+        vector_operations=0,
+        input_elements=0,
+        weight_elements=0,
+        other_elements=0,
+        output_elements=0,
+        scale_bytes=0,
+        epilogue_operations=0,
+    )
 
 
 def changed(work: Work, **changes: Any) -> Work:

@@ -71,7 +71,9 @@ class Clip(Elementwise):
         low = inputs[1] if len(inputs) > 1 else None
         high = inputs[2] if len(inputs) > 2 else None
         result = x if low is None else np.maximum(x, low.reshape(()))
-        return [np.asarray(result if high is None else np.minimum(result, high.reshape(()))).astype(x.dtype, copy=False)]
+        return [
+            np.asarray(result if high is None else np.minimum(result, high.reshape(()))).astype(x.dtype, copy=False)
+        ]
 
 
 def _formula(node: Node, x: Any) -> Any:

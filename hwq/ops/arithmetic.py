@@ -25,7 +25,7 @@ def matmul(a: Array, b: Array) -> Array:
     if a.dtype.kind in "iu":
         return integer_matmul(a, b).astype(a.dtype)
     if a.dtype == np.float64:
-        return np.matmul(a, b)
+        return np.asarray(np.matmul(a, b))
     return kernels.matmul_f32(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
 
 
@@ -43,8 +43,8 @@ def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
     """
     bound = a.shape[-1] * _peak(a) * _peak(b)
     if bound < 2**53:
-        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
-    return np.matmul(a.astype(np.int64), b.astype(np.int64))
+        return np.asarray(np.matmul(a.astype(np.float64), b.astype(np.float64))).astype(np.int64)
+    return np.asarray(np.matmul(a.astype(np.int64), b.astype(np.int64)))
 
 
 def _peak(x: Array) -> int:
@@ -56,12 +56,17 @@ def wrap_int32(x: NDArray[np.int64]) -> NDArray[np.int32]:
     return x.astype(np.int32)
 
 
-def windows(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], counts: Sequence[int]) -> Array:
+def windows(
+    x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], counts: Sequence[int]
+) -> Array:
     """A read-only view of padded `x` [N, C, *space] as [N, C, *counts, *kernel]."""
     space = x.strides[2:]
     shape = (*x.shape[:2], *counts, *kernel)
-    steps = (*x.strides[:2], *(one * stride for one, stride in zip(space, strides, strict=True)),
-             *(one * dilation for one, dilation in zip(space, dilations, strict=True)))
+    steps = (
+        *x.strides[:2],
+        *(one * stride for one, stride in zip(space, strides, strict=True)),
+        *(one * dilation for one, dilation in zip(space, dilations, strict=True)),
+    )
     return np.lib.stride_tricks.as_strided(x, shape, steps, writeable=False)
 
 
@@ -72,20 +77,37 @@ def padded(x: Array, begin: Sequence[int], end: Sequence[int], value: Any = 0) -
     return np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)], constant_values=value)
 
 
-def convolve(x: Array, weight: Array, begin: Sequence[int], end: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
-             groups: int, counts: Sequence[int], bias: Array | None = None) -> Array:
+def convolve(
+    x: Array,
+    weight: Array,
+    begin: Sequence[int],
+    end: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+    counts: Sequence[int],
+    bias: Array | None = None,
+) -> Array:
     """Convolution of `x` [N, C, *space] by `weight` [M, C / groups, *kernel]; integers give int64 (padding is 0)."""
     rank = len(counts)
     if rank <= 3 and (x.dtype in (np.float32, np.float16) or x.dtype.name == "bfloat16"):
         packed = kernels.pack_conv(weight.astype(np.float32), groups=groups)
         offsets = None if bias is None else bias.astype(np.float32)
-        return kernels.conv2d(x.astype(np.float32, copy=False), packed, strides=strides, pads=(*begin, *end), dilations=dilations,
-                              bias=offsets).astype(x.dtype, copy=False)
+        return kernels.conv2d(
+            x.astype(np.float32, copy=False),
+            packed,
+            strides=strides,
+            pads=(*begin, *end),
+            dilations=dilations,
+            bias=offsets,
+        ).astype(x.dtype, copy=False)
     result = _by_windows(padded(x, begin, end), weight, strides, dilations, groups, counts)
     return result if bias is None else result + bias.reshape(-1, *([1] * rank)).astype(result.dtype)
 
 
-def _by_windows(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int, counts: Sequence[int]) -> Array:
+def _by_windows(
+    x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int, counts: Sequence[int]
+) -> Array:
     """Convolution of padded `x` as products of gathered windows, one image at a time to bound their memory."""
     view = windows(x, weight.shape[2:], strides, dilations, counts)
     batch, channels, rank = x.shape[0], x.shape[1], len(counts)
@@ -98,6 +120,8 @@ def _by_windows(x: Array, weight: Array, strides: Sequence[int], dilations: Sequ
         for group in range(groups):
             part = view[image : image + 1, group * each : (group + 1) * each]
             rows = part.transpose(0, *order).reshape(positions, each * taps)
-            filters = weight[group * (made // groups) : (group + 1) * (made // groups)].reshape(made // groups, each * taps)
+            filters = weight[group * (made // groups) : (group + 1) * (made // groups)].reshape(
+                made // groups, each * taps
+            )
             result[image, group] = multiply(rows, filters.T)
     return result.transpose(0, 1, 3, 2).reshape(batch, made, *counts)

@@ -70,8 +70,11 @@ def lookup(node: Node) -> Op:
     try:
         return REGISTRY[node.kind]
     except KeyError:
-        raise Error(f"hwq has no operator {node.kind}", where=f"node {node.name} (type {node.op}, domain {node.domain or 'ai.onnx'})",
-                    remedy="replace it in the exporting tool, or see CONTRIBUTING.md for how to add an operator") from None
+        raise Error(
+            f"hwq has no operator {node.kind}",
+            where=f"node {node.name} (type {node.op}, domain {node.domain or 'ai.onnx'})",
+            remedy="replace it in the exporting tool, or see CONTRIBUTING.md for how to add an operator",
+        ) from None
 
 
 Evaluate = Callable[[Node, Sequence[Array | None]], list[Array]]

@@ -32,8 +32,14 @@ class Cast(Op):
             dtype = inputs[1].dtype.name
         else:
             dtype = _target(node, [])
-        return [storage.convert(x, dtype, saturating=bool(node.attributes.get("saturate", 1)),
-                                rounding=str(node.attributes.get("round_mode", "up")))]
+        return [
+            storage.convert(
+                x,
+                dtype,
+                saturating=bool(node.attributes.get("saturate", 1)),
+                rounding=str(node.attributes.get("round_mode", "up")),
+            )
+        ]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""

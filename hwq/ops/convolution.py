@@ -42,7 +42,9 @@ def convolution_shape(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None
         return (), False
     batch, channels, space = spatial.split_shape(node, x.shape)
     if len(weight.shape) != len(x.shape):
-        raise dims.fault(node, f"a weight {list(weight.shape)} does not fit the input {list(x.shape)}", "their ranks must be equal")
+        raise dims.fault(
+            node, f"a weight {list(weight.shape)} does not fit the input {list(x.shape)}", "their ranks must be equal"
+        )
     filters, each, kernel = weight_dims(weight, node)
     stated = node.attributes.get("kernel_shape")
     if all(isinstance(size, int) for size in kernel):
@@ -54,11 +56,20 @@ def convolution_shape(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None
     else:
         return (batch, filters), False
     if isinstance(channels, int) and isinstance(each, int) and channels != each * groups:
-        raise dims.fault(node, f"the input has {channels} channels, the weight {list(weight.shape)} with group {groups} takes {each * groups}")
+        raise dims.fault(
+            node,
+            f"the input has {channels} channels, the weight {list(weight.shape)} with group {groups} takes {each * groups}",
+        )
     if isinstance(filters, int) and filters % groups:
         raise dims.fault(node, f"{filters} filters cannot be split into {groups} groups")
-    if bias is not None and bias.known_shape and (len(bias.shape) != 1 or (
-            isinstance(bias.shape[0], int) and isinstance(filters, int) and bias.shape[0] != filters)):
+    if (
+        bias is not None
+        and bias.known_shape
+        and (
+            len(bias.shape) != 1
+            or (isinstance(bias.shape[0], int) and isinstance(filters, int) and bias.shape[0] != filters)
+        )
+    ):
         raise dims.fault(node, f"the bias {list(bias.shape)} does not fit {filters} filters")
     windows = spatial.windows_of(node, space, sizes)
     return spatial.activation_shape(node, batch, filters, windows.counts), True
@@ -104,8 +115,17 @@ class Conv(Op):
         assert x is not None and weight is not None
         image, filters = spatial.channels_first(x, node), filters_first(weight, node)
         windows = spatial.windows_of(node, image.shape[2:], filters.shape[2:])
-        result = arithmetic.convolve(image, filters, windows.begin, windows.end, windows.strides, windows.dilations,
-                                     int(node.attributes.get("group", 1)), windows.sizes, inputs[2] if len(inputs) > 2 else None)
+        result = arithmetic.convolve(
+            image,
+            filters,
+            windows.begin,
+            windows.end,
+            windows.strides,
+            windows.dilations,
+            int(node.attributes.get("group", 1)),
+            windows.sizes,
+            inputs[2] if len(inputs) > 2 else None,
+        )
         return [spatial.from_channels_first(result, node)]
 
     def work(self, node: Node, graph: Graph) -> Work:

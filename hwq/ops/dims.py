@@ -43,7 +43,9 @@ def axis_of(node: Node, axis: int, rank: int) -> int:
         It is outside [-rank, rank).
     """
     if not -rank <= axis < rank:
-        raise fault(node, f"axis {axis} does not exist in a tensor of rank {rank}", f"it must be in [{-rank}, {rank - 1}]")
+        raise fault(
+            node, f"axis {axis} does not exist in a tensor of rank {rank}", f"it must be in [{-rank}, {rank - 1}]"
+        )
     return axis % rank if rank else 0
 
 
@@ -179,8 +181,12 @@ def broadcast(node: Node, shapes: Sequence[Shape]) -> Shape:
             if found == 1 or (isinstance(found, str) and isinstance(dim, int)):
                 found = dim
             elif isinstance(found, int) and isinstance(dim, int):
-                raise fault(node, f"shapes {' and '.join(str(list(one)) for one in shapes)} do not broadcast",
-                            f"in dimension {position - rank} {found} meets {dim}", "one of them must be 1, or both equal")
+                raise fault(
+                    node,
+                    f"shapes {' and '.join(str(list(one)) for one in shapes)} do not broadcast",
+                    f"in dimension {position - rank} {found} meets {dim}",
+                    "one of them must be 1, or both equal",
+                )
         result.append(found)
     return tuple(result)
 
@@ -195,12 +201,18 @@ def same_types(node: Node, tensors: Sequence[Tensor | None]) -> str:
     """
     types = [tensor.dtype for tensor in tensors if tensor is not None]
     if any(dtype != types[0] for dtype in types):
-        raise fault(node, f"its operands have different types: {', '.join(types)}", "ONNX has no implicit conversion",
-                    "insert a Cast")
+        raise fault(
+            node,
+            f"its operands have different types: {', '.join(types)}",
+            "ONNX has no implicit conversion",
+            "insert a Cast",
+        )
     return types[0]
 
 
-def ints_attribute(node: Node, name: str, default: Sequence[int], count: int | None = None, least: int | None = None) -> tuple[int, ...]:
+def ints_attribute(
+    node: Node, name: str, default: Sequence[int], count: int | None = None, least: int | None = None
+) -> tuple[int, ...]:
     """An attribute that is a list of integers.
 
     Raises

@@ -49,7 +49,9 @@ def operands(node: Node, inputs: Sequence[Tensor | None], least: int, most: int)
     """
     if not least <= len(inputs) <= most or any(tensor is None for tensor in inputs):
         needed = str(least) if least == most else f"{least} to {most}"
-        raise dims.fault(node, f"the operator needs {needed} inputs and has {sum(tensor is not None for tensor in inputs)}")
+        raise dims.fault(
+            node, f"the operator needs {needed} inputs and has {sum(tensor is not None for tensor in inputs)}"
+        )
     return [tensor for tensor in inputs if tensor is not None]
 
 
@@ -112,7 +114,12 @@ def _power(a: Array, b: Array) -> Array:
     return np.asarray(np.power(a.astype(np.float64), b.astype(np.float64)))
 
 
-_BINARY: dict[str, Callable[[Array, Array], Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide}
+_BINARY: dict[str, Callable[[Array, Array], Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _divide,
+}
 
 
 @register
@@ -176,7 +183,9 @@ class Many(Elementwise):
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
-        return accounting.vector(node, graph, operations=max(len(node.inputs) - 1, 0) * graph.tensors[node.outputs[0]].elements)
+        return accounting.vector(
+            node, graph, operations=max(len(node.inputs) - 1, 0) * graph.tensors[node.outputs[0]].elements
+        )
 
 
 _COMPARISONS: dict[str, Callable[[Array, Array], Any]] = {
@@ -212,7 +221,9 @@ class Not(Elementwise):
 
     def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
         """See `Op.evaluate`."""
-        return [np.logical_not(inputs[0])]
+        (x,) = inputs
+        assert x is not None
+        return [np.logical_not(x)]
 
 
 @register

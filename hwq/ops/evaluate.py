@@ -20,8 +20,14 @@ from hwq.progress import Progress
 __all__ = ["checked_feeds", "evaluate", "evaluate_node", "fold", "infer_shapes", "walk"]
 
 
-def evaluate(graph: Graph, feeds: Mapping[str, Array], intermediates: bool = False, progress: Progress | None = None, *,
-             max_bytes: int = MAX_BYTES) -> dict[str, Array]:
+def evaluate(
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    intermediates: bool = False,
+    progress: Progress | None = None,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> dict[str, Array]:
     """Run a graph in source form.
 
     Parameters
@@ -51,7 +57,13 @@ def evaluate(graph: Graph, feeds: Mapping[str, Array], intermediates: bool = Fal
     found.update({name: given[name] for name in graph.outputs if name in given})
     wanted = set(graph.outputs)
     for done, (node, values) in enumerate(walk(graph, given, max_bytes=max_bytes), 1):
-        found.update({name: value for name, value in zip(node.outputs, values, strict=False) if name and (intermediates or name in wanted)})
+        found.update(
+            {
+                name: value
+                for name, value in zip(node.outputs, values, strict=False)
+                if name and (intermediates or name in wanted)
+            }
+        )
         if progress is not None:
             progress(done, len(graph.nodes), "evaluate: nodes")
     return found if intermediates else {name: found[name] for name in graph.outputs}
@@ -66,13 +78,21 @@ def walk(graph: Graph, feeds: Mapping[str, Array], *, max_bytes: int = MAX_BYTES
         As `evaluate`.
     """
     if graph.form != "source":
-        raise Error("this evaluates the source form only", where=f"graph {graph.name}", remedy="use hwq.compile or hwq.execute for lowered graphs")
+        raise Error(
+            "this evaluates the source form only",
+            where=f"graph {graph.name}",
+            remedy="use hwq.compile or hwq.execute for lowered graphs",
+        )
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     values: dict[str, Array] = checked_feeds(graph, feeds)
     for index, node in enumerate(graph.nodes):
         operands = [_value(graph, values, node, name) for name in node.inputs]
-        described = [None if value is None else dataclasses.replace(graph.tensors[name], shape=tuple(value.shape), data=value, known_shape=True)
-                     for name, value in zip(node.inputs, operands, strict=True)]
+        described = [
+            None
+            if value is None
+            else dataclasses.replace(graph.tensors[name], shape=tuple(value.shape), data=value, known_shape=True)
+            for name, value in zip(node.inputs, operands, strict=True)
+        ]
         _require_room(node, described, max_bytes)
         made = evaluate_node(node, operands)
         values.update({name: value for name, value in zip(node.outputs, made, strict=False) if name and name in last})
@@ -89,8 +109,12 @@ def _value(graph: Graph, values: Mapping[str, Array], node: Node, name: str) -> 
         return values[name]
     data = graph.tensors[name].data
     if data is None:
-        raise Error("this weight has no values", where=f"node {node.name}, tensor {name}", why="the graph was built for cost only",
-                    remedy="load the model with its weights")
+        raise Error(
+            "this weight has no values",
+            where=f"node {node.name}, tensor {name}",
+            why="the graph was built for cost only",
+            remedy="load the model with its weights",
+        )
     return data
 
 
@@ -104,8 +128,12 @@ def _require_room(node: Node, operands: Sequence[Tensor | None], max_bytes: int)
                 count *= int(dim)
             size += count
     if size > max_bytes:
-        raise dims.fault(node, f"it would make {size} bytes, more than the bound of {max_bytes}", None,
-                         "raise --max-bytes (max_bytes=) if the model is what you think it is")
+        raise dims.fault(
+            node,
+            f"it would make {size} bytes, more than the bound of {max_bytes}",
+            None,
+            "raise --max-bytes (max_bytes=) if the model is what you think it is",
+        )
 
 
 def evaluate_node(node: Node, operands: Sequence[Array | None]) -> list[Array]:
@@ -119,8 +147,17 @@ def evaluate_node(node: Node, operands: Sequence[Array | None]) -> list[Array]:
             return [np.asarray(value) for value in op.evaluate(node, operands)]
     except Error:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, AttributeError, AssertionError,
-            MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        ZeroDivisionError,
+        AttributeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
         raise dims.fault(node, "it cannot be computed on these operands", f"{type(error).__name__}: {error}") from error
 
 
@@ -135,19 +172,32 @@ def checked_feeds(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
     unknown = [name for name in feeds if name not in graph.inputs]
     missing = [name for name in graph.inputs if name not in feeds]
     if unknown or missing:
-        raise Error(f"the model has no input {unknown[0]}" if unknown else "an input is missing", where=f"input {(unknown or missing)[0]}",
-                    remedy=f"feed {', '.join(display_name(name) for name in graph.inputs[:16])}")
+        raise Error(
+            f"the model has no input {unknown[0]}" if unknown else "an input is missing",
+            where=f"input {(unknown or missing)[0]}",
+            remedy=f"feed {', '.join(display_name(name) for name in graph.inputs[:16])}",
+        )
     symbols: dict[str, int] = {}
     given: dict[str, Array] = {}
     for name in graph.inputs:
         tensor, array = graph.tensors[name], np.asarray(feeds[name])
         if array.dtype != carrier(tensor.dtype):
-            raise Error(f"the array is {array.dtype}, the model takes {tensor.dtype}", where=f"input {name}", remedy=f"convert it to {tensor.dtype}")
+            raise Error(
+                f"the array is {array.dtype}, the model takes {tensor.dtype}",
+                where=f"input {name}",
+                remedy=f"convert it to {tensor.dtype}",
+            )
         if tensor.known_shape:
             fits = array.ndim == len(tensor.shape) and all(
-                (symbols.setdefault(dim, size) if isinstance(dim, str) else dim) == size for dim, size in zip(tensor.shape, array.shape, strict=True))
+                (symbols.setdefault(dim, size) if isinstance(dim, str) else dim) == size
+                for dim, size in zip(tensor.shape, array.shape, strict=True)
+            )
             if not fits:
-                raise Error(f"the array has shape {list(array.shape)}, the model takes {list(tensor.shape)}", where=f"input {name}",
-                            why=f"open dimensions so far: {symbols}" if symbols else None, remedy="give the input in the model's shape")
+                raise Error(
+                    f"the array has shape {list(array.shape)}, the model takes {list(tensor.shape)}",
+                    where=f"input {name}",
+                    why=f"open dimensions so far: {symbols}" if symbols else None,
+                    remedy="give the input in the model's shape",
+                )
         given[name] = array
     return given

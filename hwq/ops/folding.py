@@ -31,7 +31,12 @@ def remove_identities(graph: Graph) -> Graph:
         if plain and node.outputs[0] not in graph.outputs:
             renamed[node.outputs[0]] = source
             continue
-        if plain and source in graph.producers and source not in graph.outputs and len(graph.consumers.get(source, ())) == 1:
+        if (
+            plain
+            and source in graph.producers
+            and source not in graph.outputs
+            and len(graph.consumers.get(source, ())) == 1
+        ):
             maker = next(index for index, other in enumerate(kept) if source in other.outputs)
             made = tuple(node.outputs[0] if name == source else name for name in kept[maker].outputs)
             kept[maker] = dataclasses.replace(kept[maker], outputs=made)
@@ -48,17 +53,27 @@ def fold_constants(graph: Graph) -> Graph:
     kept: list[Node] = []
     for node in graph.nodes:
         given = [values.get(name, graph.constant(name)) if name else None for name in node.inputs]
-        known = bool(given) and all(value is not None or not name for value, name in zip(given, node.inputs, strict=True))
+        known = bool(given) and all(
+            value is not None or not name for value, name in zip(given, node.inputs, strict=True)
+        )
         made = [graph.tensors[name] for name in node.outputs if name]
         small = all(not tensor.concrete or tensor.elements <= FOLDED_ELEMENTS for tensor in made)
         if not known or not small or "QuantizeLinear" in node.op or node.op == "DequantizeLinear":
             kept.append(node)
             continue
-        values.update({name: value for name, value in zip(node.outputs, evaluate_node(node, given), strict=False) if name})
+        values.update(
+            {name: value for name, value in zip(node.outputs, evaluate_node(node, given), strict=False) if name}
+        )
     if not values:
         return graph
-    tensors = [tensor if tensor.name not in values else dataclasses.replace(
-        tensor, data=values[tensor.name], shape=tuple(values[tensor.name].shape), known_shape=True) for tensor in graph.tensors.values()]
+    tensors = [
+        tensor
+        if tensor.name not in values
+        else dataclasses.replace(
+            tensor, data=values[tensor.name], shape=tuple(values[tensor.name].shape), known_shape=True
+        )
+        for tensor in graph.tensors.values()
+    ]
     return pruned(graph.replace(nodes=kept, tensors=tensors))
 
 
@@ -79,7 +94,9 @@ def fold_batch_normalization(graph: Graph) -> Graph:
             continue
         parameters = [tensors[name].data for name in node.inputs[1:5]]
         folded = _folded(layer, node, [one for one in parameters if one is not None], tensors)
-        replaced[layer.name] = dataclasses.replace(layer, inputs=(layer.inputs[0], *(tensor.name for tensor in folded)), outputs=node.outputs)
+        replaced[layer.name] = dataclasses.replace(
+            layer, inputs=(layer.inputs[0], *(tensor.name for tensor in folded)), outputs=node.outputs
+        )
         tensors.update({tensor.name: tensor for tensor in folded})
         dropped.add(node.name)
     if not dropped:
@@ -89,9 +106,16 @@ def fold_batch_normalization(graph: Graph) -> Graph:
 
 
 def _foldable(graph: Graph, layer: Node, node: Node, tensors: Mapping[str, Tensor]) -> bool:
-    if layer.op not in {"Conv", "Gemm"} or layer.domain or len(graph.consumers[node.inputs[0]]) != 1 or node.inputs[0] in graph.outputs:
+    if (
+        layer.op not in {"Conv", "Gemm"}
+        or layer.domain
+        or len(graph.consumers[node.inputs[0]]) != 1
+        or node.inputs[0] in graph.outputs
+    ):
         return False
-    if layer.op == "Gemm" and (float(layer.attributes.get("beta", 1.0)) != 1.0 or len(graph.tensors[node.inputs[0]].shape) != 2):
+    if layer.op == "Gemm" and (
+        float(layer.attributes.get("beta", 1.0)) != 1.0 or len(graph.tensors[node.inputs[0]].shape) != 2
+    ):
         return False
     names = [*layer.inputs[1:], *node.inputs[1:5]]
     if any(name and (tensors[name].data is None or tensors[name].dtype != "float32") for name in names):
@@ -113,5 +137,7 @@ def _folded(layer: Node, node: Node, parameters: list[Array], tensors: Mapping[s
     old = np.zeros_like(mean) if bias is None or bias.data is None else bias.data.astype(np.float64)
     moved = ((old - mean) * factor + beta).astype(np.float32)
     # New names: the old weight may have other readers. The layer's name is unique, so these are too.
-    return [dataclasses.replace(weight, name=f"{layer.name}/{weight.name}/folded", data=scaled),
-            Tensor(f"{layer.name}/{node.inputs[2]}/folded_bias", "float32", moved.shape, moved)]
+    return [
+        dataclasses.replace(weight, name=f"{layer.name}/{weight.name}/folded", data=scaled),
+        Tensor(f"{layer.name}/{node.inputs[2]}/folded_bias", "float32", moved.shape, moved),
+    ]

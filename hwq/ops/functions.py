@@ -55,7 +55,7 @@ def softmax(x: Wide, axis: int) -> Wide:
     if x.size == 0:
         return x
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
-    return powers / powers.sum(axis=axis, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 
 def log_softmax(x: Wide, axis: int) -> Wide:
@@ -63,7 +63,7 @@ def log_softmax(x: Wide, axis: int) -> Wide:
     if x.size == 0:
         return x
     shifted = x - x.max(axis=axis, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
 
 
 def layer_normalization(x: Wide, axes: tuple[int, ...], epsilon: float) -> tuple[Wide, Wide, Wide]:

@@ -67,12 +67,18 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
             kept.append(node)
             continue
         values.update({name: value for name, value in zip(node.outputs, found, strict=False) if name})
-        if any(value.dtype == object and tensors[name].dtype != "string" for name, value in zip(node.outputs, found, strict=False) if name):
+        if any(
+            value.dtype == object and tensors[name].dtype != "string"
+            for name, value in zip(node.outputs, found, strict=False)
+            if name
+        ):
             kept.append(node)  # partly symbolic: the node stays, its readers know what it will say
             continue
         for name, value in zip(node.outputs, found, strict=False):
             if name:
-                tensors[name] = dataclasses.replace(tensors[name], shape=tuple(value.shape), known_shape=True, data=value)
+                tensors[name] = dataclasses.replace(
+                    tensors[name], shape=tuple(value.shape), known_shape=True, data=value
+                )
     return pruned(graph.replace(nodes=kept, tensors=tensors.values()))
 
 
@@ -113,18 +119,26 @@ def _operand(tensors: Mapping[str, Tensor], values: Mapping[str, Array], name: s
 
 def _value(node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]) -> list[Array] | None:
     """The node's outputs where they follow from shapes and constants alone: numbers, or numbers and symbols."""
-    if node.op in _KEPT or any(tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made):
+    if node.op in _KEPT or any(
+        tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made
+    ):
         return None
     if node.op in {"Shape", "Size"} and not node.domain:
         (x,) = operands
         if x is None or not x.known_shape:
             return None
-        return [_numbers([dims.product(x.shape)], ())] if node.op == "Size" else [_numbers(list(x.shape[shape_slice(node)]))]
+        return (
+            [_numbers([dims.product(x.shape)], ())]
+            if node.op == "Size"
+            else [_numbers(list(x.shape[shape_slice(node)]))]
+        )
     if not operands or any(tensor is not None and tensor.data is None for tensor in operands):
         return None
     given = [None if tensor is None else tensor.data for tensor in operands]
-    if any(value is not None and value.dtype == object and tensor is not None and tensor.dtype != "string"
-           for value, tensor in zip(given, operands, strict=True)):
+    if any(
+        value is not None and value.dtype == object and tensor is not None and tensor.dtype != "string"
+        for value, tensor in zip(given, operands, strict=True)
+    ):
         return _symbolic(node, given)
     if not all(tensor is None or tensor.concrete for tensor in made):
         return None
@@ -175,7 +189,9 @@ def _combined(op: str, a: Dim, b: Dim) -> Dim | None:
     if op == "Div":
         return dims.quotient([a], [b])
     if op == "Add":
-        return dims.offset(a, b) if isinstance(b, int) else dims.offset(b, a) if isinstance(a, int) else dims.total([a, b])
+        return (
+            dims.offset(a, b) if isinstance(b, int) else dims.offset(b, a) if isinstance(a, int) else dims.total([a, b])
+        )
     return dims.offset(a, -b) if isinstance(b, int) else 0 if a == b else None
 
 
@@ -189,8 +205,11 @@ def _settled(value: Array) -> Array:
 def _bound_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]], batch: int | None) -> dict[str, Tensor]:
     unknown = [name for name in shapes if name not in graph.inputs]
     if unknown:
-        raise Error("the model has no such input", where=f"input {unknown[0]}",
-                    remedy=f"its inputs are {', '.join(display_name(name) for name in graph.inputs[:16])}")
+        raise Error(
+            "the model has no such input",
+            where=f"input {unknown[0]}",
+            remedy=f"its inputs are {', '.join(display_name(name) for name in graph.inputs[:16])}",
+        )
     symbols: dict[str, int] = {}
     wanted: dict[str, list[Dim]] = {}
     for name in graph.inputs:
@@ -207,25 +226,39 @@ def _bound_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]], batch: int 
         wanted[name] = stated
     if batch is not None and batch < 1:
         raise Error(f"the batch {batch} is not positive", where="batch")
-    return {name: dataclasses.replace(graph.tensors[name], known_shape=graph.tensors[name].known_shape or name in shapes,
-                                      shape=tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in shape))
-            for name, shape in wanted.items()}
+    return {
+        name: dataclasses.replace(
+            graph.tensors[name],
+            known_shape=graph.tensors[name].known_shape or name in shapes,
+            shape=tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in shape),
+        )
+        for name, shape in wanted.items()
+    }
 
 
 def _stated(tensor: Tensor, shape: Sequence[int]) -> list[Dim]:
     stated = [int(dim) for dim in shape]
-    fits = not tensor.known_shape or (len(stated) == len(tensor.shape) and all(
-        isinstance(old, str) or old == new for old, new in zip(tensor.shape, stated, strict=True)))
+    fits = not tensor.known_shape or (
+        len(stated) == len(tensor.shape)
+        and all(isinstance(old, str) or old == new for old, new in zip(tensor.shape, stated, strict=True))
+    )
     if not fits or any(dim < 0 for dim in stated):
-        raise Error(f"the shape {stated} does not fit the model's {list(tensor.shape)}", where=f"input {tensor.name}",
-                    why="only open dimensions can be bound, to numbers that are not negative", remedy="export the model with open dimensions, or give its own shape")
+        raise Error(
+            f"the shape {stated} does not fit the model's {list(tensor.shape)}",
+            where=f"input {tensor.name}",
+            why="only open dimensions can be bound, to numbers that are not negative",
+            remedy="export the model with open dimensions, or give its own shape",
+        )
     return list(stated)
 
 
 def _bind(symbols: dict[str, int], old: Dim, new: int, tensor: Tensor) -> None:
     if isinstance(old, str) and symbols.setdefault(old, new) != new:
-        raise Error(f"the dimension {old} would be both {symbols[old]} and {new}", where=f"input {tensor.name}",
-                    remedy="give one value to inputs that share a dimension")
+        raise Error(
+            f"the dimension {old} would be both {symbols[old]} and {new}",
+            where=f"input {tensor.name}",
+            remedy="give one value to inputs that share a dimension",
+        )
 
 
 def _rebatched(graph: Graph, bound: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
@@ -233,8 +266,11 @@ def _rebatched(graph: Graph, bound: Mapping[str, Tensor], batch: int) -> dict[st
 
     A model exported with a fixed batch b says so in its inputs and again in every Reshape whose target starts with b.
     """
-    fixed = {int(old) for name, tensor in bound.items() if (shape := graph.tensors[name].shape) and isinstance(old := shape[0], int)
-             and tensor.shape[0] != old}
+    fixed = {
+        int(old)
+        for name, tensor in bound.items()
+        if (shape := graph.tensors[name].shape) and isinstance(old := shape[0], int) and tensor.shape[0] != old
+    }
     if len(fixed) != 1:
         return {}
     (old_batch,) = fixed
@@ -243,8 +279,14 @@ def _rebatched(graph: Graph, bound: Mapping[str, Tensor], batch: int) -> dict[st
         if node.op not in {"Reshape", "Expand"} or node.domain or len(node.inputs) < 2:
             continue
         target, x = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[0]]
-        if target.data is not None and target.data.ndim == 1 and target.data.size and int(target.data[0]) == old_batch and (
-                x.known_shape and x.shape[:1] == (old_batch,)) and x.data is None:
+        if (
+            target.data is not None
+            and target.data.ndim == 1
+            and target.data.size
+            and int(target.data[0]) == old_batch
+            and (x.known_shape and x.shape[:1] == (old_batch,))
+            and x.data is None
+        ):
             data = np.array(target.data, carrier(target.dtype))
             data[0] = batch
             changed[target.name] = dataclasses.replace(target, data=data)

@@ -58,10 +58,24 @@ def _columns(values: Array, rank: int, first: bool) -> tuple[int, ...]:
 def _image(x: Array, weight: Array, node: Node, point: Array | None, weight_point: Array | None) -> NDArray[np.int32]:
     image = _shifted(spatial.channels_first(x, node), point, ())
     kernel = filters_first(weight, node)
-    filters = _shifted(kernel, weight_point, (-1, *([1] * (kernel.ndim - 1))) if weight_point is not None and weight_point.size > 1 else ())
+    filters = _shifted(
+        kernel,
+        weight_point,
+        (-1, *([1] * (kernel.ndim - 1))) if weight_point is not None and weight_point.size > 1 else (),
+    )
     windows = spatial.windows_of(node, image.shape[2:], kernel.shape[2:])
-    return arithmetic.wrap_int32(arithmetic.convolve(image, filters, windows.begin, windows.end, windows.strides, windows.dilations,
-                                                     int(node.attributes.get("group", 1)), windows.sizes))
+    return arithmetic.wrap_int32(
+        arithmetic.convolve(
+            image,
+            filters,
+            windows.begin,
+            windows.end,
+            windows.strides,
+            windows.dilations,
+            int(node.attributes.get("group", 1)),
+            windows.sizes,
+        )
+    )
 
 
 @register
@@ -130,7 +144,9 @@ class QLinearMatMul(Op):
         assert a is not None and b is not None and point is not None
         _require_bytes(node, a, b, point)
         if any(tensor.dtype.startswith("float8") for tensor in (a, b, point)):
-            raise dims.fault(node, "QLinearMatMul of float8 operands is not supported", None, "use QuantizeLinear and MatMul")
+            raise dims.fault(
+                node, "QLinearMatMul of float8 operands is not supported", None, "use QuantizeLinear and MatMul"
+            )
         return [(point.dtype, *product_shape(node, a, b))]
 
     def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -139,8 +155,9 @@ class QLinearMatMul(Op):
         left = _shifted(a, a_point, _columns(a_point, a.ndim, True))
         right = _shifted(b, b_point, _columns(b_point, b.ndim, False))
         product = arithmetic.wrap_int32(arithmetic.integer_matmul(left, right))
-        factor = a_scale.astype(np.float32).reshape(_columns(a_scale, a.ndim, True)) * b_scale.astype(np.float32).reshape(
-            _columns(b_scale, b.ndim, False))
+        factor = a_scale.astype(np.float32).reshape(_columns(a_scale, a.ndim, True)) * b_scale.astype(
+            np.float32
+        ).reshape(_columns(b_scale, b.ndim, False))
         factor = factor / scale.astype(np.float32).reshape(_columns(scale, a.ndim, True))
         return [requantize(product, factor, point.reshape(_columns(point, a.ndim, True)), point.dtype.name)]
 
@@ -174,7 +191,9 @@ class QLinearConv(Op):
         channel = (-1, *([1] * (product.ndim - 2)))
         if len(inputs) > 8 and inputs[8] is not None:
             product = arithmetic.wrap_int32(product.astype(np.int64) + inputs[8].reshape(channel))
-        factor = x_scale.astype(np.float32).reshape(()) * w_scale.astype(np.float32).reshape(channel if w_scale.size > 1 else ())
+        factor = x_scale.astype(np.float32).reshape(()) * w_scale.astype(np.float32).reshape(
+            channel if w_scale.size > 1 else ()
+        )
         factor = factor / scale.astype(np.float32).reshape(())
         return [spatial.from_channels_first(requantize(product, factor, point.reshape(()), point.dtype.name), node)]
 

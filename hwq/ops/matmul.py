@@ -27,7 +27,9 @@ def product_shape(node: Node, a: Tensor, b: Tensor) -> tuple[Shape, bool]:
     if not dims.rank_known(a, b):
         return (), False
     if not a.shape or not b.shape:
-        raise dims.fault(node, "a matrix product needs operands of rank 1 or more", f"they are {list(a.shape)} and {list(b.shape)}")
+        raise dims.fault(
+            node, "a matrix product needs operands of rank 1 or more", f"they are {list(a.shape)} and {list(b.shape)}"
+        )
     left: Shape = a.shape if len(a.shape) > 1 else (1, *a.shape)
     right: Shape = b.shape if len(b.shape) > 1 else (*b.shape, 1)
     _inner(node, left[-1], right[-2], a, b)
@@ -37,8 +39,11 @@ def product_shape(node: Node, a: Tensor, b: Tensor) -> tuple[Shape, bool]:
 
 def _inner(node: Node, left: Dim, right: Dim, a: Tensor, b: Tensor) -> None:
     if isinstance(left, int) and isinstance(right, int) and left != right:
-        raise dims.fault(node, f"the inner dimensions of {list(a.shape)} and {list(b.shape)} differ: {left} and {right}",
-                         "a product sums over one dimension of both")
+        raise dims.fault(
+            node,
+            f"the inner dimensions of {list(a.shape)} and {list(b.shape)} differ: {left} and {right}",
+            "a product sums over one dimension of both",
+        )
 
 
 def product_work(node: Node, graph: Graph, first: int = 0, second: int = 1, main: str | None = None) -> Work:
@@ -49,7 +54,9 @@ def product_work(node: Node, graph: Graph, first: int = 0, second: int = 1, main
     right = [int(dim) for dim in (b.shape if len(b.shape) > 1 else (*b.shape, 1))]
     m, k, n = left[-2], left[-1], right[-1]
     over_a, over_b = (int(np.prod(side[:-2], dtype=np.int64)) for side in (left, right))
-    groups = int(np.prod([int(dim) for dim in dims.broadcast(node, [tuple(left[:-2]), tuple(right[:-2])])], dtype=np.int64))
+    groups = int(
+        np.prod([int(dim) for dim in dims.broadcast(node, [tuple(left[:-2]), tuple(right[:-2])])], dtype=np.int64)
+    )
     batch = left[0] if len(left) > 2 else m
     if over_b == 1:
         groups, m = 1, over_a * m  # one weight for every row of every leading dimension
@@ -63,12 +70,38 @@ def product_work(node: Node, graph: Graph, first: int = 0, second: int = 1, main
     return _gemm(node, graph, groups, m, k, n, batch, first, second, main)
 
 
-def _gemm(node: Node, graph: Graph, groups: int, m: int, k: int, n: int, batch: int, first: int, second: int,
-          main: str | None = None) -> Work:
+def _gemm(
+    node: Node,
+    graph: Graph,
+    groups: int,
+    m: int,
+    k: int,
+    n: int,
+    batch: int,
+    first: int,
+    second: int,
+    main: str | None = None,
+) -> Work:
     batch = batch if batch and m % batch == 0 else 1
-    return accounting.multiply(node, graph, kind="gemm", groups=groups, m=m, k=k, n=n, first=first, second=second, main=main,
-                               batch=batch, input_h=1, input_w=m // batch if batch else 0, input_c=k, output_h=1,
-                               output_w=m // batch if batch else 0, output_c=n)
+    return accounting.multiply(
+        node,
+        graph,
+        kind="gemm",
+        groups=groups,
+        m=m,
+        k=k,
+        n=n,
+        first=first,
+        second=second,
+        main=main,
+        batch=batch,
+        input_h=1,
+        input_w=m // batch if batch else 0,
+        input_c=k,
+        output_h=1,
+        output_w=m // batch if batch else 0,
+        output_c=n,
+    )
 
 
 @register
@@ -113,7 +146,9 @@ class Gemm(Op):
         _inner(node, k, other, a, b)
         if len(given) > 2 and given[2].known_shape:
             whole = dims.broadcast(node, [(m, n), given[2].shape])
-            if len(whole) > 2 or any(isinstance(x, int) and isinstance(y, int) and x != y for x, y in zip(whole, (m, n), strict=True)):
+            if len(whole) > 2 or any(
+                isinstance(x, int) and isinstance(y, int) and x != y for x, y in zip(whole, (m, n), strict=True)
+            ):
                 raise dims.fault(node, f"the addend {list(given[2].shape)} does not broadcast to {[m, n]}")
         return [(dtype, (m, n), True)]
 

@@ -74,8 +74,11 @@ class Concat(Movement):
                 raise dims.fault(node, f"operands of rank {len(first)} and {len(tensor.shape)} cannot be concatenated")
             for index, (a, b) in enumerate(zip(shape, tensor.shape, strict=True)):
                 if index != axis and isinstance(a, int) and isinstance(b, int) and a != b:
-                    raise dims.fault(node, f"shapes {list(first)} and {list(tensor.shape)} differ in dimension {index}",
-                                     f"only dimension {axis} may differ")
+                    raise dims.fault(
+                        node,
+                        f"shapes {list(first)} and {list(tensor.shape)} differ in dimension {index}",
+                        f"only dimension {axis} may differ",
+                    )
                 if isinstance(a, str) and isinstance(b, int):
                     shape[index] = b
         shape[axis] = dims.total([tensor.shape[axis] for tensor in given])
@@ -104,7 +107,9 @@ class Split(Movement):
         stated = dims.integers(node, second, "split")
         sizes: Sequence[Dim]
         if stated is not None or (second is None and isinstance(x.shape[axis], int)):
-            sizes = _sizes(node, stated, int(x.shape[axis]) if isinstance(x.shape[axis], int) else sum(stated or ()), count)
+            sizes = _sizes(
+                node, stated, int(x.shape[axis]) if isinstance(x.shape[axis], int) else sum(stated or ()), count
+            )
         else:
             sizes = [f"{output}.{axis}" for output in node.outputs]
         return [(x.dtype, (*x.shape[:axis], size, *x.shape[axis + 1 :]), True) for size in sizes]
@@ -128,8 +133,14 @@ def _sizes(node: Node, stated: Sequence[int] | None, dim: int, count: int) -> li
     return [int(size) for size in stated]
 
 
-def _slices(node: Node, rank: int, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None,
-            steps: Sequence[int] | None) -> list[tuple[int, slice]]:
+def _slices(
+    node: Node,
+    rank: int,
+    starts: Sequence[int],
+    ends: Sequence[int],
+    axes: Sequence[int] | None,
+    steps: Sequence[int] | None,
+) -> list[tuple[int, slice]]:
     """(axis, slice) pairs of a Slice node; ends below -dim with a negative step mean "to the front"."""
     places = dims.axes_of(node, range(len(starts)) if axes is None else axes, rank)
     strides = [1] * len(starts) if steps is None else steps
@@ -137,7 +148,9 @@ def _slices(node: Node, rank: int, starts: Sequence[int], ends: Sequence[int], a
         raise dims.fault(node, "starts, ends, axes and steps have different lengths")
     if any(step == 0 for step in strides):
         raise dims.fault(node, "a step is 0")
-    return [(axis, slice(start, end, step)) for axis, start, end, step in zip(places, starts, ends, strides, strict=True)]
+    return [
+        (axis, slice(start, end, step)) for axis, start, end, step in zip(places, starts, ends, strides, strict=True)
+    ]
 
 
 def _bounded(part: slice, dim: int) -> slice:
@@ -171,7 +184,13 @@ class Slice(Movement):
         if unknown or starts is None or ends is None:
             if axes is not None:
                 touched = dims.axes_of(node, axes, len(x.shape))
-                return [(x.dtype, tuple(f"{node.outputs[0]}.{i}" if i in touched else dim for i, dim in enumerate(x.shape)), True)]
+                return [
+                    (
+                        x.dtype,
+                        tuple(f"{node.outputs[0]}.{i}" if i in touched else dim for i, dim in enumerate(x.shape)),
+                        True,
+                    )
+                ]
             return [(x.dtype, _open(node, len(x.shape)), True)]
         shape = list(x.shape)
         for axis, part in _slices(node, len(shape), starts, ends, axes, steps):
@@ -229,7 +248,9 @@ class Pad(Movement):
         assert x is not None and pads is not None
         axes = inputs[3].tolist() if len(inputs) > 3 and inputs[3] is not None else None
         pairs = _pads(node, pads.tolist(), axes, x.ndim)
-        cut = x[tuple(slice(max(-begin, 0), dim - max(-end, 0)) for dim, (begin, end) in zip(x.shape, pairs, strict=True))]
+        cut = x[
+            tuple(slice(max(-begin, 0), dim - max(-end, 0)) for dim, (begin, end) in zip(x.shape, pairs, strict=True))
+        ]
         widths = [(max(begin, 0), max(end, 0)) for begin, end in pairs]
         mode = node.attributes.get("mode", "constant")
         if mode == "constant":
@@ -244,7 +265,9 @@ class Pad(Movement):
 def _pads(node: Node, pads: Sequence[int], axes: Sequence[int] | None, rank: int) -> list[tuple[int, int]]:
     places = dims.axes_of(node, range(rank) if axes is None else axes, rank)
     if len(pads) != 2 * len(places):
-        raise dims.fault(node, f"{len(pads)} pads are given for {len(places)} axes", "each axis needs a begin and an end")
+        raise dims.fault(
+            node, f"{len(pads)} pads are given for {len(places)} axes", "each axis needs a begin and an end"
+        )
     pairs = [(0, 0)] * rank
     for index, axis in enumerate(places):
         pairs[axis] = (int(pads[index]), int(pads[index + len(places)]))

@@ -35,7 +35,11 @@ class LayerNormalization(Op):
         for tensor in given[1:]:
             if len(dims.broadcast(node, [x.shape[axis:], tensor.shape])) > max(len(x.shape) - axis, len(tensor.shape)):
                 raise dims.fault(node, "scale and bias do not fit the normalized axes")
-            known = [(a, b) for a, b in zip(x.shape[::-1], tensor.shape[::-1], strict=False) if isinstance(a, int) and isinstance(b, int)]
+            known = [
+                (a, b)
+                for a, b in zip(x.shape[::-1], tensor.shape[::-1], strict=False)
+                if isinstance(a, int) and isinstance(b, int)
+            ]
             if any(b not in (1, a) for a, b in known) or len(tensor.shape) > len(x.shape):
                 raise dims.fault(node, f"scale or bias {list(tensor.shape)} does not fit the input {list(x.shape)}")
         reduced = (*x.shape[:axis], *([1] * (len(x.shape) - axis)))
@@ -72,16 +76,26 @@ class BatchNormalization(Op):
         """See `Op.infer`."""
         given = operands(node, inputs, 5, 5)
         if node.attributes.get("training_mode") or len([name for name in node.outputs if name]) > 1:
-            raise dims.fault(node, "BatchNormalization in training mode is not supported", "its statistics would come from the batch",
-                             "export the model in inference mode")
+            raise dims.fault(
+                node,
+                "BatchNormalization in training mode is not supported",
+                "its statistics would come from the batch",
+                "export the model in inference mode",
+            )
         x = given[0]
         require_float(node, x)
         if x.known_shape:
             axis = (len(x.shape) - 1 if node.layout == "NHWC" else 1) if len(x.shape) > 1 else 0
             channels = x.shape[axis] if x.shape else 1
             for tensor in given[1:]:
-                if tensor.known_shape and (len(tensor.shape) != 1 or (isinstance(channels, int) and tensor.shape[0] not in (channels, 1)
-                                                                     and isinstance(tensor.shape[0], int))):
+                if tensor.known_shape and (
+                    len(tensor.shape) != 1
+                    or (
+                        isinstance(channels, int)
+                        and tensor.shape[0] not in (channels, 1)
+                        and isinstance(tensor.shape[0], int)
+                    )
+                ):
                     raise dims.fault(node, f"parameter {list(tensor.shape)} does not fit {channels} channels")
         return [(x.dtype, x.shape, x.known_shape)]
 

@@ -34,9 +34,16 @@ class Pool(Op):
             return [(x.dtype, (), False), ("int64", (), False)]
         batch, channels, space = spatial.split_shape(node, x.shape)
         windows = spatial.windows_of(node, space, kernel)
-        if any(pad >= extent for pads in (windows.begin, windows.end) for pad, extent in zip(pads, windows.extents, strict=True)):
-            raise dims.fault(node, f"pads {list(windows.begin)} + {list(windows.end)} are not smaller than the window {list(windows.extents)}",
-                             "a window would lie wholly in the padding")
+        if any(
+            pad >= extent
+            for pads in (windows.begin, windows.end)
+            for pad, extent in zip(pads, windows.extents, strict=True)
+        ):
+            raise dims.fault(
+                node,
+                f"pads {list(windows.begin)} + {list(windows.end)} are not smaller than the window {list(windows.extents)}",
+                "a window would lie wholly in the padding",
+            )
         shape = spatial.activation_shape(node, batch, channels, windows.counts)
         return [(x.dtype, shape, True), ("int64", shape, True)]
 
@@ -50,7 +57,9 @@ class Pool(Op):
         if node.op == "AveragePool":
             return [spatial.from_channels_first(_average(node, image, windows), node)]
         made, indices = _maximum(node, image, windows)
-        return [spatial.from_channels_first(made, node), spatial.from_channels_first(indices, node)][: max(len(node.outputs), 1)]
+        return [spatial.from_channels_first(made, node), spatial.from_channels_first(indices, node)][
+            : max(len(node.outputs), 1)
+        ]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: a comparison or an addition for each tap."""
@@ -59,14 +68,25 @@ class Pool(Op):
         work = accounting.vector(node, graph, operations=made.elements * taps)
         kernel = dims.ints_attribute(node, "kernel_shape", ())
         strides = dims.ints_attribute(node, "strides", [1] * len(kernel))
-        return accounting.changed(work, kernel_h=taps // kernel[-1], kernel_w=kernel[-1],
-                                   stride_h=strides[-2] if len(strides) > 1 else 1, stride_w=strides[-1])
+        return accounting.changed(
+            work,
+            kernel_h=taps // kernel[-1],
+            kernel_w=kernel[-1],
+            stride_h=strides[-2] if len(strides) > 1 else 1,
+            stride_w=strides[-1],
+        )
 
 
 def _reach(windows: spatial.Windows, space: Sequence[int]) -> tuple[int, ...]:
     """Elements behind the image that the last window touches (ceil_mode may need more than `end`)."""
-    last = [(count - 1) * stride + extent for count, stride, extent in zip(windows.sizes, windows.strides, windows.extents, strict=True)]
-    return tuple(max(end, reach - begin - size) for end, reach, begin, size in zip(windows.end, last, windows.begin, space, strict=True))
+    last = [
+        (count - 1) * stride + extent
+        for count, stride, extent in zip(windows.sizes, windows.strides, windows.extents, strict=True)
+    ]
+    return tuple(
+        max(end, reach - begin - size)
+        for end, reach, begin, size in zip(windows.end, last, windows.begin, space, strict=True)
+    )
 
 
 def _taps(windows: spatial.Windows) -> itertools.product[tuple[int, ...]]:
@@ -75,8 +95,10 @@ def _taps(windows: spatial.Windows) -> itertools.product[tuple[int, ...]]:
 
 def _tap(padded: Array, windows: spatial.Windows, tap: Sequence[int]) -> Array:
     """The element under `tap` of every window."""
-    steps = [slice(index * dilation, index * dilation + (count - 1) * stride + 1, stride) for index, dilation, count, stride in zip(
-        tap, windows.dilations, windows.sizes, windows.strides, strict=True)]
+    steps = [
+        slice(index * dilation, index * dilation + (count - 1) * stride + 1, stride)
+        for index, dilation, count, stride in zip(tap, windows.dilations, windows.sizes, windows.strides, strict=True)
+    ]
     return padded[(slice(None), slice(None), *steps)]
 
 
@@ -86,10 +108,16 @@ def _average(node: Node, image: Array, windows: spatial.Windows) -> Array:
     reach = _reach(windows, space)
     wide = image.astype(np.float32) if image.dtype != np.float64 else image
     padded = arithmetic.padded(wide, windows.begin, reach)
-    counted = np.zeros([begin + size + end for begin, size, end in zip(windows.begin, space, reach, strict=True)], wide.dtype)
+    counted = np.zeros(
+        [begin + size + end for begin, size, end in zip(windows.begin, space, reach, strict=True)], wide.dtype
+    )
     include = bool(node.attributes.get("count_include_pad", 0))
-    counted[tuple(slice(0 if include else begin, begin + size + (end if include else 0))
-                  for begin, size, end in zip(windows.begin, space, windows.end, strict=True))] = 1
+    counted[
+        tuple(
+            slice(0 if include else begin, begin + size + (end if include else 0))
+            for begin, size, end in zip(windows.begin, space, windows.end, strict=True)
+        )
+    ] = 1
     result = np.zeros((*image.shape[:2], *windows.sizes), wide.dtype)
     number = np.zeros((1, 1, *windows.sizes), wide.dtype)
     for tap in _taps(windows):
@@ -111,10 +139,12 @@ def _maximum(node: Node, image: Array, windows: spatial.Windows) -> tuple[Array,
             result = part if result is None else np.maximum(result, part)
         assert result is not None
         return np.ascontiguousarray(result), np.zeros(0, np.int64)
-    order = "F" if node.attributes.get("storage_order", 0) else "C"
-    numbers = np.arange(int(np.prod(space))).reshape(space, order=order)
+    numbers: Array = np.arange(int(np.prod(space)))
+    numbers = numbers.reshape(space[::-1]).T if node.attributes.get("storage_order", 0) else numbers.reshape(space)
     planes = np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[0], image.shape[1], *([1] * len(space)))
-    indices = arithmetic.padded(numbers[None, None] + planes * int(np.prod(space)), windows.begin, _reach(windows, space), -1)
+    indices = arithmetic.padded(
+        numbers[None, None] + planes * int(np.prod(space)), windows.begin, _reach(windows, space), -1
+    )
     chosen: Array | None = None
     for tap in _taps(windows):
         part, index = _tap(padded, windows, tap), _tap(indices, windows, tap)

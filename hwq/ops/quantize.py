@@ -14,8 +14,17 @@ from hwq.work import Work
 __all__ = ["Dequantize", "Quantize", "dequantize", "quantize"]
 
 
-def quantize(x: Array, scale: Array, zero_point: Array | None, dtype: str, axis: int | None = None, block: int | None = None, *,
-             saturating: bool = True, precision: str | None = None) -> Array:
+def quantize(
+    x: Array,
+    scale: Array,
+    zero_point: Array | None,
+    dtype: str,
+    axis: int | None = None,
+    block: int | None = None,
+    *,
+    saturating: bool = True,
+    precision: str | None = None,
+) -> Array:
     """ONNX QuantizeLinear: ``saturate(rint(x / scale) + zero_point)``, ties to even.
 
     Parameters
@@ -47,8 +56,14 @@ def quantize(x: Array, scale: Array, zero_point: Array | None, dtype: str, axis:
     return storage.saturate(np.rint(np.clip(ratio.astype(np.float64), low - 2.0**33, high + 2.0**33)) + point, dtype)
 
 
-def dequantize(q: Array, scale: Array, zero_point: Array | None, axis: int | None = None, block: int | None = None,
-               dtype: str | None = None) -> Array:
+def dequantize(
+    q: Array,
+    scale: Array,
+    zero_point: Array | None,
+    axis: int | None = None,
+    block: int | None = None,
+    dtype: str | None = None,
+) -> Array:
     """ONNX DequantizeLinear: ``float32(q - zero_point) * scale``, then the output type."""
     target = carrier(dtype) if dtype else scale.dtype
     step = storage.spread(scale, q.shape, axis, block)
@@ -74,7 +89,13 @@ def _checked(node: Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, Tenso
     x, scale, point = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
     if not scale.dtype.startswith(("float", "bfloat")):
         raise dims.fault(node, f"the scale must be floating point, not {scale.dtype}")
-    if point is not None and point.concrete and scale.concrete and point.shape != scale.shape and (point.elements, scale.elements) != (1, 1):
+    if (
+        point is not None
+        and point.concrete
+        and scale.concrete
+        and point.shape != scale.shape
+        and (point.elements, scale.elements) != (1, 1)
+    ):
         raise dims.fault(node, f"scale {list(scale.shape)} and zero point {list(point.shape)} have different shapes")
     if x.concrete and scale.concrete:
         axis, block = _layout(node, x, scale)
@@ -126,8 +147,18 @@ class Quantize(Op):
         point = inputs[2] if len(inputs) > 2 else None
         dtype = node.attributes.get("output_dtype") or (point.dtype.name if point is not None else "uint8")
         axis, block = _layout(node, x, scale)
-        return [quantize(x, scale, point, str(dtype), axis, block, saturating=bool(node.attributes.get("saturate", 1)),
-                         precision=node.attributes.get("precision"))]
+        return [
+            quantize(
+                x,
+                scale,
+                point,
+                str(dtype),
+                axis,
+                block,
+                saturating=bool(node.attributes.get("saturate", 1)),
+                precision=node.attributes.get("precision"),
+            )
+        ]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
@@ -186,4 +217,6 @@ class DynamicQuantize(Op):
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
-        return accounting.vector(node, graph, operations=accounting.ELEMENT_OPERATIONS[node.op] * graph.tensors[node.inputs[0]].elements)
+        return accounting.vector(
+            node, graph, operations=accounting.ELEMENT_OPERATIONS[node.op] * graph.tensors[node.inputs[0]].elements
+        )

@@ -90,8 +90,11 @@ class Reduce(Op):
         axes = _axes(node, node.attributes.get("axes") if stated is None else stated.tolist(), x.ndim)
         result = np.asarray(_REDUCTIONS[node.op](x, axes)) if axes or node.op != "ReduceMean" else x
         result = result.astype(x.dtype)
-        return [result if node.attributes.get("keepdims", 1) else result.reshape(
-            [dim for axis, dim in enumerate(result.shape) if axis not in axes])]
+        return [
+            result
+            if node.attributes.get("keepdims", 1)
+            else result.reshape([dim for axis, dim in enumerate(result.shape) if axis not in axes])
+        ]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: one operation for each input element."""

@@ -15,12 +15,21 @@ from hwq.work import Work
 
 __all__ = ["Resize"]
 
-_COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
-                "tf_half_pixel_for_nn")
+_COORDINATES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_crop_and_resize",
+    "tf_half_pixel_for_nn",
+)
 _NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
-def _target(node: Node, shape: Shape, scales: Array | None, sizes: Array | None) -> tuple[list[Dim], list[float | None]]:
+def _target(
+    node: Node, shape: Shape, scales: Array | None, sizes: Array | None
+) -> tuple[list[Dim], list[float | None]]:
     """(output dimensions, scale of each axis or None where it is not resized).
 
     Raises
@@ -41,8 +50,11 @@ def _target(node: Node, shape: Shape, scales: Array | None, sizes: Array | None)
     policy = node.attributes.get("keep_aspect_ratio_policy", "stretch")
     if policy not in {"stretch", "not_larger", "not_smaller"}:
         raise dims.fault(node, f"keep_aspect_ratio_policy = {policy!r} is unknown")
-    ratios = [value / dim for axis, value in zip(axes, values, strict=True) if isinstance(dim := shape[axis], int) and dim
-              and not isinstance(value, str)]
+    ratios = [
+        value / dim
+        for axis, value in zip(axes, values, strict=True)
+        if isinstance(dim := shape[axis], int) and dim and not isinstance(value, str)
+    ]
     for axis, value in zip(axes, values, strict=True):
         dim = shape[axis]
         if isinstance(value, str) or value == dim:
@@ -58,7 +70,13 @@ def _target(node: Node, shape: Shape, scales: Array | None, sizes: Array | None)
             if isinstance(dim, int):
                 made[axis] = int(np.floor(np.float32(dim) * np.float32(value)))
             else:
-                made[axis] = dim if value == 1 else dims.product([dim, int(value)]) if value == int(value) else f"{node.outputs[0]}.{axis}"
+                made[axis] = (
+                    dim
+                    if value == 1
+                    else dims.product([dim, int(value)])
+                    if value == int(value)
+                    else f"{node.outputs[0]}.{axis}"
+                )
             continue
         if isinstance(value, int) and value < 1:
             raise dims.fault(node, f"the size {value} is not positive")
@@ -68,7 +86,11 @@ def _target(node: Node, shape: Shape, scales: Array | None, sizes: Array | None)
             made[axis] = int(np.floor(ratio * dim + 0.5))
             continue
         made[axis] = value
-        factors[axis] = float(np.float32(value) / np.float32(dim)) if isinstance(dim, int) and dim and not isinstance(value, str) else None
+        factors[axis] = (
+            float(np.float32(value) / np.float32(dim))
+            if isinstance(dim, int) and dim and not isinstance(value, str)
+            else None
+        )
     return made, factors
 
 
@@ -103,7 +125,8 @@ def _nearest(at: NDArray[np.float32], mode: str) -> NDArray[np.int64]:
         return np.ceil(at).astype(np.int64)
     floor = np.floor(at)
     over = at - floor
-    return (floor + ((over > 0.5) | ((over == 0.5) & (mode == "round_prefer_ceil")))).astype(np.int64)
+    upward = (over > 0.5) | ((over == 0.5) & (mode == "round_prefer_ceil"))
+    return np.asarray(floor + upward).astype(np.int64)
 
 
 def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
@@ -114,7 +137,9 @@ def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
     return np.where(d <= 1.0, near, np.where(d < 2.0, far, 0.0))
 
 
-def _weighted(node: Node, x: NDArray[np.float64], axis: int, at: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
+def _weighted(
+    node: Node, x: NDArray[np.float64], axis: int, at: NDArray[np.float32], scale: float
+) -> NDArray[np.float64]:
     """Weighted taps along one axis. Beyond the border the edge element counts, unless exclude_outside drops it."""
     get = node.attributes.get
     cubic = get("mode") == "cubic"
@@ -122,7 +147,11 @@ def _weighted(node: Node, x: NDArray[np.float64], axis: int, at: NDArray[np.floa
     reach = int(np.ceil((2.0 if cubic else 1.0) / width))
     places = np.floor(at).astype(np.int64)[:, None] + np.arange(1 - reach, reach + 1)
     distance = (places - at.astype(np.float64)[:, None]) * width
-    weights = _cubic(distance, float(np.float32(get("cubic_coeff_a", -0.75)))) if cubic else np.clip(1.0 - np.abs(distance), 0.0, 1.0)
+    weights = (
+        _cubic(distance, float(np.float32(get("cubic_coeff_a", -0.75))))
+        if cubic
+        else np.clip(1.0 - np.abs(distance), 0.0, 1.0)
+    )
     if get("exclude_outside", 0):
         weights = np.where((places < 0) | (places >= x.shape[axis]), 0.0, weights)
     weights /= weights.sum(axis=1, keepdims=True)
@@ -146,8 +175,13 @@ class Resize(Op):
             raise dims.fault(node, "Resize needs an input and scales or sizes")
         get = node.attributes.get
         if get("mode", "nearest") not in {"nearest", "linear", "cubic"}:
-            raise dims.fault(node, f"Resize by mode {get('mode')!r} is not supported", None, "use nearest, linear or cubic")
-        if get("coordinate_transformation_mode", "half_pixel") not in _COORDINATES or get("nearest_mode", _NEAREST[0]) not in _NEAREST:
+            raise dims.fault(
+                node, f"Resize by mode {get('mode')!r} is not supported", None, "use nearest, linear or cubic"
+            )
+        if (
+            get("coordinate_transformation_mode", "half_pixel") not in _COORDINATES
+            or get("nearest_mode", _NEAREST[0]) not in _NEAREST
+        ):
             raise dims.fault(node, "coordinate_transformation_mode or nearest_mode is unknown")
         x = inputs[0]
         if not x.known_shape:
@@ -186,7 +220,9 @@ class Resize(Op):
             if smooth:
                 result = _weighted(node, result, axis, at, factor)
             else:
-                result = np.take(result, np.clip(_nearest(at, get("nearest_mode", _NEAREST[0])), 0, x.shape[axis] - 1), axis=axis)
+                result = np.take(
+                    result, np.clip(_nearest(at, get("nearest_mode", _NEAREST[0])), 0, x.shape[axis] - 1), axis=axis
+                )
         if np.any(outside):
             result = np.where(outside, np.float64(np.float32(get("extrapolation_value", 0.0))), result)
         return [result.astype(x.dtype, copy=False)]

@@ -44,7 +44,9 @@ def split_shape(node: Node, shape: Shape) -> tuple[Dim, Dim, Shape]:
         It has fewer than three dimensions.
     """
     if len(shape) < 3:
-        raise dims.fault(node, f"the input {list(shape)} has no spatial dimension", "the operator needs [batch, channels, space...]")
+        raise dims.fault(
+            node, f"the input {list(shape)} has no spatial dimension", "the operator needs [batch, channels, space...]"
+        )
     if node.layout == "NHWC":
         return shape[0], shape[-1], shape[1:-1]
     return shape[0], shape[1], shape[2:]
@@ -94,18 +96,24 @@ def windows_of(node: Node, space: Sequence[Dim], kernel: Sequence[int]) -> Windo
         if auto == "VALID":
             begin[index] = end[index] = 0
         elif auto != "NOTSET":
-            raise dims.fault(node, f"auto_pad = {auto!r} is unknown", None, "use NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+            raise dims.fault(
+                node, f"auto_pad = {auto!r} is unknown", None, "use NOTSET, VALID, SAME_UPPER or SAME_LOWER"
+            )
         padding = begin[index] + end[index]
         count = dims.window(dim, extent, stride, padding, ceil)
         if ceil and isinstance(dim, int) and isinstance(count, int) and (count - 1) * stride >= dim + begin[index]:
             count -= 1  # a window must not start in the padding behind the image
         counts.append(count)
     if any(isinstance(count, int) and count < 1 for count in counts) and all(dim != 0 for dim in space):
-        raise dims.fault(node, f"a window of {extents} does not fit into the padded input {list(space)} + {begin} + {end}")
+        raise dims.fault(
+            node, f"a window of {extents} does not fit into the padded input {list(space)} + {begin} + {end}"
+        )
     return Windows(kernel, strides, dilations, tuple(begin), tuple(end), tuple(counts))
 
 
-def _same(node: Node, dim: Dim, extent: int, stride: int, upper: bool, begin: list[int], end: list[int], index: int) -> Dim:
+def _same(
+    node: Node, dim: Dim, extent: int, stride: int, upper: bool, begin: list[int], end: list[int], index: int
+) -> Dim:
     """SAME padding: ``ceil(dim / stride)`` windows; the odd element goes behind (UPPER) or before (LOWER)."""
     if isinstance(dim, str):
         if stride != 1:

@@ -46,7 +46,9 @@ def spread(values: Array, shape: tuple[int, ...], axis: int | None, block: int |
     if values.size == 1 and values.ndim < 2 and not block:
         return values.reshape(())
     if axis is None or not -len(shape) <= axis < len(shape):
-        raise ValueError(f"a scale of shape {list(values.shape)} needs an axis inside the tensor's {len(shape)} dimensions")
+        raise ValueError(
+            f"a scale of shape {list(values.shape)} needs an axis inside the tensor's {len(shape)} dimensions"
+        )
     axis %= len(shape)
     if not block:
         if values.ndim != 1 or values.size != shape[axis]:
@@ -54,7 +56,9 @@ def spread(values: Array, shape: tuple[int, ...], axis: int | None, block: int |
         return values.reshape([-1 if index == axis else 1 for index in range(len(shape))])
     blocks = -(-shape[axis] // block)
     if values.shape != (*shape[:axis], blocks, *shape[axis + 1 :]):
-        raise ValueError(f"a scale of shape {list(values.shape)} does not fit blocks of {block} along axis {axis} of {list(shape)}")
+        raise ValueError(
+            f"a scale of shape {list(values.shape)} does not fit blocks of {block} along axis {axis} of {list(shape)}"
+        )
     return np.repeat(values, block, axis=axis)[tuple(slice(0, dim) for dim in shape)]
 
 
@@ -118,7 +122,7 @@ def _to_small_float(x: Array, target: np.dtype[Any], saturating: bool) -> Array:
 
     wide = x.astype(np.float32)
     if saturating:
-        peak = float(ml_dtypes.finfo(target).max)
+        peak = float(ml_dtypes.finfo(target).max)  # type: ignore[no-untyped-call]
         return np.clip(wide, -peak, peak).astype(target)  # NaN stays NaN
     return wide.astype(target)
 

@@ -38,7 +38,9 @@ class Identity(View):
         if mode is not None and mode.data is not None and mode.data.size == 1 and bool(mode.data.ravel()[0]):
             ratio = inputs[1]
             if ratio is None or ratio.data is None or ratio.data.ravel()[0] != 0:
-                raise dims.fault(node, "Dropout in training mode is not supported", "its mask is random", "export in inference mode")
+                raise dims.fault(
+                    node, "Dropout in training mode is not supported", "its mask is random", "export in inference mode"
+                )
         x = inputs[0]
         return [(x.dtype, x.shape, x.known_shape), ("bool", x.shape, x.known_shape)][: 2 if node.op == "Dropout" else 1]
 
@@ -59,11 +61,18 @@ class Reshape(View):
         """See `Op.infer`."""
         x, target = operands(node, inputs, 2, 2)
         if target.data is None:
-            if target.known_shape and len(target.shape) == 1 and isinstance(target.shape[0], int) and target.shape[0] <= 64:
+            if (
+                target.known_shape
+                and len(target.shape) == 1
+                and isinstance(target.shape[0], int)
+                and target.shape[0] <= 64
+            ):
                 return [(x.dtype, tuple(f"{node.outputs[0]}.{axis}" for axis in range(target.shape[0])), True)]
             return [(x.dtype, (), False)]
         if target.data.ndim != 1 or target.data.size > 64:
-            raise dims.fault(node, f"the target shape must be a vector of at most 64 numbers, not {list(target.data.shape)}")
+            raise dims.fault(
+                node, f"the target shape must be a vector of at most 64 numbers, not {list(target.data.shape)}"
+            )
         wanted: list[Any] = target.data.tolist()
         return [(x.dtype, *_reshaped(node, x, wanted))]
 
@@ -87,7 +96,9 @@ def _reshaped(node: Node, x: Tensor, wanted: list[Any]) -> tuple[Shape, bool]:
     for index, dim in enumerate(wanted):
         if dim == 0 and not zero:
             if x.known_shape and index >= len(x.shape):
-                raise dims.fault(node, f"the target shape {wanted} copies dimension {index}, the input {list(x.shape)} has none")
+                raise dims.fault(
+                    node, f"the target shape {wanted} copies dimension {index}, the input {list(x.shape)} has none"
+                )
             dim = x.shape[index] if x.known_shape else f"{node.outputs[0]}.{index}"
         shape.append(dim)
     if not x.known_shape:
@@ -96,11 +107,15 @@ def _reshaped(node: Node, x: Tensor, wanted: list[Any]) -> tuple[Shape, bool]:
         rest = [dim for dim in shape if dim != -1]
         left = 0 if 0 in rest else dims.quotient(x.shape, rest)
         if left is None and all(isinstance(dim, int) for dim in (*x.shape, *rest)):
-            raise dims.fault(node, f"the input {list(x.shape)} cannot become {wanted}", "the numbers of elements do not divide")
+            raise dims.fault(
+                node, f"the input {list(x.shape)} cannot become {wanted}", "the numbers of elements do not divide"
+            )
         shape[shape.index(-1)] = f"{node.outputs[0]}.{shape.index(-1)}" if left is None else left
     before, after = dims.product(x.shape), dims.product(shape)
     if isinstance(before, int) and isinstance(after, int) and before != after:
-        raise dims.fault(node, f"the input {list(x.shape)} cannot become {wanted}", f"it has {before} elements, not {after}")
+        raise dims.fault(
+            node, f"the input {list(x.shape)} cannot become {wanted}", f"it has {before} elements, not {after}"
+        )
     return tuple(shape), True
 
 
@@ -147,7 +162,11 @@ class Squeeze(View):
         stated = dims.integers(node, second, "axes") if second is not None else node.attributes.get("axes")
         if not x.known_shape or (second is not None and stated is None) or (stated is None and not x.concrete):
             return [(x.dtype, (), False)]
-        axes = [axis for axis, dim in enumerate(x.shape) if dim == 1] if stated is None else dims.axes_of(node, stated, len(x.shape))
+        axes = (
+            [axis for axis, dim in enumerate(x.shape) if dim == 1]
+            if stated is None
+            else dims.axes_of(node, stated, len(x.shape))
+        )
         for axis in axes:
             if isinstance(x.shape[axis], int) and x.shape[axis] != 1:
                 raise dims.fault(node, f"dimension {axis} of {list(x.shape)} is not 1 and cannot be squeezed")

@@ -86,7 +86,9 @@ def compare(case: Any) -> None:
             if reference.dtype.kind in "iub":
                 np.testing.assert_array_equal(ours, reference)
             else:
-                np.testing.assert_allclose(ours.astype(np.float64), reference.astype(np.float64), rtol=case.rtol, atol=case.atol)
+                np.testing.assert_allclose(
+                    ours.astype(np.float64), reference.astype(np.float64), rtol=case.rtol, atol=case.atol
+                )
 
 
 @pytest.mark.parametrize("name", sorted(cases()))
@@ -114,7 +116,18 @@ def test_stored_types_are_covered() -> None:
         if name.startswith(("test_quantizelinear", "test_dequantizelinear"))
         for value in (*case.model.graph.input, *case.model.graph.output)
     }
-    assert {"int2", "uint2", "int4", "uint4", "uint8", "int16", "uint16", "float8e4m3fn", "float8e5m2", "float4e2m1"} <= types
+    assert {
+        "int2",
+        "uint2",
+        "int4",
+        "uint4",
+        "uint8",
+        "int16",
+        "uint16",
+        "float8e4m3fn",
+        "float8e5m2",
+        "float4e2m1",
+    } <= types
 
 
 def test_backend_interface() -> None:
