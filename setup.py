@@ -8,7 +8,11 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # No -march: ISA code opts in by function-level target regions. No contraction: a fused multiply-add is written, never implied.
-FLAGS = [] if sys.platform == "win32" else ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS = (
+    []
+    if sys.platform == "win32"
+    else ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+)
 LIMITED_API = 0x030B0000  # Python 3.11: first stable ABI with typed memoryviews
 
 

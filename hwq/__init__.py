@@ -36,7 +36,40 @@ _LATER = {
     "search": "hwq.search, the Pareto front of plans",
 }
 
-__all__ = [*sorted(_ROOMS), "check", "explain", "from_torch", "kernels", "numerics", "search", "simulators", "zoo"]  # noqa: PLE0604, PLE0605
+__all__ = [
+    "Accelerator",
+    "Calibration",
+    "Comparison",
+    "Error",
+    "Estimate",
+    "Graph",
+    "Node",
+    "NotSupportedYet",
+    "Plan",
+    "Program",
+    "Quantization",
+    "Tensor",
+    "accelerators",
+    "calibrate",
+    "check",
+    "compare",
+    "compile",
+    "dialects",
+    "estimate",
+    "execute",
+    "explain",
+    "export",
+    "from_torch",
+    "kernels",
+    "load",
+    "lower",
+    "numerics",
+    "quantize",
+    "report",
+    "search",
+    "simulators",
+    "zoo",
+]
 
 if TYPE_CHECKING:
     from hwq import kernels, numerics, simulators, zoo

@@ -53,8 +53,12 @@ class NotSupportedYet(Error):
     """A promised name whose room is not built yet."""
 
     def __init__(self, what: str, *, where: str | None = None, why: str | None = None, remedy: str | None = None):
-        super().__init__(what if what.startswith("not supported yet") else f"not supported yet: {what}",
-                         where=where, why=why, remedy=remedy)
+        super().__init__(
+            what if what.startswith("not supported yet") else f"not supported yet: {what}",
+            where=where,
+            why=why,
+            remedy=remedy,
+        )
 
 
 def _rebuild(kind: type[Error], what: str, where: str | None, why: str | None, remedy: str | None) -> Error:

@@ -6,9 +6,9 @@ import contextlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,11 @@ def read_bytes(path: PathLike, max_bytes: int = MAX_BYTES) -> bytes:
     source = Path(path)
     size = _size(source)
     if size > max_bytes:
-        raise Error(f"the file has {size} bytes, more than the bound of {max_bytes}", where=str(source),
-                    remedy="raise --max-bytes (max_bytes=) if the file is what you think it is")
+        raise Error(
+            f"the file has {size} bytes, more than the bound of {max_bytes}",
+            where=str(source),
+            remedy="raise --max-bytes (max_bytes=) if the file is what you think it is",
+        )
     try:
         return source.read_bytes()
     except OSError as error:
@@ -66,8 +69,11 @@ def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np
         with zipfile.ZipFile(source) as archive:
             claimed = sum(member.file_size for member in archive.infolist())
         if claimed > max_bytes:
-            raise Error(f"the archive unpacks to {claimed} bytes, more than the bound of {max_bytes}",
-                        where=str(source), remedy="raise --max-bytes (max_bytes=) if you trust the file")
+            raise Error(
+                f"the archive unpacks to {claimed} bytes, more than the bound of {max_bytes}",
+                where=str(source),
+                remedy="raise --max-bytes (max_bytes=) if you trust the file",
+            )
         with np.load(source, allow_pickle=False) as arrays:
             return {name: _array(arrays, name, source) for name in arrays.files}
     except zipfile.BadZipFile:
@@ -85,19 +91,26 @@ def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np
 def _array(arrays: Mapping[str, NDArray[np.generic]], name: str, source: Path) -> NDArray[np.generic]:
     array = arrays[name]
     if not isinstance(array, np.ndarray) or array.dtype.hasobject:
-        raise Error("this member is not a plain numeric array", where=f"{source}#{name}",
-                    why="object arrays and foreign members would need unpickling, which runs code",
-                    remedy="save plain arrays with numpy.savez")
+        raise Error(
+            "this member is not a plain numeric array",
+            where=f"{source}#{name}",
+            why="object arrays and foreign members would need unpickling, which runs code",
+            remedy="save plain arrays with numpy.savez",
+        )
     return array
 
 
 def _bad_archive(source: Path, error: Exception) -> Error:
-    return Error("cannot read arrays from this file", where=str(source), why=f"{type(error).__name__}: {error}",
-                 remedy="give an .npz or .npy of plain numeric arrays, as numpy.savez writes it")
+    return Error(
+        "cannot read arrays from this file",
+        where=str(source),
+        why=f"{type(error).__name__}: {error}",
+        remedy="give an .npz or .npy of plain numeric arrays, as numpy.savez writes it",
+    )
 
 
 @contextlib.contextmanager
-def write_atomically(path: PathLike, *, overwrite: bool = False, mode: str = "wb"):  # type: ignore[no-untyped-def]
+def write_atomically(path: PathLike, *, overwrite: bool = False, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears at `path` only when the block ends without an exception.
 
     Raises
@@ -107,15 +120,23 @@ def write_atomically(path: PathLike, *, overwrite: bool = False, mode: str = "wb
     """
     target = Path(path)
     if target.exists() and not overwrite:
-        raise Error("the file exists already", where=str(target), remedy="choose another name or pass --overwrite (overwrite=True)")
+        raise Error(
+            "the file exists already",
+            where=str(target),
+            remedy="choose another name or pass --overwrite (overwrite=True)",
+        )
     if target.is_dir():
         raise Error("this is a folder, a file was expected", where=str(target), remedy="name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".hwq-", suffix=".part")
     except OSError as error:
-        raise Error(f"cannot write here: {error.strerror}", where=str(target), remedy="check the folder and its permissions") from error
-    stream: IO[bytes] | IO[str] = os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""}))
+        raise Error(
+            f"cannot write here: {error.strerror}", where=str(target), remedy="check the folder and its permissions"
+        ) from error
+    stream: IO[Any] = (
+        os.fdopen(descriptor, mode) if "b" in mode else os.fdopen(descriptor, mode, encoding="utf-8", newline="")
+    )
     try:
         with stream:
             yield stream

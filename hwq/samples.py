@@ -48,7 +48,9 @@ class Samples:
         return Samples({name: array[:count] for name, array in self.feeds.items()}, labels, self.notes)
 
 
-def read(path: PathLike, graph: Graph, *, scale: float = 1.0, zero_point: float = 0.0, max_bytes: int = MAX_BYTES) -> Samples:
+def read(
+    path: PathLike, graph: Graph, *, scale: float = 1.0, zero_point: float = 0.0, max_bytes: int = MAX_BYTES
+) -> Samples:
     """Read an ``.npz`` or ``.npy`` for the inputs of `graph`.
 
     Arrays are matched by input name; a model with one input also takes the only array that is not a label. Integers for
@@ -69,13 +71,22 @@ def read(path: PathLike, graph: Graph, *, scale: float = 1.0, zero_point: float 
         chosen = {graph.inputs[0]: next(iter(arrays.values()))}
     else:
         missing = [display_name(name) for name in graph.inputs if name not in arrays]
-        raise Error(f"no array for the model's inputs {', '.join(missing)}", where=str(path),
-                    why=f"the file holds {', '.join(display_name(name) for name in arrays) or 'no arrays but labels'}",
-                    remedy="name the arrays as the model names its inputs")
-    feeds = {name: _fitted(array, graph.tensors[name], str(path), scale, zero_point, notes) for name, array in chosen.items()}
+        raise Error(
+            f"no array for the model's inputs {', '.join(missing)}",
+            where=str(path),
+            why=f"the file holds {', '.join(display_name(name) for name in arrays) or 'no arrays but labels'}",
+            remedy="name the arrays as the model names its inputs",
+        )
+    feeds = {
+        name: _fitted(array, graph.tensors[name], str(path), scale, zero_point, notes) for name, array in chosen.items()
+    }
     counts = {len(array) for array in feeds.values()}
     if len(counts) != 1 or 0 in counts:
-        raise Error("the inputs hold no samples or different numbers of them", where=str(path), why=f"first axes: {sorted(counts)}")
+        raise Error(
+            "the inputs hold no samples or different numbers of them",
+            where=str(path),
+            why=f"first axes: {sorted(counts)}",
+        )
     return Samples(feeds, _labels(labels, counts.pop(), str(path)), tuple(notes))
 
 
@@ -92,9 +103,15 @@ def _fitted(array: Array, tensor: Tensor, path: str, scale: float, zero_point: f
         if (scale, zero_point) == (1.0, 0.0):
             return array.astype(wanted)
         return ((array.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)).astype(wanted)
-    if np.can_cast(array.dtype, wanted, "same_kind") or (wanted.kind in "iu" and array.dtype.kind in "iu" and _within(array, wanted)):
+    if np.can_cast(array.dtype, wanted, "same_kind") or (
+        wanted.kind in "iu" and array.dtype.kind in "iu" and _within(array, wanted)
+    ):
         return array.astype(wanted)
-    raise Error(f"the model wants {tensor.dtype}, the file holds {array.dtype}", where=where, remedy="convert the data before saving it")
+    raise Error(
+        f"the model wants {tensor.dtype}, the file holds {array.dtype}",
+        where=where,
+        remedy="convert the data before saving it",
+    )
 
 
 def _within(array: Array, wanted: np.dtype[np.generic]) -> bool:
@@ -119,17 +136,26 @@ def _shaped(array: Array, tensor: Tensor, where: str, notes: list[str]) -> Array
         if len(array) and array.size == elements * len(array):
             notes.append(f"{name}: samples reshaped to {'x'.join(str(dim) for dim in want)}")
             return array.reshape((len(array), *[int(dim) for dim in want]))
-    raise Error(f"the model wants samples of shape {list(want)}, the file holds {list(array.shape[1:])}", where=where,
-                remedy="reshape the data to the model's input, samples along the first axis")
+    raise Error(
+        f"the model wants samples of shape {list(want)}, the file holds {list(array.shape[1:])}",
+        where=where,
+        remedy="reshape the data to the model's input, samples along the first axis",
+    )
 
 
 def _matches(shape: tuple[int, ...], want: tuple[int | str, ...]) -> bool:
-    return len(shape) == len(want) and all(isinstance(dim, str) or dim == size for size, dim in zip(shape, want, strict=True))
+    return len(shape) == len(want) and all(
+        isinstance(dim, str) or dim == size for size, dim in zip(shape, want, strict=True)
+    )
 
 
 def _labels(labels: Array | None, count: int, path: str) -> Array | None:
     if labels is None:
         return None
     if labels.ndim != 1 or len(labels) != count or labels.dtype.kind not in "iu":
-        raise Error(f"labels must be {count} integers in one row", where=path, why=f"found {labels.dtype} of shape {list(labels.shape)}")
+        raise Error(
+            f"labels must be {count} integers in one row",
+            where=path,
+            why=f"found {labels.dtype} of shape {list(labels.shape)}",
+        )
     return labels.astype(np.int64)

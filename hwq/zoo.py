@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
@@ -50,30 +51,58 @@ class _Drawing:
         self.tensors[name] = Tensor(name, "float32", shape, data=data)
         return name
 
-    def node(self, op: str, name: str, inputs: list[str], shape: Shape, dtype: str = "float32", **attributes: object) -> str:
-        layout = "NCHW" if op in {"Conv", "MaxPool", "GlobalAveragePool", "Resize"} else ""
+    def node(
+        self, op: str, name: str, inputs: list[str], shape: Shape, dtype: str = "float32", **attributes: object
+    ) -> str:
+        layout: Literal["", "NCHW"] = "NCHW" if op in {"Conv", "MaxPool", "GlobalAveragePool", "Resize"} else ""
         self.tensors[name] = Tensor(name, dtype, shape)
         self.nodes.append(Node(op, name, tuple(inputs), (name,), attributes, origin=name, layout=layout))
         return name
 
     def several(self, op: str, name: str, inputs: list[str], shapes: list[Shape], **attributes: object) -> list[str]:
         outputs = [f"{name}:{index}" for index in range(len(shapes))]
-        self.tensors.update({output: Tensor(output, "float32", shape) for output, shape in zip(outputs, shapes, strict=True)})
+        self.tensors.update(
+            {output: Tensor(output, "float32", shape) for output, shape in zip(outputs, shapes, strict=True)}
+        )
         self.nodes.append(Node(op, name, tuple(inputs), tuple(outputs), attributes, origin=name))
         return outputs
 
-    def conv(self, name: str, x: str, channels: int, kernel: int, stride: int = 1, pads: tuple[int, int] | None = None, groups: int = 1,
-             act: str = "", bias: bool = True) -> str:
+    def conv(
+        self,
+        name: str,
+        x: str,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        pads: tuple[int, int] | None = None,
+        groups: int = 1,
+        act: str = "",
+        bias: bool = True,
+    ) -> str:
         """`pads` is (before, after) on both axes; default keeps the size at stride 1."""
         depth, height, width = self.shape(x)
         before, after = (kernel // 2, kernel // 2) if pads is None else pads
-        out = (BATCH, channels, (height + before + after - kernel) // stride + 1, (width + before + after - kernel) // stride + 1)
+        out = (
+            BATCH,
+            channels,
+            (height + before + after - kernel) // stride + 1,
+            (width + before + after - kernel) // stride + 1,
+        )
         fan_in = depth // groups * kernel * kernel
         inputs = [x, self.weight(f"{name}.weight", (channels, depth // groups, kernel, kernel), fan_in)]
         if bias:
             inputs.append(self.weight(f"{name}.bias", (channels,), 200))
-        y = self.node("Conv", name, inputs, out, kernel_shape=(kernel, kernel), strides=(stride, stride), group=groups,
-                      pads=(before, before, after, after), dilations=(1, 1))
+        y = self.node(
+            "Conv",
+            name,
+            inputs,
+            out,
+            kernel_shape=(kernel, kernel),
+            strides=(stride, stride),
+            group=groups,
+            pads=(before, before, after, after),
+            dilations=(1, 1),
+        )
         return self.activation(name, y, act)
 
     def activation(self, name: str, x: str, act: str) -> str:
@@ -97,7 +126,9 @@ class _Drawing:
     def max_pool(self, name: str, x: str, kernel: int, stride: int, pad: int) -> str:
         depth, height, width = self.shape(x)
         out = (BATCH, depth, (height + 2 * pad - kernel) // stride + 1, (width + 2 * pad - kernel) // stride + 1)
-        return self.node("MaxPool", name, [x], out, kernel_shape=(kernel, kernel), strides=(stride, stride), pads=(pad,) * 4)
+        return self.node(
+            "MaxPool", name, [x], out, kernel_shape=(kernel, kernel), strides=(stride, stride), pads=(pad,) * 4
+        )
 
     def classifier(self, x: str, classes: int) -> str:
         depth = self.shape(x)[0]
@@ -107,8 +138,14 @@ class _Drawing:
 
     def dense(self, name: str, x: str, features: int, act: str = "") -> str:
         fan_in = self.shape(x)[-1]
-        inputs = [x, self.weight(f"{name}.weight", (features, fan_in), fan_in), self.weight(f"{name}.bias", (features,), 200)]
-        return self.activation(name, self.node("Gemm", name, inputs, (BATCH, features), transB=1, transA=0, alpha=1.0, beta=1.0), act)
+        inputs = [
+            x,
+            self.weight(f"{name}.weight", (features, fan_in), fan_in),
+            self.weight(f"{name}.bias", (features,), 200),
+        ]
+        return self.activation(
+            name, self.node("Gemm", name, inputs, (BATCH, features), transB=1, transA=0, alpha=1.0, beta=1.0), act
+        )
 
     def graph(self, inputs: list[str], outputs: list[str]) -> Graph:
         facts = {"file": f"zoo:{self.name}", "opset": 20, "weights": f"seed {self.seed}" if self.weights else "none"}
@@ -171,7 +208,15 @@ def _mobilenet_v2(draw: _Drawing, sequence: int) -> Graph:
             depth, y = draw.shape(x)[0], x
             if expansion > 1:
                 y = draw.conv(f"block{index}.expand", y, depth * expansion, 1, act="relu6")
-            y = draw.conv(f"block{index}.depthwise", y, depth * expansion, 3, 1 if repeat else first_stride, groups=depth * expansion, act="relu6")
+            y = draw.conv(
+                f"block{index}.depthwise",
+                y,
+                depth * expansion,
+                3,
+                1 if repeat else first_stride,
+                groups=depth * expansion,
+                act="relu6",
+            )
             y = draw.conv(f"block{index}.project", y, channels, 1)
             x = draw.add(f"block{index}.add", x, y) if draw.shape(x) == draw.shape(y) else y
     return draw.graph([image], [draw.classifier(draw.conv("head", x, 1280, 1, act="relu6"), 1000)])
@@ -201,10 +246,22 @@ def _bert(draw: _Drawing, layers: int, hidden: int, heads: int, sequence: int) -
     mask = draw.input("attention_mask", (BATCH, sequence), "int64")
     full = (BATCH, sequence, hidden)
     # Where embeddings of unit variance are summed, 0.02 is BERT's initial standard deviation: fan 5000 gives it.
-    words = draw.node("Gather", "embeddings.words", [draw.weight("embeddings.word.weight", (30522, hidden), 5000), ids], full, axis=0)
-    kinds = draw.node("Gather", "embeddings.types", [draw.weight("embeddings.type.weight", (2, hidden), 5000), types], full, axis=0)
-    places = draw.node("Gather", "embeddings.positions", [draw.weight("embeddings.position.weight", (512, hidden), 5000),
-                       draw.constant("positions", np.arange(sequence, dtype=np.int64))], (sequence, hidden), axis=0)
+    words = draw.node(
+        "Gather", "embeddings.words", [draw.weight("embeddings.word.weight", (30522, hidden), 5000), ids], full, axis=0
+    )
+    kinds = draw.node(
+        "Gather", "embeddings.types", [draw.weight("embeddings.type.weight", (2, hidden), 5000), types], full, axis=0
+    )
+    places = draw.node(
+        "Gather",
+        "embeddings.positions",
+        [
+            draw.weight("embeddings.position.weight", (512, hidden), 5000),
+            draw.constant("positions", np.arange(sequence, dtype=np.int64)),
+        ],
+        (sequence, hidden),
+        axis=0,
+    )
     x = draw.node("Add", "embeddings.add", [words, kinds], full)
     x = _layer_norm(draw, "embeddings.norm", draw.node("Add", "embeddings.add_positions", [x, places], full))
 
@@ -225,8 +282,16 @@ def _bert(draw: _Drawing, layers: int, hidden: int, heads: int, sequence: int) -
 def _encoder(draw: _Drawing, name: str, x: str, bias: str, heads: int) -> str:
     sequence, hidden = draw.shape(x)
     width = hidden // heads
-    split = draw.constant("heads.split", np.array([0, sequence, heads, width], np.int64)) if "heads.split" not in draw.tensors else "heads.split"
-    joined = draw.constant("heads.join", np.array([0, sequence, hidden], np.int64)) if "heads.join" not in draw.tensors else "heads.join"
+    split = (
+        draw.constant("heads.split", np.array([0, sequence, heads, width], np.int64))
+        if "heads.split" not in draw.tensors
+        else "heads.split"
+    )
+    joined = (
+        draw.constant("heads.join", np.array([0, sequence, hidden], np.int64))
+        if "heads.join" not in draw.tensors
+        else "heads.join"
+    )
 
     def head(part: str, permutation: tuple[int, ...], shape: Shape) -> str:
         y = _linear(draw, f"{name}.{part}", x, hidden)
@@ -244,7 +309,9 @@ def _encoder(draw: _Drawing, name: str, x: str, bias: str, heads: int) -> str:
     y = draw.node("MatMul", f"{name}.context", [shares, v], (BATCH, heads, sequence, width))
     y = draw.node("Transpose", f"{name}.context.rows", [y], (BATCH, sequence, heads, width), perm=(0, 2, 1, 3))
     y = draw.node("Reshape", f"{name}.context.join", [y, joined], (BATCH, sequence, hidden))
-    x = _layer_norm(draw, f"{name}.attention.norm", draw.add(f"{name}.attention.add", _linear(draw, f"{name}.output", y, hidden), x))
+    x = _layer_norm(
+        draw, f"{name}.attention.norm", draw.add(f"{name}.attention.add", _linear(draw, f"{name}.output", y, hidden), x)
+    )
     y = _linear(draw, f"{name}.up", x, 4 * hidden)
     y = draw.node("Gelu", f"{name}.gelu", [y], (BATCH, sequence, 4 * hidden), approximate="none")
     return _layer_norm(draw, f"{name}.norm", draw.add(f"{name}.add", _linear(draw, f"{name}.down", y, hidden), x))
@@ -316,5 +383,10 @@ def build(name: str, *, weights: bool = True, seed: int = 0, shapes: Mapping[str
     asked = (shapes or {}).get("input_ids", (1, TOKENS))
     sequence = asked[1] if len(asked) == 2 else None
     if not isinstance(sequence, int) or not 1 <= sequence <= 512:
-        raise Error(f"input_ids cannot have the shape {list(asked)}", where=f"zoo:{name}", why="BERT has 512 positions", remedy="give (batch, 1..512)")
+        raise Error(
+            f"input_ids cannot have the shape {list(asked)}",
+            where=f"zoo:{name}",
+            why="BERT has 512 positions",
+            remedy="give (batch, 1..512)",
+        )
     return _BUILDERS[name](_Drawing(name, weights, seed), sequence)

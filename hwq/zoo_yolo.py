@@ -46,7 +46,9 @@ def draw_yolov8n(draw: _Drawing) -> Graph:
         scores.append(_branch(draw, f"{name}.class", level, 80, CLASSES))
     box = draw.node("Concat", "head.boxes", boxes, ("N", 4 * BINS, cells), axis=2)
     score = draw.node("Concat", "head.scores", scores, ("N", CLASSES, cells), axis=2)
-    return draw.graph([image], [_distances(draw, box, cells), draw.node("Sigmoid", "scores", [score], ("N", CLASSES, cells))])
+    return draw.graph(
+        [image], [_distances(draw, box, cells), draw.node("Sigmoid", "scores", [score], ("N", CLASSES, cells))]
+    )
 
 
 def _c2f(draw: _Drawing, name: str, x: str, channels: int, count: int, shortcut: bool = False) -> str:
@@ -78,8 +80,15 @@ def _concat(draw: _Drawing, name: str, parts: list[str]) -> str:
 def _upsample(draw: _Drawing, name: str, x: str) -> str:
     channels, height, width = draw.shape(x)
     scales = draw.constant(f"{name}.scales", np.array([1, 1, 2, 2], np.float32))
-    return draw.node("Resize", name, [x, "", scales], ("N", channels, 2 * height, 2 * width), mode="nearest",
-                     coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return draw.node(
+        "Resize",
+        name,
+        [x, "", scales],
+        ("N", channels, 2 * height, 2 * width),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def _branch(draw: _Drawing, name: str, x: str, width: int, channels: int) -> str:
@@ -98,6 +107,16 @@ def _distances(draw: _Drawing, box: str, cells: int) -> str:
     x = draw.node("Transpose", "dfl.transpose", [x], ("N", BINS, 4, cells), perm=(0, 2, 1, 3))
     x = draw.node("Softmax", "dfl.softmax", [x], ("N", BINS, 4, cells), axis=1)
     weight = draw.constant("dfl.weight", np.arange(BINS, dtype=np.float32).reshape(1, BINS, 1, 1))
-    x = draw.node("Conv", "dfl", [x, weight], ("N", 1, 4, cells), kernel_shape=(1, 1), strides=(1, 1), group=1, pads=(0,) * 4, dilations=(1, 1))
+    x = draw.node(
+        "Conv",
+        "dfl",
+        [x, weight],
+        ("N", 1, 4, cells),
+        kernel_shape=(1, 1),
+        strides=(1, 1),
+        group=1,
+        pads=(0,) * 4,
+        dilations=(1, 1),
+    )
     shape = draw.constant("boxes.shape", np.array([0, 4, cells], np.int64))
     return draw.node("Reshape", "boxes", [x, shape], ("N", 4, cells))

@@ -12,7 +12,20 @@ from typer.testing import CliRunner
 from hwq import demo
 from hwq.cli import app
 
-VERBS = ["demo", "inspect", "calibrate", "quantize", "lower", "run", "compare", "estimate", "report", "export", "accelerators", "dialects"]
+VERBS = [
+    "demo",
+    "inspect",
+    "calibrate",
+    "quantize",
+    "lower",
+    "run",
+    "compare",
+    "estimate",
+    "report",
+    "export",
+    "accelerators",
+    "dialects",
+]
 LATER = ["portability", "check", "explain", "search", "sweep", "diff", "plan", "validate", "fit", "scalesim", "bench"]
 
 
@@ -68,20 +81,51 @@ def test_quantized_bytes_are_a_quarter(folder) -> None:
 
 
 def test_run_gives_accuracy_and_outputs(folder) -> None:
-    result = parsed("run", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625, "-o", folder / "out.npz", "--overwrite")
+    result = parsed(
+        "run",
+        folder / "q.onnx",
+        "--data",
+        folder / "test.npz",
+        "--input-scale",
+        0.0625,
+        "-o",
+        folder / "out.npz",
+        "--overwrite",
+    )
     assert result["samples"] == 200 and result["accuracy"] >= 0.97 and result["dialect"] == "ort"
     (outputs,) = np.load(folder / "out.npz").values()
     assert outputs.shape == (200, 10)
-    again = parsed("run", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625, "--threads", 2, "-o", folder / "out2.npz", "--overwrite")
+    again = parsed(
+        "run",
+        folder / "q.onnx",
+        "--data",
+        folder / "test.npz",
+        "--input-scale",
+        0.0625,
+        "--threads",
+        2,
+        "-o",
+        folder / "out2.npz",
+        "--overwrite",
+    )
     assert again["accuracy"] == result["accuracy"]
-    assert np.load(folder / "out2.npz").files and np.array_equal(outputs, next(iter(np.load(folder / "out2.npz").values())))
+    assert np.load(folder / "out2.npz").files and np.array_equal(
+        outputs, next(iter(np.load(folder / "out2.npz").values()))
+    )
 
 
 def test_compare(folder) -> None:
-    result = parsed("compare", folder / "model.onnx", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625)
+    result = parsed(
+        "compare", folder / "model.onnx", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625
+    )
     text = json.dumps(result)
     assert "agreement" in text and "sqnr" in text.lower()
-    assert "SQNR" in run("compare", folder / "model.onnx", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625).stdout
+    assert (
+        "SQNR"
+        in run(
+            "compare", folder / "model.onnx", folder / "q.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625
+        ).stdout
+    )
 
 
 def test_lower_prints_groups(folder) -> None:
@@ -100,8 +144,23 @@ def test_estimate(folder) -> None:
 
 def test_export_and_report(folder) -> None:
     run("export", folder / "q.onnx", "-o", folder / "again.onnx")
-    run("report", folder / "model.onnx", "--data", folder / "test.npz", "--input-scale", 0.0625, "--on", "t4", "-o", folder / "r.html")
-    assert "<svg" in (folder / "r.html").read_text() and (folder / "report.json").exists() and (folder / "layers.csv").exists()
+    run(
+        "report",
+        folder / "model.onnx",
+        "--data",
+        folder / "test.npz",
+        "--input-scale",
+        0.0625,
+        "--on",
+        "t4",
+        "-o",
+        folder / "r.html",
+    )
+    assert (
+        "<svg" in (folder / "r.html").read_text()
+        and (folder / "report.json").exists()
+        and (folder / "layers.csv").exists()
+    )
 
 
 def test_lists(folder) -> None:
@@ -127,7 +186,14 @@ BAD = {
     "data of another shape": ("run", "{0}/model.onnx", "--data", "{0}/wrong.npz"),
     "bad labels": ("run", "{0}/model.onnx", "--data", "{0}/labels.npz"),
     "no statistics": ("quantize", "{0}/model.onnx", "-o", "{0}/never.onnx"),
-    "statistics of another model": ("quantize", "{0}/model.onnx", "--calibration", "{0}/test.npz", "-o", "{0}/never.onnx"),
+    "statistics of another model": (
+        "quantize",
+        "{0}/model.onnx",
+        "--calibration",
+        "{0}/test.npz",
+        "-o",
+        "{0}/never.onnx",
+    ),
     "no such dialect": ("run", "{0}/model.onnx", "--data", "{0}/test.npz", "--dialect", "tpu"),
     "a dialect of later": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--dialect", "tensorrt"),
     "an existing file": ("export", "{0}/q.onnx", "-o", "{0}/model.onnx"),

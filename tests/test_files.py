@@ -12,7 +12,19 @@ from hwq.errors import Error, NotSupportedYet
 from hwq.files import read_bytes, read_npz, write_atomically, write_npz
 from hwq.names import csv_cell, display_name, html_name, plot_name, rich_name
 
-HOSTILE = ["conv[/a]", r"$\frac{1$", "<script>alert(1)</script>", "=1+1", "\x1b[31mred\x1b[0m", "a\nb\rc", "\u202eevil", "x" * 1_000_000, "\ud800", "é😀", ""]
+HOSTILE = [
+    "conv[/a]",
+    r"$\frac{1$",
+    "<script>alert(1)</script>",
+    "=1+1",
+    "\x1b[31mred\x1b[0m",
+    "a\nb\rc",
+    "\u202eevil",
+    "x" * 1_000_000,
+    "\ud800",
+    "é😀",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name[:20]))

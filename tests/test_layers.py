@@ -61,7 +61,9 @@ def imports(path: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_down(path: Path) -> None:
     here = room(name_of(path))
-    assert here is not None, f"{name_of(path)} has no rank: give it one in tests/test_layers.py and a place in the README's map"
+    assert here is not None, (
+        f"{name_of(path)} has no rank: give it one in tests/test_layers.py and a place in the README's map"
+    )
     for line, target in imports(path):
         there = room(target)
         if there is None:
@@ -70,8 +72,12 @@ def test_imports_point_down(path: Path) -> None:
             continue
         if there == here:
             continue
-        assert RANKS[there] <= RANKS[here], f"{path.name}:{line}: {here} (rank {RANKS[here]}) imports {target} (rank {RANKS[there]})"
-        assert (here, there) not in STRANGERS and (there, here) not in STRANGERS, f"{path.name}:{line}: {here} must not see {there}"
+        assert RANKS[there] <= RANKS[here], (
+            f"{path.name}:{line}: {here} (rank {RANKS[here]}) imports {target} (rank {RANKS[there]})"
+        )
+        assert (here, there) not in STRANGERS and (there, here) not in STRANGERS, (
+            f"{path.name}:{line}: {here} must not see {there}"
+        )
         if there in DOORS:
             assert here == DOORS[there], f"{path.name}:{line}: only {DOORS[there]} opens {there}"
 

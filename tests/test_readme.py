@@ -21,7 +21,9 @@ def test_there_are_three_short_scripts() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs(name: str, tmp_path) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPTS[name]], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPTS[name]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     if name == "plan":
@@ -29,14 +31,20 @@ def test_a_script_runs(name: str, tmp_path) -> None:
 
 
 def test_the_kernels_script_needs_no_other_room() -> None:
-    code = SCRIPTS["kernels"] + "\nimport sys\nprint(sorted(name for name in sys.modules if name.startswith(('onnx', 'hwq.plan', 'hwq.ops', 'pydantic'))))"
+    code = (
+        SCRIPTS["kernels"]
+        + "\nimport sys\nprint(sorted(name for name in sys.modules if name.startswith(('onnx', 'hwq.plan', 'hwq.ops', 'pydantic'))))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
 
 
 def test_it_starts_with_the_two_commands() -> None:
     first = re.search(r"```\n(.*?)```", README, re.DOTALL)
-    assert first and [line.split("#")[0].strip() for line in first[1].strip().splitlines()] == ["make demo", "make test"]
+    assert first and [line.split("#")[0].strip() for line in first[1].strip().splitlines()] == [
+        "make demo",
+        "make test",
+    ]
 
 
 def test_the_matrix_is_the_dispatch_table() -> None:

@@ -37,7 +37,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def loaded(code: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", code + "\nimport sys; print(*sys.modules)"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nimport sys; print(*sys.modules)"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return {name.split(".")[0] for name in done.stdout.split()}
 
@@ -70,7 +72,13 @@ def test_a_wheel_holds_hwq_alone(tmp_path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"hwq"}
     assert "cp311-abi3" in wheel.name
-    for needed in ("hwq/py.typed", "hwq/_kernels.pyi", "hwq/demo/digits.onnx", "hwq/demo/digits.npz", "hwq/simulators/accelerators/t4.toml"):
+    for needed in (
+        "hwq/py.typed",
+        "hwq/_kernels.pyi",
+        "hwq/demo/digits.onnx",
+        "hwq/demo/digits.npz",
+        "hwq/simulators/accelerators/t4.toml",
+    ):
         assert needed in names, needed
     assert any(name.startswith("hwq/_kernels") and name.endswith(".so") for name in names)
     assert any(name.startswith("hwq/reporting/") and name.endswith(".html") for name in names)

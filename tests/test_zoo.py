@@ -52,7 +52,9 @@ def test_drawn_shapes_are_the_inferred_ones(name: str) -> None:
     again = infer_shapes(graph, batch=3)
     for tensor in graph.tensors.values():
         if tensor.name in graph.producers and tensor.name in again.tensors:
-            assert again.tensors[tensor.name].shape == tuple(3 if dim == "N" else dim for dim in tensor.shape), tensor.name
+            assert again.tensors[tensor.name].shape == tuple(3 if dim == "N" else dim for dim in tensor.shape), (
+                tensor.name
+            )
 
 
 def test_macs_scale_with_the_batch() -> None:
@@ -80,7 +82,10 @@ def test_bert_takes_its_length_from_the_shapes() -> None:
     assert macs(infer_shapes(graph, batch=1)) == 12 * (384 * 7_077_888 + 2 * 12 * 384 * 384 * 64)
 
 
-@pytest.mark.parametrize(("name", "shapes"), [("resnet1000", None), ("bert_base", {"input_ids": (1, 513)}), ("bert_base", {"input_ids": (1, 2, 3)})])
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [("resnet1000", None), ("bert_base", {"input_ids": (1, 513)}), ("bert_base", {"input_ids": (1, 2, 3)})],
+)
 def test_what_is_not_there_is_refused(name: str, shapes) -> None:
     with pytest.raises(Error) as caught:
         zoo.build(name, weights=False, shapes=shapes)

@@ -20,7 +20,9 @@ __all__ = ["VERBS"]
 
 # Samples that go through the model at once.
 CHUNK = 32
-CalibrationFile = Annotated[Path | None, typer.Option("--calibration", metavar="FILE", help="What `hwq calibrate` wrote.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", metavar="FILE", help="What `hwq calibrate` wrote.")
+]
 
 
 @guarded
@@ -29,7 +31,9 @@ def calibrate(
     data: options.Data,
     out: options.Out = Path("calibration.npz"),
     samples: options.Count = None,
-    moments: Annotated[bool, typer.Option("--moments", help="Also keep E[x x^T] per linear input (for methods that need it).")] = False,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Also keep E[x x^T] per linear input (for methods that need it).")
+    ] = False,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
     overwrite: options.Overwrite = False,
@@ -43,8 +47,20 @@ def calibrate(
     with progress("calibrating") as report:
         statistics = hwq.calibrate(graph, found.batches(CHUNK), moments=moments, progress=report)
     statistics.save(str(out), overwrite=overwrite)
-    result = {"file": str(out), "samples": len(found), "tensors": len(statistics.tensors), "calibration_hash": statistics.hash}
-    emit("calibrate", result, lambda console: console.print(f"{result['samples']} samples, {result['tensors']} tensors: wrote {out}", markup=False), json)
+    result = {
+        "file": str(out),
+        "samples": len(found),
+        "tensors": len(statistics.tensors),
+        "calibration_hash": statistics.hash,
+    }
+    emit(
+        "calibrate",
+        result,
+        lambda console: console.print(
+            f"{result['samples']} samples, {result['tensors']} tensors: wrote {out}", markup=False
+        ),
+        json,
+    )
 
 
 @guarded
@@ -67,7 +83,9 @@ def quantize(
 
     graph = options.load(model)
     chosen = options.plan_of(plan, precision) or Plan.uniform()
-    quantized = hwq.quantize(graph, chosen, _statistics(graph, calibration, data, samples, input_scale, input_zero_point))
+    quantized = hwq.quantize(
+        graph, chosen, _statistics(graph, calibration, data, samples, input_scale, input_zero_point)
+    )
     if out.suffix == ".npz":
         quantized.save(str(out), overwrite=overwrite)
     else:
@@ -76,17 +94,25 @@ def quantize(
               "float_bytes": graph.parameter_bytes, "quantized_bytes": quantized.parameter_bytes}  # fmt: skip
 
     def show(console: Console) -> None:
-        console.print(f"{result['float_bytes']:,} bytes of parameters became {result['quantized_bytes']:,} (dialect {result['dialect']}): wrote {out}", markup=False)
+        console.print(
+            f"{result['float_bytes']:,} bytes of parameters became {result['quantized_bytes']:,} (dialect {result['dialect']}): wrote {out}",
+            markup=False,
+        )
 
     emit("quantize", result, show, json)
 
 
-def _statistics(graph: Graph, calibration: Path | None, data: Path | None, samples: int | None, scale: float, zero_point: float) -> Calibration:
+def _statistics(
+    graph: Graph, calibration: Path | None, data: Path | None, samples: int | None, scale: float, zero_point: float
+) -> Calibration:
     import hwq
     from hwq.errors import Error
 
     if (calibration is None) == (data is None):
-        raise Error("quantizing needs statistics of the activations, from one place", remedy="give --calibration FILE (of hwq calibrate), or --data FILE of samples")
+        raise Error(
+            "quantizing needs statistics of the activations, from one place",
+            remedy="give --calibration FILE (of hwq calibrate), or --data FILE of samples",
+        )
     if calibration is not None:
         return hwq.Calibration.load(str(calibration))
     assert data is not None
@@ -101,9 +127,14 @@ def run(
     data: options.Data,
     out: options.MaybeOut = None,
     dialect: options.DialectName = None,
-    on: Annotated[str | None, typer.Option("--on", metavar="MACHINE", help="Run on a stepped machine instead of the kernels (comes later).")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="MACHINE", help="Run on a stepped machine instead of the kernels (comes later)."),
+    ] = None,
     samples: options.Count = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads; the bits are the same for any number.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, max=256, help="Threads; the bits are the same for any number.")
+    ] = 1,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
     overwrite: options.Overwrite = False,
@@ -119,7 +150,9 @@ def run(
     from hwq.files import write_npz
 
     if on is not None:
-        raise NotSupportedYet(f"hwq run --on {on}: models on a cycle-stepped array", remedy="leave --on away to run on the kernels")
+        raise NotSupportedYet(
+            f"hwq run --on {on}: models on a cycle-stepped array", remedy="leave --on away to run on the kernels"
+        )
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
     program = hwq.compile(graph, dialect=dialect)
@@ -140,10 +173,19 @@ def run(
         accuracy = float(np.mean(first.argmax(axis=1) == found.labels))
     if out is not None:
         write_npz(str(out), outputs, overwrite=overwrite)
-    result = {"samples": len(found), "cpu_seconds": seconds, "accuracy": accuracy, "file": None if out is None else str(out), **_hashes(program)}
+    result = {
+        "samples": len(found),
+        "cpu_seconds": seconds,
+        "accuracy": accuracy,
+        "file": None if out is None else str(out),
+        **_hashes(program),
+    }
 
     def show(console: Console) -> None:
-        console.print(f"{result['samples']} samples in {seconds:.2f} s of CPU time, dialect {result.get('dialect', graph.dialect)}", markup=False)
+        console.print(
+            f"{result['samples']} samples in {seconds:.2f} s of CPU time, dialect {result.get('dialect', graph.dialect)}",
+            markup=False,
+        )
         if accuracy is not None:
             console.print(f"accuracy {accuracy:.2%} (top-1 of the first output against the labels)")
         if out is not None:
@@ -159,7 +201,14 @@ def _hashes(program: Any) -> dict[str, Any]:
 @guarded
 def compare(
     model: options.Model,
-    quantized: Annotated[str | None, typer.Argument(metavar="[QUANTIZED]", help="The quantized model; without it, MODEL is quantized by the plan.", show_default=False)] = None,
+    quantized: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[QUANTIZED]",
+            help="The quantized model; without it, MODEL is quantized by the plan.",
+            show_default=False,
+        ),
+    ] = None,
     data: options.MaybeData = None,
     plan: options.PlanFile = None,
     precision: options.Precision = None,
@@ -187,7 +236,9 @@ def compare(
         chosen = options.plan_of(plan, precision) or Plan.uniform()
         if calibration is None:
             typer.echo("note: calibrated on the samples that are compared (no --calibration given)", err=True)
-        statistics = _statistics(graph, calibration, None if calibration else data, samples, input_scale, input_zero_point)
+        statistics = _statistics(
+            graph, calibration, None if calibration else data, samples, input_scale, input_zero_point
+        )
         other = hwq.quantize(graph, chosen, statistics)
     result = hwq.compare(graph, other, found.batches(CHUNK), labels=found.labels)
     if out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,9 @@ def estimate(
     precision: options.Precision = None,
     batch: options.Batch = 1,
     shape: options.Shapes = None,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a layer and machine.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a layer and machine.")
+    ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -43,14 +46,30 @@ def estimate(
                 stream.write(text if index == 0 else text.split("\n", 1)[1])
 
     def show(console: Console) -> None:
-        from hwq.reporting.tables import machine_row
-
-        drawn = table(f"{rich_name(graph.name)}, batch {batch}", "machine", "ms", "inferences/s", "DRAM MB", "mJ", "MAC utilization", "bound by")
+        drawn = table(
+            f"{rich_name(graph.name)}, batch {batch}",
+            "machine",
+            "ms",
+            "inferences/s",
+            "off-chip MB",
+            "mJ (low to high)",
+            "MAC utilization",
+            "bound by",
+        )
         for one in found:
-            drawn.add_row(*machine_row(one))
+            low, high = one.picojoules_band
+            drawn.add_row(
+                rich_name(one.machine.name),
+                f"{one.seconds * 1e3:.4g}",
+                f"{one.inferences_per_second:.4g}",
+                f"{one.off_chip_bytes / 1e6:.4g}",
+                f"{one.picojoules / 1e9:.3g} ({low / 1e9:.3g} to {high / 1e9:.3g})",
+                f"{one.mac_utilization:.1%}",
+                one.bound,
+            )
         console.print(drawn)
         for one in found:
-            console.print(f"{one.machine}: {one.validity}", markup=False)
+            console.print(f"{one.machine.name}: {one.validity}", markup=False)
 
     emit("estimate", [one.to_dict() for one in found], show, json)
 
@@ -61,7 +80,10 @@ def report(
     on: options.On = "tpu-v1,t4,ethos-u55-128",
     out: options.Out = Path("report.html"),
     data: options.MaybeData = None,
-    calibration_data: Annotated[Path | None, typer.Option("--calibration-data", metavar="FILE", help="Samples to calibrate on; default: those of --data.")] = None,
+    calibration_data: Annotated[
+        Path | None,
+        typer.Option("--calibration-data", metavar="FILE", help="Samples to calibrate on; default: those of --data."),
+    ] = None,
     plan: options.PlanFile = None,
     precision: options.Precision = None,
     batch: options.Batch = 1,
@@ -83,7 +105,11 @@ def report(
     subject: Any = graph
     if data is not None:
         found = options.samples(data, graph, samples, input_scale, input_zero_point)
-        source = found if calibration_data is None else options.samples(calibration_data, graph, None, input_scale, input_zero_point)
+        source = (
+            found
+            if calibration_data is None
+            else options.samples(calibration_data, graph, None, input_scale, input_zero_point)
+        )
         with progress("calibrating") as told:
             statistics = hwq.calibrate(graph, source.batches(CHUNK), progress=told)
         subject = hwq.quantize(graph, chosen, statistics)
@@ -96,7 +122,10 @@ def report(
 
 @guarded
 def dialects(
-    verify: Annotated[str | None, typer.Option("--verify", metavar="NAME", help="Run the dialect against its runtime again (comes later).")] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option("--verify", metavar="NAME", help="Run the dialect against its runtime again (comes later)."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """List the rounding contracts: which runtime's bits, and what verified it."""
@@ -106,13 +135,27 @@ def dialects(
 
     if verify is not None:
         find(verify)
-        raise NotSupportedYet(f"hwq dialects --verify {verify}", remedy="tests/test_same_bits.py compares ort and ort-unfused with onnxruntime")
+        raise NotSupportedYet(
+            f"hwq dialects --verify {verify}",
+            remedy="tests/test_same_bits.py compares ort and ort-unfused with onnxruntime",
+        )
     found = hwq.dialects().values()
-    rows = [{"name": one.name, "summary": one.summary, "runtime": one.runtime, "status": one.status, "evidence": one.evidence} for one in found]
+    rows = [
+        {
+            "name": one.name,
+            "summary": one.summary,
+            "runtime": one.runtime,
+            "status": one.status,
+            "evidence": one.evidence,
+        }
+        for one in found
+    ]
 
     def show(console: Console) -> None:
         for row in rows:
-            console.print(f"[bold]{row['name']}[/bold]  ({row['status']})\n    {row['summary']}\n    runtime: {row['runtime']}")
+            console.print(
+                f"[bold]{row['name']}[/bold]  ({row['status']})\n    {row['summary']}\n    runtime: {row['runtime']}"
+            )
             if row["evidence"]:
                 console.print(f"    verified by: {row['evidence']}", markup=False)
 
@@ -124,7 +167,9 @@ VERBS = (estimate, report, dialects)
 
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for report.html, report.json and layers.csv.")] = Path("hwq-demo"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for report.html, report.json and layers.csv.")
+    ] = Path("hwq-demo"),
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -157,15 +202,32 @@ def _list(json: bool) -> None:
     import hwq
     from hwq.names import rich_name
 
-    machines = list({id(machine): machine for machine in hwq.accelerators().values()}.values())
-    rows = [machine.summary() for machine in machines]
+    machines = list({machine.name: machine for machine in hwq.accelerators().values()}.values())
+    rows = [
+        {
+            "name": machine.name,
+            "aliases": list(machine.aliases),
+            "family": machine.family,
+            "summary": machine.summary,
+            "peak_macs_per_second": {name: machine.peak_macs_per_second(name) for name in machine.usable_precisions},
+            "validity": machine.validity,
+            "confidences": dict(machine.confidences),
+            "hash": machine.hash,
+        }
+        for machine in machines
+    ]
 
     def show(console: Console) -> None:
-        drawn = table("Machines", "name", "family", "precisions", "peak (INT8 or first)", "DRAM", "numbers read / recalled / assumed / fitted")
-        for row in rows:
-            counts = row["confidence"]
-            drawn.add_row(rich_name(row["name"]), row["family"], " ".join(row["precisions"]), row["peak"], row["dram"],
-                          " / ".join(str(counts.get(kind, 0)) for kind in ("read", "recalled", "assumed", "fitted")))  # fmt: skip
+        counted = "numbers read / recalled / assumed / fitted"
+        drawn = table("Machines", "name", "family", "peak, tera-MAC/s by precision", counted, "validity")
+        for machine, row in zip(machines, rows, strict=True):
+            drawn.add_row(
+                rich_name(machine.name),
+                machine.family,
+                ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in row["peak_macs_per_second"].items()),
+                " / ".join(str(machine.confidences.get(kind, 0)) for kind in ("read", "recalled", "assumed", "fitted")),
+                rich_name(machine.validity),
+            )
         console.print(drawn)
         console.print("hwq accelerators show NAME gives every number with its unit, source and confidence.")
 
@@ -174,7 +236,9 @@ def _list(json: bool) -> None:
 
 @guarded
 def _show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A machine's name, alias, or .toml file.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A machine's name, alias, or .toml file.", show_default=False)
+    ],
     json: options.Json = False,
 ) -> None:
     """Every number of one machine, with unit, source and confidence."""
@@ -182,12 +246,26 @@ def _show(
     from hwq.simulators import find
 
     machine = find(name)
-    rows = [{"key": key, **quantity.to_dict()} for key, quantity in machine.quantities().items()]
+    numbers = dict(machine.quantities)
+    numbers |= {f"precisions.{name}.rate": entry.rate for name, entry in machine.precisions.items() if entry.rate}
+    rows = [{"key": key, **dataclasses.asdict(number)} for key, number in numbers.items()]
+    missing = {name: entry.why for name, entry in machine.precisions.items() if entry.rate is None and entry.why}
+    support = {op: dataclasses.asdict(entry) for op, entry in machine.support.items()}
 
     def show(console: Console) -> None:
         drawn = table(f"{rich_name(machine.name)} ({machine.family})", "key", "value", "unit", "confidence", "source")
         for row in rows:
-            drawn.add_row(row["key"], f"{row['value']:g}", row["unit"], row["confidence"], rich_name(row["source"], 400))
+            drawn.add_row(
+                row["key"], f"{row['value']:g}", row["unit"], row["confidence"], rich_name(row["source"], 400)
+            )
         console.print(drawn)
+        for key, word in machine.choices.items():
+            console.print(f"{key} = {word}", markup=False)
+        for name, why in missing.items():
+            console.print(f"{name}: {why}", markup=False)
+        for op, entry in support.items():
+            console.print(f"{op}: {entry['level']}, {entry['why']}", markup=False)
+        console.print(machine.validity, markup=False)
 
-    emit("accelerators show", {"name": machine.name, "family": machine.family, "quantities": rows}, show, json)
+    result = {**machine.to_dict(), "quantities": rows, "hash": machine.hash}
+    emit("accelerators show", result, show, json)

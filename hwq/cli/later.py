@@ -27,7 +27,9 @@ _LATER = {
 def attach(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     for verb, what in _LATER.items():
-        app.command(verb, help=f"(not supported yet) {what}.", context_settings={"ignore_unknown_options": True})(_verb(verb, what))
+        app.command(verb, help=f"(not supported yet) {what}.", context_settings={"ignore_unknown_options": True})(
+            _verb(verb, what)
+        )
 
 
 def _verb(verb: str, what: str):  # type: ignore[no-untyped-def]

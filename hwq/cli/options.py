@@ -14,25 +14,60 @@ if TYPE_CHECKING:
     from hwq.plan import Plan
     from hwq.samples import Samples
 
-__all__ = ["PRECISIONS", "accelerators", "load", "machines", "plan_of", "samples", "shapes_of"]
+__all__ = ["PRECISIONS", "load", "machines", "plan_of", "samples", "shapes_of"]
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, a saved graph (.npz), or zoo:NAME.", show_default=False)]
-Data = Annotated[Path, typer.Option("--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels.")]
-MaybeData = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An .onnx file, a saved graph (.npz), or zoo:NAME.", show_default=False)
+]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels."
+    ),
+]
+MaybeData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels."
+    ),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="File to write.")]
 MaybeOut = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (with a schema_version) instead of a table.")]
-Shapes = Annotated[list[str] | None, typer.Option("--shape", metavar="INPUT=1,3,224,224", help="Bind an input's open dimensions. Repeatable.")]
-PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="Plan file (TOML); default: INT8 weights per channel, UINT8 activations.")]
-Precision = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="A uniform plan instead of a file: int8, int4, fp16, bf16 or fp32.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="INPUT=1,3,224,224", help="Bind an input's open dimensions. Repeatable."),
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", metavar="FILE", help="Plan file (TOML); default: INT8 weights per channel, UINT8 activations."
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", metavar="NAME", help="A uniform plan instead of a file: int8, int4, fp16, bf16 or fp32."
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, max=1 << 20, help="Inferences at once.")]
-On = Annotated[str, typer.Option("--on", metavar="MACHINE[,MACHINE]", help="Machines by name or .toml file; `hwq accelerators` lists them.")]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="MACHINE[,MACHINE]", help="Machines by name or .toml file; `hwq accelerators` lists them."
+    ),
+]
 MaxBytes = Annotated[int, typer.Option("--max-bytes", min=1, help="Refuse larger files.")]
 Count = Annotated[int | None, typer.Option("--samples", min=1, help="Use only the first so many samples.")]
-InputScale = Annotated[float, typer.Option("--input-scale", help="Integer data for a float input become (value - zero point) * scale.")]
+InputScale = Annotated[
+    float, typer.Option("--input-scale", help="Integer data for a float input become (value - zero point) * scale.")
+]
 InputZeroPoint = Annotated[float, typer.Option("--input-zero-point", help="See --input-scale.")]
-DialectName = Annotated[str | None, typer.Option("--dialect", metavar="NAME", help="Whose bits: `hwq dialects` lists them. Default: the graph's own.")]
+DialectName = Annotated[
+    str | None,
+    typer.Option("--dialect", metavar="NAME", help="Whose bits: `hwq dialects` lists them. Default: the graph's own."),
+]
 
 # Uniform plans by name: weights, activations.
 PRECISIONS = {"int8": ("int8", "uint8"), "int4": ("int4", "int4"), "fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
@@ -74,7 +109,9 @@ def plan_of(path: Path | None, precision: str | None) -> Plan | None:
     if precision is None:
         return None
     if precision not in PRECISIONS:
-        raise Error("there is no such precision", where=f"--precision {precision}", remedy=f"one of: {', '.join(PRECISIONS)}")
+        raise Error(
+            "there is no such precision", where=f"--precision {precision}", remedy=f"one of: {', '.join(PRECISIONS)}"
+        )
     return Plan.uniform(*PRECISIONS[precision])
 
 

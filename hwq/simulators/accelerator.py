@@ -133,6 +133,11 @@ class Accelerator:
             )
         return found.runs_as or precision
 
+    @property
+    def usable_precisions(self) -> tuple[str, ...]:
+        """Arithmetic types that the machine runs, directly or on the units of another."""
+        return tuple(name for name, entry in self.precisions.items() if entry.rate or entry.runs_as)
+
     def rate(self, precision: str) -> float:
         """MAC rate of `precision` in the unit of the machine's family (see `Precision`)."""
         found = self.precisions[self.resolve(precision)].rate

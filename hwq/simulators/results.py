@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 
 Column = NDArray[Any]
 
+# Memories outside the chip.
+OFF_CHIP = ("dram", "flash")
+
 
 @dataclass(frozen=True)
 class LayerEstimate:
@@ -146,6 +149,11 @@ class Estimate:
     def traffic(self) -> dict[str, dict[str, int]]:
         """Bytes by memory and operand."""
         return _nested({name: int(self.table[f"traffic.{name}"].sum()) for name in self._keys("traffic")})
+
+    @property
+    def off_chip_bytes(self) -> int:
+        """Bytes that cross the chip's edge to DRAM or flash."""
+        return sum(sum(operands.values()) for memory, operands in self.traffic.items() if memory in OFF_CHIP)
 
     @cached_property
     def energy(self) -> dict[str, float]:
