@@ -1,7 +1,7 @@
 """Exact integer and fixed-order float kernels on NumPy arrays; the arithmetic is told in kernels/README.md.
 
-Every function checks its operands, releases the GIL, gives the same bits on every path and thread count, and neither reads
-nor changes the caller's floating-point state.
+Every function checks its operands, releases the GIL, gives the same bits on every path and thread count, and neither
+reads nor changes the caller's floating-point state.
 
 Examples
 --------
@@ -19,6 +19,34 @@ from hwq.kernels.paths import available_isas, isa, matrix, use_isa
 from hwq.kernels.products import gemm, matmul, matmul_f32, sum_f32
 from hwq.kernels.windows import average_pool, conv2d, max_pool
 
-__all__ = ["ROUNDINGS", "Binary", "Epilogue", "Packed", "add", "available_isas", "average_pool", "binary", "conv2d", "dequantize", "gemm",
-           "isa", "lut", "matmul", "matmul_f32", "matrix", "max_pool", "mul", "pack", "pack_conv", "pack_float", "pack_int4", "quantize",
-           "quantize_multiplier", "requantize", "sub", "sum_f32", "unpack_int4", "use_isa"]  # fmt: skip
+__all__ = [
+    "ROUNDINGS",
+    "Binary",
+    "Epilogue",
+    "Packed",
+    "add",
+    "available_isas",
+    "average_pool",
+    "binary",
+    "conv2d",
+    "dequantize",
+    "gemm",
+    "isa",
+    "lut",
+    "matmul",
+    "matmul_f32",
+    "matrix",
+    "max_pool",
+    "mul",
+    "pack",
+    "pack_conv",
+    "pack_float",
+    "pack_int4",
+    "quantize",
+    "quantize_multiplier",
+    "requantize",
+    "sub",
+    "sum_f32",
+    "unpack_int4",
+    "use_isa",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,38 +30,88 @@ def binary(operator: Binary, a: Any, b: Any, *, out: Array | None = None) -> Arr
     pair = []
     for operand in (left, right):
         steps.append(0 if operand.size == 1 else 1)
-        pair.append(operand if operand.size == 1 or operand.shape == shape else np.ascontiguousarray(np.broadcast_to(operand, shape)))
-    operator._door.run(math.prod(shape), pair[0], steps[0], pair[1], steps[1], result)  # type: ignore[attr-defined]
+        pair.append(
+            operand
+            if operand.size == 1 or operand.shape == shape
+            else np.ascontiguousarray(np.broadcast_to(operand, shape))
+        )
+    operator._door.run(math.prod(shape), pair[0], steps[0], pair[1], steps[1], result)
     return result
 
 
-def _named(name: str, a: Any, b: Any, formula: str, scales: dict[str, Any], dtype: DTypeLike | None, out: Array | None) -> Array:
+class Quantizations(TypedDict, total=False):
+    """Keywords of `add`, `sub` and `mul`: the fields of `Binary`. The three scales must be given."""
+
+    a_scale: Required[float]
+    b_scale: Required[float]
+    scale: Required[float]
+    a_zero_point: int
+    b_zero_point: int
+    zero_point: int
+    clamp: tuple[int, int] | None
+
+
+def _named(
+    name: str, a: Any, b: Any, formula: str, dtype: DTypeLike | None, out: Array | None, given: Quantizations
+) -> Array:
     left, right = np.asarray(a), np.asarray(b)
-    full = formula if formula.endswith(f"-{name}") else f"{formula}-{name}"
-    operator = Binary(formula=full, a_dtype=left.dtype.name, b_dtype=right.dtype.name,
-                      dtype=left.dtype.name if dtype is None else np.dtype(dtype).name, **scales)  # fmt: skip
+    operator = Binary(
+        formula=formula if formula.endswith(f"-{name}") else f"{formula}-{name}",
+        a_dtype=left.dtype.name,
+        b_dtype=right.dtype.name,
+        dtype=left.dtype.name if dtype is None else np.dtype(dtype).name,
+        **given,
+    )
     return binary(operator, left, right, out=out)
 
 
-def add(a: Any, b: Any, *, a_scale: float, b_scale: float, scale: float, a_zero_point: int = 0, b_zero_point: int = 0, zero_point: int = 0,
-        dtype: DTypeLike | None = None, clamp: tuple[int, int] | None = None, formula: str = "ort", out: Array | None = None) -> Array:  # fmt: skip
-    """Quantized sum. Formulas: ``ort tflite xnnpack torch``; dtype of the result defaults to a's. See `Binary`."""
-    return _named("add", a, b, formula, {"a_scale": a_scale, "b_scale": b_scale, "scale": scale, "a_zero_point": a_zero_point,
-                  "b_zero_point": b_zero_point, "zero_point": zero_point, "clamp": clamp}, dtype, out)  # fmt: skip
+def add(
+    a: Any,
+    b: Any,
+    *,
+    formula: str = "ort",
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    **quantizations: Unpack[Quantizations],
+) -> Array:
+    """Quantized sum.
+
+    Parameters
+    ----------
+    a, b : uint8 or int8 array (int16 too for tflite), broadcast as NumPy does
+    formula : {"ort", "tflite", "xnnpack", "torch"}
+    dtype : optional
+        Of the result; a's by default.
+    **quantizations
+        ``a_scale b_scale scale``, and optionally ``a_zero_point b_zero_point zero_point clamp``: see `Binary`.
+    """
+    return _named("add", a, b, formula, dtype, out, quantizations)
 
 
-def sub(a: Any, b: Any, *, a_scale: float, b_scale: float, scale: float, a_zero_point: int = 0, b_zero_point: int = 0, zero_point: int = 0,
-        dtype: DTypeLike | None = None, clamp: tuple[int, int] | None = None, formula: str = "tflite", out: Array | None = None) -> Array:  # fmt: skip
-    """Quantized difference. Formulas: ``tflite xnnpack``."""
-    return _named("sub", a, b, formula, {"a_scale": a_scale, "b_scale": b_scale, "scale": scale, "a_zero_point": a_zero_point,
-                  "b_zero_point": b_zero_point, "zero_point": zero_point, "clamp": clamp}, dtype, out)  # fmt: skip
+def sub(
+    a: Any,
+    b: Any,
+    *,
+    formula: str = "tflite",
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    **quantizations: Unpack[Quantizations],
+) -> Array:
+    """Quantized difference, as `add`. Formulas: ``tflite xnnpack``."""
+    return _named("sub", a, b, formula, dtype, out, quantizations)
 
 
-def mul(a: Any, b: Any, *, a_scale: float, b_scale: float, scale: float, a_zero_point: int = 0, b_zero_point: int = 0, zero_point: int = 0,
-        dtype: DTypeLike | None = None, clamp: tuple[int, int] | None = None, formula: str = "ort", out: Array | None = None) -> Array:  # fmt: skip
-    """Quantized product. Formulas: ``ort tflite xnnpack torch``."""
-    return _named("mul", a, b, formula, {"a_scale": a_scale, "b_scale": b_scale, "scale": scale, "a_zero_point": a_zero_point,
-                  "b_zero_point": b_zero_point, "zero_point": zero_point, "clamp": clamp}, dtype, out)  # fmt: skip
+def mul(
+    a: Any,
+    b: Any,
+    *,
+    formula: str = "ort",
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+    **quantizations: Unpack[Quantizations],
+) -> Array:
+    """Quantized product, as `add`. Formulas: ``ort tflite xnnpack torch``."""
+    return _named("mul", a, b, formula, dtype, out, quantizations)
 
 
 def _channels(shape: tuple[int, ...], axis: int | None) -> tuple[int, int, int]:
@@ -79,16 +129,30 @@ def _parameters(scale: Any, zero_point: Any, channels: int, axis: int | None) ->
         raise Error(f"scale must be float32 and zero_point an integer, not {scales.dtype} and {points.dtype}")
     for name, values in (("scale", scales), ("zero_point", points)):
         if values.size != 1 and (axis is None or values.shape != (channels,)):
-            raise Error(f"{name} has shape {values.shape}", why=f"one value{'' if axis is None else f' or {channels}'} is needed")
+            raise Error(
+                f"{name} has shape {values.shape}",
+                why=f"one value{'' if axis is None else f' or {channels}'} is needed",
+            )
     if points.size and (points.min() < -(2**31) or points.max() >= 2**31):
         raise Error("a zero point does not fit int32")
     spread = (channels,)
-    return (np.ascontiguousarray(np.broadcast_to(scales.reshape(-1), spread), np.float32),
-            np.ascontiguousarray(np.broadcast_to(points.reshape(-1), spread), np.int32))  # fmt: skip
+    return (
+        np.ascontiguousarray(np.broadcast_to(scales.reshape(-1), spread), np.float32),
+        np.ascontiguousarray(np.broadcast_to(points.reshape(-1), spread), np.int32),
+    )
 
 
-def quantize(x: Any, scale: Any, zero_point: Any = 0, dtype: DTypeLike | str = "uint8", *, axis: int | None = None, formula: str = "onnx",
-             clamp: tuple[int, int] | None = None, out: Array | None = None) -> Array:  # fmt: skip
+def quantize(
+    x: Any,
+    scale: Any,
+    zero_point: Any = 0,
+    dtype: DTypeLike | str = "uint8",
+    *,
+    axis: int | None = None,
+    formula: str = "onnx",
+    clamp: tuple[int, int] | None = None,
+    out: Array | None = None,
+) -> Array:
     """float32 to integers, in the formula of one runtime.
 
     Parameters
@@ -107,7 +171,9 @@ def quantize(x: Any, scale: Any, zero_point: Any = 0, dtype: DTypeLike | str = "
     given = dense(x, "x", ["float32"])
     name = dtype if isinstance(dtype, str) and dtype in ("int4", "uint4") else np.dtype(dtype).name
     if name not in RANGES or name == "int32" or formula not in FORMULAS:
-        raise Error(f"quantize does not know dtype {name} with formula {formula}", remedy=f"formulas: {', '.join(FORMULAS)}")
+        raise Error(
+            f"quantize does not know dtype {name} with formula {formula}", remedy=f"formulas: {', '.join(FORMULAS)}"
+        )
     lo, hi = RANGES[name]
     if clamp is not None:
         if not lo <= clamp[0] <= clamp[1] <= hi:
@@ -119,7 +185,9 @@ def quantize(x: Any, scale: Any, zero_point: Any = 0, dtype: DTypeLike | str = "
         raise Error(f"a zero point does not fit {name}")
     stored = np.dtype({"int4": "int8", "uint4": "uint8"}.get(name, name))
     result = output(out, given.shape, stored, given)
-    _kernels.quantize(FORMULAS.index(formula), outer, channels, inner, given, scales, points, lo, hi, result, TYPES[stored])
+    _kernels.quantize(
+        FORMULAS.index(formula), outer, channels, inner, given, scales, points, lo, hi, result, TYPES[stored]
+    )
     return result
 
 

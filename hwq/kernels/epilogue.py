@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,18 @@ __all__ = ["ROUNDINGS", "Binary", "Epilogue", "quantize_multiplier", "requantize
 ROUNDINGS = ("gemmlowp", "f64", "ruy", "fp32", "mbqm64", "xnn-fixed", "single")  # R1..R7, in the C enum's order
 _KINDS = ("int32", "requant", "float")
 _FIXED = {"gemmlowp": (-31, 31), "ruy": (-31, 31), "mbqm64": (-31, 7), "xnn-fixed": (1, 31), "single": (-31, 30)}
-_FORMULAS = ("ort-add", "ort-mul", "tflite-add", "tflite-sub", "tflite-mul", "xnnpack-add", "xnnpack-sub", "xnnpack-mul", "torch-add",
-             "torch-mul")  # fmt: skip
+_FORMULAS = (
+    "ort-add",
+    "ort-mul",
+    "tflite-add",
+    "tflite-sub",
+    "tflite-mul",
+    "xnnpack-add",
+    "xnnpack-sub",
+    "xnnpack-mul",
+    "torch-add",
+    "torch-mul",
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,12 +63,17 @@ class Binary:
     b_dtype: str = "uint8"
     dtype: str = "uint8"
     clamp: tuple[int, int] | None = None
+    _door: _kernels.Binary = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.formula not in _FORMULAS:
             raise Error(f"there is no elementwise formula {self.formula}", remedy=f"one of: {', '.join(_FORMULAS)}")
         allowed = ("uint8", "int8", "int16") if self.formula.startswith("tflite") else ("uint8", "int8")
-        for dtype, point in ((self.a_dtype, self.a_zero_point), (self.b_dtype, self.b_zero_point), (self.dtype, self.zero_point)):
+        for dtype, point in (
+            (self.a_dtype, self.a_zero_point),
+            (self.b_dtype, self.b_zero_point),
+            (self.dtype, self.zero_point),
+        ):
             if dtype not in allowed:
                 raise Error(f"{self.formula} does not take {dtype}", remedy=f"one of: {', '.join(allowed)}")
             lo, hi = RANGES[dtype]
@@ -69,11 +84,21 @@ class Binary:
                 raise Error(f"scale {scale} is not positive and finite")
         lo, hi = clamp_bounds(self.clamp, self.dtype)
         try:
-            door = _kernels.Binary(_FORMULAS.index(self.formula), *(_kernels.TYPES[d] for d in (self.a_dtype, self.b_dtype, self.dtype)),
-                                   (float(self.a_scale), int(self.a_zero_point)), (float(self.b_scale), int(self.b_zero_point)),
-                                   (float(self.scale), int(self.zero_point)), lo, hi)  # fmt: skip
+            door = _kernels.Binary(
+                _FORMULAS.index(self.formula),
+                _kernels.TYPES[self.a_dtype],
+                _kernels.TYPES[self.b_dtype],
+                _kernels.TYPES[self.dtype],
+                (float(self.a_scale), int(self.a_zero_point)),
+                (float(self.b_scale), int(self.b_zero_point)),
+                (float(self.scale), int(self.zero_point)),
+                lo,
+                hi,
+            )
         except ValueError as error:
-            raise Error(f"{self.formula} cannot represent scales {self.a_scale}, {self.b_scale} -> {self.scale}", why=str(error)) from None
+            raise Error(
+                f"{self.formula} cannot represent scales {self.a_scale}, {self.b_scale} -> {self.scale}", why=str(error)
+            ) from None
         object.__setattr__(self, "_door", door)
 
 
@@ -84,7 +109,8 @@ class Epilogue:
     Attributes
     ----------
     kind : {"int32", "requant", "float"}
-        The accumulator itself; requantized to `dtype`; or float32 ``f32(f32(acc) * multiplier) + float_bias`` (never fused).
+        The accumulator itself; requantized to `dtype`; or float32 ``f32(f32(acc) * multiplier) + float_bias``, never
+        fused.
     rounding : {"gemmlowp", "f64", "ruy", "fp32", "mbqm64", "xnn-fixed", "single"}
         R1..R7 of kernels/README.md. ``fp32``: ``rint(clip(f32(acc) * multiplier, lo - zp, hi - zp)) + zp``.
     multipliers : scalar or array (columns,)
@@ -92,13 +118,16 @@ class Epilogue:
     shifts : scalar or int array (columns,), optional
         Left shifts beside int32 multipliers (see `quantize_multiplier`); for ``xnn-fixed`` the right shift.
     zero_point, clamp, dtype
-        Result: ``clip(rounded + zero_point, *clamp)`` as uint8, int8, int16 or uint16; clamp defaults to the type's range.
+        Result: ``clip(rounded + zero_point, *clamp)`` as uint8, int8, int16 or uint16; clamp defaults to the
+        type's range.
     float_bias : float32 array (columns,), optional
         With ``fp32``: added to ``f32(acc)`` before the product, as torch fbgemm does. With kind ``float``: added last.
     lut : array of 256, optional
         Replaces a byte output; indexed by value - lowest value.
     residual : Binary, optional
         Applied last: ``out = residual(out, tensor)``; calls then take the tensor as ``residual=``.
+    columns : int or None
+        Length of the per-column arrays, if there are any.
 
     Raises
     ------
@@ -116,6 +145,8 @@ class Epilogue:
     float_bias: Any = None
     lut: Any = None
     residual: Binary | None = None
+    columns: int | None = field(init=False, repr=False)
+    _door: _kernels.Epilogue = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -128,7 +159,7 @@ class Epilogue:
         if self.kind != "requant" and (self.lut is not None or self.residual is not None):
             raise Error(f"an epilogue of kind {self.kind} takes no table and no residual")
         object.__setattr__(self, "dtype", dtype.name)
-        arrays, columns = self._arrays()
+        scales_f32, scales_f64, multipliers, shifts, bias, columns = self._arrays()
         lo, hi = clamp_bounds(self.clamp, dtype.name) if self.kind == "requant" else (0, 0)
         point = integer(self.zero_point, "zero point")
         if self.kind == "requant" and not RANGES[dtype.name][0] <= point <= RANGES[dtype.name][1]:
@@ -140,19 +171,36 @@ class Epilogue:
         table = None if self.lut is None else dense(self.lut, "lut", ["uint8", "int8"])
         if table is not None and (table.shape != (256,) or table.dtype != dtype):
             raise Error(f"lut must hold 256 {dtype} values", why=f"it is {table.shape} {table.dtype}")
-        per_column = any(a is not None and a.ndim == 1 for a in arrays[:4])
-        door = _kernels.Epilogue(_KINDS.index(self.kind), ROUNDINGS.index(self.rounding), TYPES[dtype], columns, per_column, *arrays,
-                                 point, lo, hi, table, None if self.residual is None else self.residual._door)  # type: ignore[attr-defined]
-        object.__setattr__(self, "columns", columns if columns != 1 or per_column or self.float_bias is not None else None)
+        per_column = any(a is not None and a.ndim == 1 for a in (scales_f32, scales_f64, multipliers))
+        door = _kernels.Epilogue(
+            _KINDS.index(self.kind),
+            ROUNDINGS.index(self.rounding),
+            TYPES[dtype],
+            columns,
+            per_column,
+            scales_f32,
+            scales_f64,
+            multipliers,
+            shifts,
+            bias,
+            point,
+            lo,
+            hi,
+            table,
+            None if self.residual is None else self.residual._door,
+        )
+        object.__setattr__(
+            self, "columns", columns if columns != 1 or per_column or self.float_bias is not None else None
+        )
         object.__setattr__(self, "_door", door)
 
-    def _arrays(self) -> tuple[list[Array | None], int]:
-        """[scales_f32, scales_f64, multipliers, shifts, float_bias] as the door wants them, and the number of columns."""
+    def _arrays(self) -> tuple[Array | None, Array | None, Array | None, Array | None, Array | None, int]:
+        """scales_f32, scales_f64, multipliers, shifts, float_bias for the door, and the number of columns."""
         bias = None if self.float_bias is None else dense(self.float_bias, "float_bias", ["float32"])
         if self.kind == "int32":
             if self.multipliers is not None or bias is not None:
                 raise Error("an int32 epilogue takes no multipliers and no float bias")
-            return [None] * 5, 1
+            return None, None, None, None, None, 1
         if self.multipliers is None:
             raise Error("the epilogue needs multipliers")
         if bias is not None and not (bias.ndim == 1 and (self.kind == "float" or self.rounding == "fp32")):
@@ -172,7 +220,7 @@ class Epilogue:
         columns = {a.shape[0] for a in (main, bias) if a is not None and a.ndim == 1} or {1}
         if len(columns) > 1:
             raise Error(f"per-column arrays differ in length: {sorted(columns)}")
-        return [scales_f32, scales_f64, multipliers, shifts, bias], columns.pop()
+        return scales_f32, scales_f64, multipliers, shifts, bias, columns.pop()
 
 
 def _values(given: Any, dtype: type[np.generic]) -> Array:
@@ -227,7 +275,7 @@ def requantize(acc: Any, epilogue: Epilogue, *, residual: Any = None, out: Array
     second = residual_operand(residual, epilogue, given.shape)
     result = output(out, given.shape, epilogue.dtype, given, second)
     check_columns(epilogue, columns)
-    epilogue._door.run(given, TYPES[given.dtype], rows, columns, second, result)  # type: ignore[attr-defined]
+    epilogue._door.run(given, TYPES[given.dtype], rows, columns, second, result)
     return result
 
 
@@ -245,6 +293,5 @@ def residual_operand(residual: Any, epilogue: Epilogue, shape: tuple[int, ...]) 
 
 def check_columns(epilogue: Epilogue, columns: int) -> None:
     """Per-column arrays must have one value a column."""
-    mine: int | None = epilogue.columns  # type: ignore[attr-defined]
-    if mine is not None and mine != columns:
-        raise Error(f"the epilogue has {mine} values a column array", why=f"there are {columns} output columns")
+    if epilogue.columns is not None and epilogue.columns != columns:
+        raise Error(f"the epilogue's arrays have {epilogue.columns} values", why=f"there are {columns} output columns")

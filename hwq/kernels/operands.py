@@ -16,8 +16,15 @@ from hwq.errors import Error
 Array = NDArray[Any]
 
 TYPES: dict[np.dtype[Any], int] = {np.dtype(name): code for name, code in _kernels.TYPES.items()}
-RANGES = {"int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535),
-          "int32": (-(2**31), 2**31 - 1)}  # fmt: skip
+RANGES = {
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+    "int32": (-(2**31), 2**31 - 1),
+}
 
 
 def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
@@ -33,8 +40,10 @@ def output(out: Array | None, shape: tuple[int, ...], dtype: DTypeLike, *inputs:
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.dtype(dtype):
-        raise Error(f"out must be an array of shape {shape} and dtype {np.dtype(dtype).name}",
-                    why=f"it is {getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}")
+        raise Error(
+            f"out must be an array of shape {shape} and dtype {np.dtype(dtype).name}",
+            why=f"it is {getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}",
+        )
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise Error("out must be C-contiguous and writable")
     if any(array is not None and np.may_share_memory(out, array) for array in inputs):
@@ -86,7 +95,7 @@ _LOCK = threading.Lock()
 
 
 def over_ranges(count: int, threads: int, work: Callable[[int, int], None], *, grain: int = 1) -> None:
-    """Call ``work(first, last)`` on a static split of range(count) into at most `threads` runs that start at multiples of `grain`.
+    """Call ``work(first, last)`` on a static split of range(count) into at most `threads` runs of whole `grain`.
 
     Raises
     ------

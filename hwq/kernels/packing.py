@@ -69,7 +69,10 @@ class Packed:
         lo, hi = RANGES[dtype]
         below, above = lo - zero_point, hi - zero_point
         offset = 0 if bias is None else bias.astype(np.int64)
-        return (offset + below * self.positive - above * self.negative, offset + above * self.positive - below * self.negative)
+        return (
+            offset + below * self.positive - above * self.negative,
+            offset + above * self.positive - below * self.negative,
+        )
 
     def check_overflow(self, dtype: str, zero_point: int, bias: Array | None = None) -> None:
         """Raise where some activation of `dtype` would overflow the int32 accumulator.
@@ -83,9 +86,12 @@ class Packed:
         bad = np.flatnonzero((least < -(2**31)) | (most > 2**31 - 1))
         if bad.size:
             first = int(bad[0])
-            raise Error(f"the int32 accumulator may overflow in {bad.size} of {self.columns} columns",
-                        why=f"column {first} can reach [{int(least[first])}, {int(most[first])}] with {dtype} activations, zero point {zero_point}",
-                        remedy="split k, or pass wrap=True for the wrap-around that ONNX and TFLite define")
+            raise Error(
+                f"the int32 accumulator may overflow in {bad.size} of {self.columns} columns",
+                why=f"column {first} can reach [{int(least[first])}, {int(most[first])}] with {dtype} activations and "
+                f"zero point {zero_point}",
+                remedy="split k, or pass wrap=True for the wrap-around that ONNX and TFLite define",
+            )
 
 
 def _align(count: int, dtype: Any) -> Array:
@@ -117,25 +123,55 @@ def _integers(weights: Any, bits: int) -> Array:
 def _zero_points(zero_point: Any, columns: int, dtype: np.dtype[Any]) -> Array:
     given = np.asarray(zero_point)
     if given.dtype.kind not in "iu" or (given.size != 1 and given.shape != (columns,)):
-        raise Error(f"zero_point must be one integer, or one for each of {columns} columns", why=f"it is {given.dtype} {given.shape}")
+        raise Error(
+            f"zero_point must be one integer, or one for each of {columns} columns",
+            why=f"it is {given.dtype} {given.shape}",
+        )
     lo, hi = RANGES[dtype.name]
     if given.size and not (lo <= given.min() and given.max() <= hi):
         raise Error(f"a weight zero point does not fit {dtype.name}")
     return np.ascontiguousarray(np.broadcast_to(given.reshape(-1), (columns,)), np.int32)
 
 
-def _pack(weights: Array, k: int, n: int, groups: int, strides: tuple[int, int, int], points: Array, kernel: tuple[int, ...]) -> Packed:
+def _pack(
+    weights: Array, k: int, n: int, groups: int, strides: tuple[int, int, int], points: Array, kernel: tuple[int, ...]
+) -> Packed:
     """strides: elements between k, columns, groups."""
     columns = groups * n
     quads = _align(groups * _kernels.packed_bytes(k, n), np.int8)
     stored, sums, products = (np.empty(columns, np.int32) for _ in range(3))
     positive, negative = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for group in range(groups):
-        _kernels.pack(weights, TYPES[weights.dtype], group * strides[2], k, n, strides[0], strides[1], group, points, quads, stored, sums,
-                      products, positive, negative)  # fmt: skip
+        _kernels.pack(
+            weights,
+            TYPES[weights.dtype],
+            group * strides[2],
+            k,
+            n,
+            strides[0],
+            strides[1],
+            group,
+            points,
+            quads,
+            stored,
+            sums,
+            products,
+            positive,
+            negative,
+        )
     _freeze(quads, stored, sums, products, positive, negative)
     door = _kernels.Packed(k, n, groups, quads, stored if stored.any() else None, sums, products)
-    return Packed(k=k, n=n, groups=groups, dtype=weights.dtype.name, kernel=kernel, positive=positive, negative=negative, data=quads, door=door)
+    return Packed(
+        k=k,
+        n=n,
+        groups=groups,
+        dtype=weights.dtype.name,
+        kernel=kernel,
+        positive=positive,
+        negative=negative,
+        data=quads,
+        door=door,
+    )
 
 
 def pack(weights: Any, *, zero_point: Any = 0, layout: str = "KN", bits: int = 8) -> Packed:
@@ -182,7 +218,17 @@ def pack_float(weights: Any, *, layout: str = "KN") -> Packed:
 def _float(k: int, n: int, groups: int, data: Array, kernel: tuple[int, ...], depthwise: bool) -> Packed:
     none = np.zeros(0, np.int64)
     _freeze(data, none)
-    return Packed(k=k, n=n, groups=groups, dtype="float32", kernel=kernel, depthwise=depthwise, positive=none, negative=none, data=data)
+    return Packed(
+        k=k,
+        n=n,
+        groups=groups,
+        dtype="float32",
+        kernel=kernel,
+        depthwise=depthwise,
+        positive=none,
+        negative=none,
+        data=data,
+    )
 
 
 def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str = "OIHW", bits: int = 8) -> Packed:
@@ -203,7 +249,9 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
     given = np.asarray(weights)
     given = dense(given, "weights", ["float32"]) if given.dtype == np.float32 else _integers(given, bits)
     if not 3 <= given.ndim <= 5 or layout not in ("OIHW", "OHWI"):
-        raise Error(f"weights must have one to three spatial dimensions in layout OIHW or OHWI, not {given.shape} in {layout}")
+        raise Error(
+            f"weights must have one to three spatial dimensions in layout OIHW or OHWI, not {given.shape} in {layout}"
+        )
     groups = integer(groups, "groups")
     if groups < 1 or given.shape[0] % groups:
         raise Error(f"{groups} groups do not divide {given.shape[0]} output channels")
@@ -225,8 +273,17 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
         taps = np.ascontiguousarray(centered.T, np.int16).reshape(-1)
         positive, negative = np.maximum(centered, 0).sum(1), np.maximum(-centered, 0).sum(1)
         _freeze(taps, positive, negative)
-        return Packed(k=k, n=n, groups=groups, dtype=given.dtype.name, kernel=kernel, depthwise=True, positive=positive, negative=negative,
-                      data=taps)  # fmt: skip
+        return Packed(
+            k=k,
+            n=n,
+            groups=groups,
+            dtype=given.dtype.name,
+            kernel=kernel,
+            depthwise=True,
+            positive=positive,
+            negative=negative,
+            data=taps,
+        )
     return _pack(given, k, n, groups, (1, k, n * k), points, kernel)
 
 

@@ -25,7 +25,7 @@ class _Chosen:
 
 def isa() -> str:
     """Name of the path in use: the best that the CPU has, unless ``HWQ_ISA`` or `use_isa` says otherwise."""
-    return _kernels.paths()[_kernels.chosen()]
+    return str(_kernels.paths()[_kernels.chosen()])
 
 
 def available_isas() -> tuple[str, ...]:
@@ -49,8 +49,11 @@ def use_isa(name: str) -> _Chosen:
     before = _kernels.chosen()
     names = _kernels.paths()
     if name not in names or not _kernels.choose(names.index(name)):
-        raise Error(f"the kernel path {name} is not available", why="this CPU or this build lacks it" if name in names else "no such path",
-                    remedy=f"one of: {', '.join(available_isas())}")
+        raise Error(
+            f"the kernel path {name} is not available",
+            why="this CPU or this build lacks it" if name in names else "no such path",
+            remedy=f"one of: {', '.join(available_isas())}",
+        )
     return _Chosen(before)
 
 

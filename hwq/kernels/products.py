@@ -83,8 +83,22 @@ def gemm(
     by_rows = rows >= 4 * threads or strips < threads
 
     def work(first: int, last: int) -> None:
-        span = (first, last - first, point, packed.door, 0, strips) if by_rows else (0, rows, point, packed.door, first, last - first)
-        _kernels.gemm(given, signed, *span, offsets, finish._door, second, result)  # type: ignore[attr-defined]
+        first_row, count = (first, last - first) if by_rows else (0, rows)
+        first_strip, width = (0, strips) if by_rows else (first, last - first)
+        _kernels.gemm(
+            given,
+            signed,
+            first_row,
+            count,
+            point,
+            packed.door,
+            first_strip,
+            width,
+            offsets,
+            finish._door,
+            second,
+            result,
+        )
 
     over_ranges(rows if by_rows else strips, threads, work, grain=4 if by_rows else 1)
     return result
@@ -93,7 +107,10 @@ def gemm(
 def _gemm_f32(a: Any, packed: Packed, bias: Any, out: Array | None, threads: int) -> Array:
     given = dense(a, "a", ["float32"])
     if not given.ndim or given.shape[-1] != packed.k or packed.kernel:
-        raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}{' and belong to a convolution' * bool(packed.kernel)}")
+        raise Error(
+            f"a has shape {given.shape}",
+            why=f"the weights have K = {packed.k}{' and belong to a convolution' * bool(packed.kernel)}",
+        )
     offsets = None if bias is None else dense(bias, "bias", ["float32"])
     if offsets is not None and offsets.shape != (packed.n,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {packed.n} columns")
@@ -124,7 +141,9 @@ def matmul_f32(a: Any, b: Any, *, bias: Any = None, out: Array | None = None, th
     if wide_a.shape[-1] != wide_b.shape[-2]:
         raise Error(f"shapes {left.shape} and {right.shape} do not multiply")
     if wide_b.ndim == 2:
-        whole = _gemm_f32(wide_a, pack_float(wide_b), bias, None if out is None or left.ndim == 1 or right.ndim == 1 else out, threads)
+        whole = _gemm_f32(
+            wide_a, pack_float(wide_b), bias, None if out is None or left.ndim == 1 or right.ndim == 1 else out, threads
+        )
     else:
         whole = _batched(wide_a, wide_b, np.float32, lambda x, y, o: _gemm_f32(x, pack_float(y), bias, o, threads))
     if left.ndim == 1:
@@ -137,8 +156,16 @@ def matmul_f32(a: Any, b: Any, *, bias: Any = None, out: Array | None = None, th
     return out
 
 
-def matmul(a: Any, b: Any, *, a_zero_point: int = 0, b_zero_point: Any = 0, epilogue: Epilogue | None = None, threads: int = 1,
-           wrap: bool = False) -> Array:  # fmt: skip
+def matmul(
+    a: Any,
+    b: Any,
+    *,
+    a_zero_point: int = 0,
+    b_zero_point: Any = 0,
+    epilogue: Epilogue | None = None,
+    threads: int = 1,
+    wrap: bool = False,
+) -> Array:
     """Integer product of two activations, batched as NumPy's ``@``: packs `b` anew for every matrix.
 
     Parameters
@@ -153,7 +180,15 @@ def matmul(a: Any, b: Any, *, a_zero_point: int = 0, b_zero_point: Any = 0, epil
         raise Error(f"shapes {left.shape} and {right.shape} do not multiply")
 
     def one(x: Array, y: Array, o: Array) -> Array:
-        return gemm(x, pack(y, zero_point=b_zero_point), a_zero_point=a_zero_point, epilogue=epilogue, out=o, threads=threads, wrap=wrap)
+        return gemm(
+            x,
+            pack(y, zero_point=b_zero_point),
+            a_zero_point=a_zero_point,
+            epilogue=epilogue,
+            out=o,
+            threads=threads,
+            wrap=wrap,
+        )
 
     return _batched(left, right, "int32" if epilogue is None else epilogue.dtype, one)
 
@@ -171,7 +206,7 @@ def _batched(a: Array, b: Array, dtype: Any, one: Any) -> Array:
 
 
 def sum_f32(x: Any, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Array:
-    """Sum in the fixed order: 8 interleaved partial sums over the reduced elements (row-major over `axis`), then the tree.
+    """Sum in the fixed order: 8 interleaved partial sums over the reduced elements (row-major), then the tree.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def conv2d(
     threads: int = 1,
     wrap: bool = False,
 ) -> Array:
-    """Convolution: grouped, dilated, asymmetrically padded, depthwise; integer and exact, or float32 in the fixed order.
+    """Convolution: grouped, dilated, asymmetrically padded, depthwise; exact integers, or float32 in the fixed order.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def conv2d(
         From `pack_conv`.
     strides, dilations : int or one int a dimension
     pads : int or sequence
-        All begins, then all ends (ONNX order: top, left, bottom, right). Padding holds `a_zero_point`, so it adds nothing;
-        float padding is +0 and takes part in the sum.
+        All begins, then all ends (ONNX order: top, left, bottom, right). Padding holds `a_zero_point`, so it
+        adds nothing; float padding is +0 and takes part in the sum.
     layout : {"NCHW", "NHWC"}
         Of x, residual and the result.
     a_zero_point, bias, epilogue, residual, out, threads, wrap
@@ -94,8 +94,26 @@ def conv2d(
     taps, weights_f32 = (packed.data, None) if packed.depthwise else (None, packed.data if is_float else None)
 
     def work(first: int, last: int) -> None:
-        _kernels.conv(geometry, batch, channels, packed.columns, packed.groups, _LAYOUTS.index(layout), TYPES[given.dtype], point, given,
-                      packed.door, taps, weights_f32, offsets, None if is_float else finish._door, second, result, first, last)  # type: ignore[attr-defined]  # fmt: skip
+        _kernels.conv(
+            geometry,
+            batch,
+            channels,
+            packed.columns,
+            packed.groups,
+            _LAYOUTS.index(layout),
+            TYPES[given.dtype],
+            point,
+            given,
+            packed.door,
+            taps,
+            weights_f32,
+            offsets,
+            None if is_float else finish._door,
+            second,
+            result,
+            first,
+            last,
+        )
 
     positions = math.prod(sides)
     if result.size:
@@ -128,7 +146,10 @@ def _geometry(
     for d in range(rank):
         room = inside[d] + begin[d] + end[d] - (holes[d] * (kernel[d] - 1) + 1)
         if room < 0:
-            raise Error(f"the kernel {tuple(kernel)} does not fit the padded input {inside}", why=f"pads {edges}, dilations {holes}")
+            raise Error(
+                f"the kernel {tuple(kernel)} does not fit the padded input {inside}",
+                why=f"pads {edges}, dilations {holes}",
+            )
         side = room // steps[d] + 1
         if ceil_mode and room % steps[d] and side * steps[d] < inside[d] + begin[d]:  # a last window must start inside
             side += 1
@@ -183,8 +204,9 @@ def average_pool(
 ) -> Array:
     """Mean of each window.
 
-    Integers: the sum of raw values divided by the number of taps inside the image, ties away from zero (TFLite's kernel; the
-    zero point passes through). float32: the sum in window order, each addition rounded, then one division (onnxruntime's).
+    Integers: the sum of raw values divided by the number of taps inside the image, ties away from zero (TFLite's
+    kernel; the zero point passes through). float32: the sum in window order, each addition rounded, then one
+    division, as onnxruntime does.
 
     Parameters
     ----------
@@ -196,12 +218,25 @@ def average_pool(
     """
     given = dense(x, "x", ["uint8", "int8", "int16", "float32"])
     kind = 2 if given.dtype == np.float32 else 1
-    return _pool(given, kind, kernel, strides, pads, dilations, layout, ceil_mode, count_include_pad, clamp, out, threads)
+    return _pool(
+        given, kind, kernel, strides, pads, dilations, layout, ceil_mode, count_include_pad, clamp, out, threads
+    )
 
 
-def _pool(given: Array, kind: int, kernel: Sequence[int], strides: int | Sequence[int], pads: int | Sequence[int],
-          dilations: int | Sequence[int], layout: str, ceil_mode: bool, count_include_pad: bool, clamp: tuple[int, int] | None,
-          out: Array | None, threads: int) -> Array:  # fmt: skip
+def _pool(
+    given: Array,
+    kind: int,
+    kernel: Sequence[int],
+    strides: int | Sequence[int],
+    pads: int | Sequence[int],
+    dilations: int | Sequence[int],
+    layout: str,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    clamp: tuple[int, int] | None,
+    out: Array | None,
+    threads: int,
+) -> Array:
     rank = len(kernel)
     if not 1 <= rank <= 3:
         raise Error(f"kernel {tuple(kernel)} must have one to three dimensions")
@@ -215,8 +250,20 @@ def _pool(given: Array, kind: int, kernel: Sequence[int], strides: int | Sequenc
         raise Error("a float32 pool takes no clamp")
 
     def work(first: int, last: int) -> None:
-        _kernels.pool(geometry, spatial(end, 0), last - first, channels, _LAYOUTS.index(layout), TYPES[given.dtype], kind, count_include_pad,
-                      lo, hi, given[first:last], result[first:last])  # fmt: skip
+        _kernels.pool(
+            geometry,
+            spatial(end, 0),
+            last - first,
+            channels,
+            _LAYOUTS.index(layout),
+            TYPES[given.dtype],
+            kind,
+            count_include_pad,
+            lo,
+            hi,
+            given[first:last],
+            result[first:last],
+        )
 
     over_ranges(batch, threads, work)
     return result

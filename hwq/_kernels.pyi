@@ -1,0 +1,163 @@
+"""The door to kernels/: flat buffers and numbers. `hwq.kernels` checks operands before it comes here."""
+
+from typing import Any
+
+Buffer = Any  # C-contiguous, of the size that the call implies; ValueError if smaller
+Geometry = tuple[tuple[int, ...], ...]  # in, kernel, stride, dilation, pad, out: three sizes each
+
+TYPES: dict[str, int]
+STRIP: int
+
+class Binary:
+    def __init__(
+        self,
+        formula: int,
+        a_type: int,
+        b_type: int,
+        out_type: int,
+        a: tuple[float, int],
+        b: tuple[float, int],
+        out: tuple[float, int],
+        lo: int,
+        hi: int,
+    ) -> None: ...
+    def run(self, n: int, a: Buffer, a_step: int, b: Buffer, b_step: int, out: Buffer) -> None: ...
+
+class Epilogue:
+    columns: int
+    def __init__(
+        self,
+        kind: int,
+        rounding: int,
+        out_type: int,
+        columns: int,
+        per_column: bool,
+        scales_f32: Buffer | None,
+        scales_f64: Buffer | None,
+        multipliers: Buffer | None,
+        shifts: Buffer | None,
+        float_bias: Buffer | None,
+        zero_point: int,
+        lo: int,
+        hi: int,
+        lut: Buffer | None,
+        residual: Binary | None,
+    ) -> None: ...
+    def run(
+        self, acc: Buffer, acc_type: int, rows: int, columns: int, residual: Buffer | None, out: Buffer
+    ) -> None: ...
+
+class Packed:
+    def __init__(
+        self,
+        k: int,
+        n: int,
+        groups: int,
+        quads: Buffer,
+        zero_points: Buffer | None,
+        column_sums: Buffer,
+        column_products: Buffer,
+    ) -> None: ...
+
+def packed_bytes(k: int, n: int) -> int: ...
+def packed_f32_floats(k: int, n: int) -> int: ...
+def pack(
+    weights: Buffer,
+    kind: int,
+    offset: int,
+    k: int,
+    n: int,
+    k_stride: int,
+    n_stride: int,
+    group: int,
+    zero_points: Buffer | None,
+    quads: Buffer,
+    stored: Buffer,
+    sums: Buffer,
+    products: Buffer,
+    positive: Buffer,
+    negative: Buffer,
+) -> None: ...
+def pack_f32(
+    weights: Buffer, offset: int, k: int, n: int, k_stride: int, n_stride: int, group: int, packed: Buffer
+) -> None: ...
+def gemm(
+    a: Buffer,
+    is_signed: bool,
+    first_row: int,
+    rows: int,
+    a_zero_point: int,
+    weights: Packed,
+    first_strip: int,
+    strips: int,
+    bias: Buffer | None,
+    epilogue: Epilogue,
+    residual: Buffer | None,
+    out: Buffer,
+) -> None: ...
+def gemm_f32(
+    a: Buffer, first_row: int, rows: int, k: int, n: int, weights: Buffer, bias: Buffer | None, out: Buffer
+) -> None: ...
+def sum_f32(outer: int, k: int, inner: int, x: Buffer, out: Buffer) -> None: ...
+def conv(
+    geometry: Geometry,
+    batch: int,
+    channels: int,
+    out_channels: int,
+    groups: int,
+    layout: int,
+    a_type: int,
+    a_zero_point: int,
+    x: Buffer,
+    weights: Packed | None,
+    taps: Buffer | None,
+    weights_f32: Buffer | None,
+    bias: Buffer | None,
+    epilogue: Epilogue | None,
+    residual: Buffer | None,
+    out: Buffer,
+    first: int,
+    last: int,
+) -> None: ...
+def pool(
+    geometry: Geometry,
+    pad_end: tuple[int, ...],
+    batch: int,
+    channels: int,
+    layout: int,
+    kind_of_data: int,
+    kind: int,
+    count_padding: bool,
+    lo: int,
+    hi: int,
+    x: Buffer,
+    out: Buffer,
+) -> None: ...
+def quantize(
+    formula: int,
+    outer: int,
+    channels: int,
+    inner: int,
+    x: Buffer,
+    scales: Buffer,
+    zero_points: Buffer,
+    lo: int,
+    hi: int,
+    out: Buffer,
+    out_type: int,
+) -> None: ...
+def dequantize(
+    outer: int, channels: int, inner: int, q: Buffer, kind: int, scales: Buffer, zero_points: Buffer, out: Buffer
+) -> None: ...
+def lut(x: Buffer, is_signed: bool, table: Buffer, out: Buffer, n: int) -> None: ...
+def pack_int4(x: Buffer, out: Buffer, n: int) -> None: ...
+def unpack_int4(packed: Buffer, is_signed: bool, out: Buffer, n: int) -> None: ...
+def quantize_multiplier(real: float) -> tuple[int, int]: ...
+def paths() -> tuple[str, ...]: ...
+def available(path: int) -> bool: ...
+def chosen() -> int: ...
+def choose(path: int) -> bool: ...
+def ops() -> tuple[str, ...]: ...
+def present(op: int, path: int) -> bool: ...
+def float_state() -> int: ...
+def set_float_state(state: int) -> None: ...
