@@ -1,4 +1,4 @@
-"""Batches: what a caller hands over (array, dict, file, iterable of them) as checked feeds for a graph, cut to bounded pieces."""
+"""Batches: what a caller hands over (array, dict, file, iterable of them) as checked feeds, cut to bounded pieces."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def feeds(graph: Graph, batches: Batches) -> Iterator[Feed]:
     ----------
     graph : Graph
     batches : array, mapping, path, or iterable of them
-        An array feeds the one input of the graph, a mapping feeds inputs by name. A path is an ``.npz`` (members named as
-        the inputs, or one plain array ``x`` for a graph with one input), an ``.npy``, or a folder of such files in name order.
+        An array feeds the one input of the graph, a mapping feeds inputs by name. A path is an ``.npz`` (members
+        named as
+        the inputs, or one plain array ``x`` for a graph with one input), an ``.npy``, or a folder of such files in
+        name order.
 
     Yields
     ------
@@ -45,14 +47,20 @@ def feeds(graph: Graph, batches: Batches) -> Iterator[Feed]:
     Raises
     ------
     Error
-        Nothing to read, a missing or unknown input, a wrong type or shape, an object array, NaN or infinity; the message names
+        Nothing to read, a missing or unknown input, a wrong type or shape, an object array, NaN or infinity; the
+        message names
         input and sample.
     """
-    index = -1
-    for index, (batch, where) in enumerate(_each(batches, "batches")):
+    empty = True
+    for batch, where in _each(batches, "batches"):
+        empty = False
         yield _checked(graph, batch, where)
-    if index < 0:
-        raise Error("there are no batches", why="the iterable is empty", remedy="give at least one batch; a generator can be read only once")
+    if empty:
+        raise Error(
+            "there are no batches",
+            why="the iterable is empty",
+            remedy="give at least one batch; a generator can be read only once",
+        )
 
 
 def length(batches: Batches) -> int | None:
@@ -75,11 +83,18 @@ def _each(batches: Any, where: str) -> Iterator[tuple[Any, str]]:
     elif isinstance(batches, Iterable) and not isinstance(batches, (bytes, bytearray)):
         for index, item in enumerate(batches):
             if not (isinstance(item, (str, os.PathLike, Mapping)) or _array_like(item)):
-                raise Error(f"a batch is a {type(item).__name__}", where=f"{where}[{index}]", why="a batch is an array, a dict or a path",
-                            remedy="convert it with numpy.asarray and the input's type")
+                raise Error(
+                    f"a batch is a {type(item).__name__}",
+                    where=f"{where}[{index}]",
+                    why="a batch is an array, a dict or a path",
+                    remedy="convert it with numpy.asarray and the input's type",
+                )
             yield from _each(item, f"{where}[{index}]")
     else:
-        raise Error(f"batches cannot be a {type(batches).__name__}", why="they are an array, a dict, a path, or an iterable of those")
+        raise Error(
+            f"batches cannot be a {type(batches).__name__}",
+            why="they are an array, a dict, a path, or an iterable of those",
+        )
 
 
 def _array_like(value: Any) -> bool:
@@ -92,11 +107,16 @@ def _checked(graph: Graph, batch: Any, where: str) -> Feed:
     elif len(graph.inputs) == 1:
         given = {graph.inputs[0]: batch}
     else:
-        raise Error(f"the model has {len(graph.inputs)} inputs, the batch is one array", where=where,
-                    remedy=f"give a dict with {_listed(graph.inputs)}")
+        raise Error(
+            f"the model has {len(graph.inputs)} inputs, the batch is one array",
+            where=where,
+            remedy=f"give a dict with {_listed(graph.inputs)}",
+        )
     bound: dict[str, int] = {}
-    return {name: _fitting(graph.tensors[name], np.asarray(given[name]), f"{where}, input {display_name(name)}", bound)
-            for name in graph.inputs}
+    return {
+        name: _fitting(graph.tensors[name], np.asarray(given[name]), f"{where}, input {display_name(name)}", bound)
+        for name in graph.inputs
+    }
 
 
 def _selected(graph: Graph, batch: Mapping[Any, Any], where: str) -> Mapping[str, Any]:
@@ -108,11 +128,19 @@ def _selected(graph: Graph, batch: Mapping[Any, Any], where: str) -> Mapping[str
         if plain is not None:
             return {graph.inputs[0]: batch[plain]}
     if missing:
-        raise Error(f"the batch has nothing for the model's input {display_name(missing[0])}", where=where,
-                    why=f"it holds {_listed(batch) or 'nothing'}", remedy=f"the model wants {_listed(graph.inputs)}")
+        raise Error(
+            f"the batch has nothing for the model's input {display_name(missing[0])}",
+            where=where,
+            why=f"it holds {_listed(batch) or 'nothing'}",
+            remedy=f"the model wants {_listed(graph.inputs)}",
+        )
     unknown = [name for name in batch if name not in graph.inputs]
     if unknown and not from_file:
-        raise Error(f"the model has no input {display_name(unknown[0])}", where=where, remedy=f"the model wants {_listed(graph.inputs)}")
+        raise Error(
+            f"the model has no input {display_name(unknown[0])}",
+            where=where,
+            remedy=f"the model wants {_listed(graph.inputs)}",
+        )
     return batch
 
 
@@ -123,15 +151,23 @@ def _listed(names: Iterable[Any]) -> str:
 def _fitting(tensor: Tensor, array: Array, where: str, bound: dict[str, int]) -> Array:
     wanted = carrier(tensor.dtype)
     if array.dtype != wanted:
-        raise Error(f"the batch holds {array.dtype}, the model wants {tensor.dtype}", where=where,
-                    why="hwq changes no data silently: how stored numbers stand for the model's inputs is the model's own business",
-                    remedy=f"convert it with the model's own scaling, such as x.astype(numpy.{wanted.name})")
+        raise Error(
+            f"the batch holds {array.dtype}, the model wants {tensor.dtype}",
+            where=where,
+            why="hwq changes no data silently: only the model's author knows how stored numbers stand for its inputs",
+            remedy=f"convert it with the model's own scaling, such as x.astype(numpy.{wanted.name})",
+        )
     if tensor.known_shape and not _matches(tensor.shape, array.shape, bound):
-        raise Error(f"the batch has shape {list(array.shape)}, the model wants {list(tensor.shape)}", where=where,
-                    why="a name in the shape stands for any size, the same wherever it stands",
-                    remedy="samples stand along the first axis; the rest must be as the model says")
+        raise Error(
+            f"the batch has shape {list(array.shape)}, the model wants {list(tensor.shape)}",
+            where=where,
+            why="a name in the shape stands for any size, the same wherever it stands",
+            remedy="samples stand along the first axis; the rest must be as the model says",
+        )
     if array.size == 0:
-        raise Error(f"the batch is empty: its shape is {list(array.shape)}", where=where, remedy="give at least one sample")
+        raise Error(
+            f"the batch is empty: its shape is {list(array.shape)}", where=where, remedy="give at least one sample"
+        )
     if array.dtype.kind == "f" or tensor.dtype == "bfloat16":
         _require_finite(array, where)
     return array
@@ -155,8 +191,12 @@ def _require_finite(array: Array, where: str) -> None:
     if not finite.all():
         place = np.unravel_index(int(np.argmin(finite)), array.shape)
         sample = f", sample {place[0]}" if array.ndim else ""
-        raise Error(f"the data hold {array[place]}", where=f"{where}{sample}, element {[int(i) for i in place[1:]]}",
-                    why="one NaN or infinity makes every range and every result meaningless", remedy="mend or drop that sample")
+        raise Error(
+            f"the data hold {array[place]}",
+            where=f"{where}{sample}, element {[int(i) for i in place[1:]]}",
+            why="one NaN or infinity makes every range and every result meaningless",
+            remedy="mend or drop that sample",
+        )
 
 
 def cut(graph: Graph, feed: Feed) -> Iterator[Feed]:
@@ -177,9 +217,14 @@ def _piece(graph: Graph, feed: Feed) -> tuple[int, int]:
     counts = {array.shape[0] if array.ndim else 0 for array in feed.values()}
     leads = {tensor.shape[0] if tensor.known_shape and tensor.shape else "" for tensor in tensors}
     if len(counts) != 1 or len(leads) != 1 or 0 in counts:
-        if any(array.shape != tensor.shape for array, tensor in zip(feed.values(), tensors, strict=True) if tensor.concrete):
-            raise Error("the inputs hold different numbers of samples", why=f"first axes: {sorted(counts)}",
-                        remedy="give every input the same number of samples")
+        if any(
+            array.shape != tensor.shape for array, tensor in zip(feed.values(), tensors, strict=True) if tensor.concrete
+        ):
+            raise Error(
+                "the inputs hold different numbers of samples",
+                why=f"first axes: {sorted(counts)}",
+                remedy="give every input the same number of samples",
+            )
         return 1, 1  # no common batch axis: run it whole
     count, lead = counts.pop(), leads.pop()
     if isinstance(lead, int):
@@ -189,6 +234,10 @@ def _piece(graph: Graph, feed: Feed) -> tuple[int, int]:
 
 def _largest(graph: Graph, feed: Feed) -> int:
     """Bytes of the largest activation tensor at one sample, symbols counted as 1; inputs where no shape is known."""
-    sizes = [4 * int(np.prod([dim if isinstance(dim, int) else 1 for dim in tensor.shape[1:]], dtype=np.int64))
-             for name, tensor in graph.tensors.items() if tensor.known_shape and tensor.shape and name in graph.producers]
-    return max([*sizes, *(array.nbytes // max(1, array.shape[0]) for array in feed.values())])
+    sizes = [
+        4 * int(np.prod([dim if isinstance(dim, int) else 1 for dim in tensor.shape[1:]], dtype=np.int64))
+        for name, tensor in graph.tensors.items()
+        if tensor.known_shape and tensor.shape and name in graph.producers
+    ]
+    sizes += [array.nbytes // max(1, array.shape[0]) for array in feed.values()]
+    return max(sizes)

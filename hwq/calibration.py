@@ -1,4 +1,4 @@
-"""Calibration: what the float model's tensors hold, gathered in one pass over the data. The plan decides later what to make of it."""
+"""Calibration: what the float model's tensors hold, gathered in one pass over the data, before any plan."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +45,14 @@ class Calibration:
         Linear layers whose moments would have passed the memory bound.
     """
 
-    def __init__(self, graph: str, samples: int, tensors: Mapping[str, Statistics], moments: Mapping[str, Moments] | None = None,
-                 skipped: Iterable[str] = ()):
+    def __init__(
+        self,
+        graph: str,
+        samples: int,
+        tensors: Mapping[str, Statistics],
+        moments: Mapping[str, Moments] | None = None,
+        skipped: Iterable[str] = (),
+    ):
         self.graph = graph
         self.samples = samples
         self.tensors: Mapping[str, Statistics] = MappingProxyType(dict(tensors))
@@ -56,8 +63,11 @@ class Calibration:
         try:
             return self.tensors[tensor]
         except KeyError:
-            raise Error("the calibration knows no such tensor", where=f"tensor {tensor}",
-                        remedy="calibrate the same graph that is quantized") from None
+            raise Error(
+                "the calibration knows no such tensor",
+                where=f"tensor {tensor}",
+                remedy="calibrate the same graph that is quantized",
+            ) from None
 
     def merge(self, other: Calibration) -> Calibration:
         """The calibration of both data sets together; ranges and histograms equal those of one pass over both.
@@ -70,9 +80,17 @@ class Calibration:
         if self.graph != other.graph:
             raise Error("these calibrations belong to different graphs", remedy="merge calibrations of one graph only")
         if set(self.moments) != set(other.moments):
-            raise Error("one of the calibrations has second moments, the other has not", remedy="gather both with the same moments=")
-        return Calibration(self.graph, self.samples + other.samples, _merged(self.tensors, other.tensors),
-                           {name: own.merge(other.moments[name]) for name, own in self.moments.items()}, self.skipped)
+            raise Error(
+                "one of the calibrations has second moments, the other has not",
+                remedy="gather both with the same moments=",
+            )
+        return Calibration(
+            self.graph,
+            self.samples + other.samples,
+            _merged(self.tensors, other.tensors),
+            {name: own.merge(other.moments[name]) for name, own in self.moments.items()},
+            self.skipped,
+        )
 
     @property
     def hash(self) -> str:
@@ -90,8 +108,15 @@ class Calibration:
     def _arrays(self) -> dict[str, Array]:
         names = list(self.tensors)
         every = [self.tensors[name] for name in names]
-        header = {"version": VERSION, "graph": self.graph, "samples": self.samples, "tensors": names,
-                  "axes": [item.axis for item in every], "moments": list(self.moments), "skipped": self.skipped}
+        header = {
+            "version": VERSION,
+            "graph": self.graph,
+            "samples": self.samples,
+            "tensors": names,
+            "axes": [item.axis for item in every],
+            "moments": list(self.moments),
+            "skipped": self.skipped,
+        }
         arrays: dict[str, Array] = {
             "hwq_calibration": np.frombuffer(json.dumps(header).encode(), np.uint8),
             "count": np.array([item.count for item in every], np.int64),
@@ -99,7 +124,9 @@ class Calibration:
             "exponent": np.array([item.exponent for item in every], np.int32),
             "histogram": np.stack([item.histogram for item in every]) if every else np.zeros((0, BINS), np.int64),
             "channels": np.array([len(item.totals) for item in every], np.int64),
-            "ranges": np.concatenate([np.stack([item.minima, item.maxima]) for item in every] or [np.zeros((2, 0), np.float32)], axis=1),
+            "ranges": np.concatenate(
+                [np.stack([item.minima, item.maxima]) for item in every] or [np.zeros((2, 0), np.float32)], axis=1
+            ),
             "totals": np.concatenate([item.totals for item in every] or [np.zeros(0)]),
         }
         for index, item in enumerate(self.moments.values()):
@@ -118,46 +145,75 @@ class Calibration:
         """
         arrays = read_npz(path, max_bytes)
         if "hwq_calibration" not in arrays:
-            raise Error("this archive holds no calibration", where=str(path), remedy="`hwq calibrate` writes one; data files go to `calibrate` itself")
+            raise Error(
+                "this archive holds no calibration",
+                where=str(path),
+                remedy="`hwq calibrate` writes one; data files go to `calibrate` itself",
+            )
         try:
             header = json.loads(arrays["hwq_calibration"].tobytes())
             if header["version"] != VERSION:
-                raise Error(f"the calibration has layout version {header['version']}, this hwq reads {VERSION}", where=str(path),
-                            remedy="calibrate again")
+                raise Error(
+                    f"the calibration has layout version {header['version']}, this hwq reads {VERSION}",
+                    where=str(path),
+                    remedy="calibrate again",
+                )
             return cls._from_arrays(header, arrays)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise Error("the calibration is damaged", where=str(path), why=f"{type(error).__name__}: {error}", remedy="calibrate again") from error
+            raise Error(
+                "the calibration is damaged",
+                where=str(path),
+                why=f"{type(error).__name__}: {error}",
+                remedy="calibrate again",
+            ) from error
 
     @classmethod
-    def _from_arrays(cls, header: Mapping[str, object], arrays: Mapping[str, Array]) -> Calibration:
-        names, axes = list(header["tensors"]), list(header["axes"])  # type: ignore[call-overload]
+    def _from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Calibration:
+        names, axes = list(header["tensors"]), list(header["axes"])
         channels = [int(size) for size in arrays["channels"]]
-        if arrays["histogram"].shape != (len(names), BINS) or min(channels, default=1) < 1 or arrays["count"].min(initial=1) < 1:
+        if (
+            arrays["histogram"].shape != (len(names), BINS)
+            or min(channels, default=1) < 1
+            or arrays["count"].min(initial=1) < 1
+        ):
             raise ValueError("the arrays do not fit the header")
         ends = np.cumsum(channels)
         if arrays["ranges"].shape != (2, sum(channels)) or arrays["totals"].shape != (sum(channels),):
             raise ValueError("the channels do not fit the header")
         if not (np.isfinite(arrays["ranges"]).all() and np.isfinite(arrays["sums"]).all()):
             raise ValueError("a range is not finite")
-        tensors = {}
+        tensors: dict[str, Statistics] = {}
         for index, (name, axis) in enumerate(zip(names, axes, strict=True)):
             part = slice(int(ends[index]) - channels[index], int(ends[index]))
             total, squares = (float(value) for value in arrays["sums"][index])
             tensors[str(name)] = Statistics(
-                int(arrays["count"][index]), total, squares, int(arrays["exponent"][index]), arrays["histogram"][index].astype(np.int64),
+                int(arrays["count"][index]), total, squares, int(arrays["exponent"][index]),
+                arrays["histogram"][index].astype(np.int64),
                 None if axis is None else int(axis), arrays["ranges"][0, part].astype(np.float32),
                 arrays["ranges"][1, part].astype(np.float32), arrays["totals"][part].astype(np.float64))  # fmt: skip
-        moments = {str(name): Moments(int(arrays[f"moment{index}_count"]), arrays[f"moment{index}"].astype(np.float64),
-                                      arrays[f"moment{index}_total"].astype(np.float64))
-                   for index, name in enumerate(header["moments"])}  # type: ignore[call-overload]
-        return cls(str(header["graph"]), int(header["samples"]), tensors, moments, [str(name) for name in header["skipped"]])  # type: ignore[call-overload]
+        moments = {
+            str(name): Moments(
+                int(arrays[f"moment{index}_count"]),
+                arrays[f"moment{index}"].astype(np.float64),
+                arrays[f"moment{index}_total"].astype(np.float64),
+            )
+            for index, name in enumerate(header["moments"])
+        }
+        return cls(
+            str(header["graph"]), int(header["samples"]), tensors, moments, [str(name) for name in header["skipped"]]
+        )
 
     def to_text(self) -> str:
         """One line a tensor: range, mean, elements, channels."""
-        lines = [f"calibration of {self.samples} samples, {len(self.tensors)} tensors, graph {self.graph[:12]}",
-                 f"  {'minimum':>12} {'maximum':>12} {'mean':>12} {'elements':>12} {'channels':>8}  tensor"]
+        lines = [
+            f"calibration of {self.samples} samples, {len(self.tensors)} tensors, graph {self.graph[:12]}",
+            f"  {'minimum':>12} {'maximum':>12} {'mean':>12} {'elements':>12} {'channels':>8}  tensor",
+        ]
         for name, item in self.tensors.items():
-            lines.append(f"  {item.minimum:12.5g} {item.maximum:12.5g} {item.mean:12.5g} {item.count:12d} {len(item.totals):8d}  {display_name(name)}")
+            numbers = (
+                f"{item.minimum:12.5g} {item.maximum:12.5g} {item.mean:12.5g} {item.count:12d} {len(item.totals):8d}"
+            )
+            lines.append(f"  {numbers}  {display_name(name)}")
         return "\n".join(lines)
 
     __str__ = to_text
@@ -166,11 +222,18 @@ class Calibration:
         return f"<Calibration: {self.samples} samples, {len(self.tensors)} tensors, {len(self.moments)} with moments>"
 
 
-def calibrate(graph: Graph, batches: Batches, moments: bool = False, progress: Progress | None = None, *,
-              resume: Calibration | None = None) -> Calibration:
+def calibrate(
+    graph: Graph,
+    batches: Batches,
+    moments: bool = False,
+    progress: Progress | None = None,
+    *,
+    resume: Calibration | None = None,
+) -> Calibration:
     """Run the float model over the data once and gather statistics of every float activation.
 
-    Memory is bounded whatever the amount of data: samples are run in small pieces, a tensor lives until its last reader has
+    Memory is bounded whatever the amount of data: samples are run in small pieces, a tensor lives until its last
+    reader has
     run, and each keeps one histogram of fixed size. Ranges and histograms do not depend on how the samples are batched.
 
     Parameters
@@ -193,16 +256,22 @@ def calibrate(graph: Graph, batches: Batches, moments: bool = False, progress: P
     Raises
     ------
     Error
-        Bad data (missing input, wrong type or shape, NaN, infinity, nothing at all), a graph that cannot run, or a value that
+        Bad data (missing input, wrong type or shape, NaN, infinity, nothing at all), a graph that cannot run, or a
+        value that
         overflows on the way; the message names tensor and sample.
     """
     _require_runnable(graph)
     identity = fingerprint(graph)
     if resume is not None and resume.graph != identity:
-        raise Error("the calibration to go on from belongs to another graph", remedy="start anew, or load the graph it was made with")
+        raise Error(
+            "the calibration to go on from belongs to another graph",
+            remedy="start anew, or load the graph it was made with",
+        )
     layers, skipped = _bounded(linears(graph)) if moments else ({}, ())
     if resume is not None and (set(resume.moments) != set(layers)):
-        raise Error("the calibration to go on from was gathered with another moments=", remedy="use the same moments= as then")
+        raise Error(
+            "the calibration to go on from was gathered with another moments=", remedy="use the same moments= as then"
+        )
     axes = {name: _channel_axis(graph, name) for name in graph.tensors}
     found: dict[str, Statistics] = {}
     second: dict[str, Moments] = {}
@@ -230,23 +299,37 @@ def _samples(piece: Feed) -> int:
 
 def _require_runnable(graph: Graph) -> None:
     if graph.form != "source":
-        raise Error("calibration runs on a graph in source form", where=f"graph {graph.name}", remedy="calibrate before lowering")
+        raise Error(
+            "calibration runs on a graph in source form",
+            where=f"graph {graph.name}",
+            remedy="calibrate before lowering",
+        )
     for node in graph.nodes:
         for name in node.inputs:
             if name and name not in graph.producers and name not in graph.inputs and graph.tensors[name].data is None:
-                raise Error("this constant has no values", where=f"tensor {name}", why="the graph was built for cost only",
-                            remedy="load it with weights; cost needs no calibration: estimate(graph, machine, plan=plan)")
+                raise Error(
+                    "this constant has no values",
+                    where=f"tensor {name}",
+                    why="the graph was built for cost only",
+                    remedy="load it with weights; cost needs no calibration: estimate(graph, machine, plan=plan)",
+                )
 
 
 def fingerprint(graph: Graph) -> str:
     """SHA-256 of operators, edges, attributes and constants: equal for the same model at another batch size."""
-    plain = graph.replace(tensors=[tensor if tensor.constant else type(tensor)(tensor.name, tensor.dtype, known_shape=False)
-                                   for tensor in graph.tensors.values()])
+    plain = graph.replace(
+        tensors=[
+            tensor if tensor.constant else type(tensor)(tensor.name, tensor.dtype, known_shape=False)
+            for tensor in graph.tensors.values()
+        ]
+    )
     return plain.hash
 
 
 def _channel_axis(graph: Graph, name: str) -> int | None:
-    """Where a tensor's channels stand: second axis next to a channels-first node, else the last axis; None for vectors."""
+    """Where a tensor's channels stand: second axis next to a channels-first node, else the last axis; None for
+    vectors.
+    """
     tensor = graph.tensors[name]
     if not tensor.known_shape or len(tensor.shape) < 2:
         return None
@@ -266,8 +349,12 @@ def _observed(graph: Graph, name: str, value: Array, axis: int | None, before: i
         node = graph.producers.get(name)
         made = f" made by node {display_name(node.name)}" if node is not None else ""
         sample = f", sample {before + int(bad[0])}" if bad else ""
-        raise Error(f"the value is {value[bad]}", where=f"tensor {display_name(name)}{made}{sample}",
-                    why="the float model itself overflows or divides by zero on this input", remedy="check the data's scaling, then the model") from None
+        raise Error(
+            f"the value is {value[bad]}",
+            where=f"tensor {display_name(name)}{made}{sample}",
+            why="the float model itself overflows or divides by zero on this input",
+            remedy="check the data's scaling, then the model",
+        ) from None
 
 
 def _values(graph: Graph, feed: Feed) -> Iterator[tuple[str, Array]]:
@@ -285,9 +372,13 @@ def _bounded(layers: Mapping[str, Linear]) -> tuple[dict[str, Linear], tuple[str
         spent += layer.moment_bytes
         if spent <= MOMENT_BYTES:
             kept[name] = layer
-    return {name: layer for name, layer in layers.items() if name in kept}, tuple(name for name in layers if name not in kept)
+    return {name: layer for name, layer in layers.items() if name in kept}, tuple(
+        name for name in layers if name not in kept
+    )
 
 
 def _merged(one: Mapping[str, Statistics], other: Mapping[str, Statistics]) -> dict[str, Statistics]:
-    return {name: one[name].merge(other[name]) if name in one and name in other else one.get(name) or other[name]
-            for name in dict.fromkeys((*one, *other))}
+    return {
+        name: one[name].merge(other[name]) if name in one and name in other else one.get(name) or other[name]
+        for name in dict.fromkeys((*one, *other))
+    }

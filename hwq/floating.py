@@ -12,9 +12,11 @@ __all__ = ["half_keys", "retyped"]
 
 HALVES = frozenset({"float16", "bfloat16"})
 REALS = HALVES | {"float32"}
-# Constants up to this size may steer shapes and keep their values; larger ones are weights, whose values cost does not need.
+# Constants up to this size may steer shapes and keep their values; larger ones are weights, whose values cost does
+# not need.
 KEPT_ELEMENTS = 1024
-# These make float32 whatever the plan says (their type is an attribute), and these operands stay float32 by the operator's definition.
+# These make float32 whatever the plan says (their type is an attribute), and these operands stay float32 by the
+# operator's definition.
 MAKERS = frozenset({"ConstantOfShape", "Range", "EyeLike", "RandomNormal", "RandomUniform", "DynamicQuantizeLinear"})
 FIXED_OPERANDS = {"Resize": 1, "Upsample": 1}
 
@@ -26,12 +28,17 @@ def half_keys(graph: Graph, plan: Plan) -> Iterator[tuple[str, str, str]]:
         if planned.dtype in HALVES:
             yield "activations.dtype", planned.dtype, node.name
         for name in node.inputs:
-            if name and name not in graph.producers and name not in graph.inputs and plan.weights_of(node, name).dtype in HALVES:
+            if (
+                name
+                and name not in graph.producers
+                and name not in graph.inputs
+                and plan.weights_of(node, name).dtype in HALVES
+            ):
                 yield "weights.dtype", plan.weights_of(node, name).dtype, node.name
 
 
 def retyped(graph: Graph, plan: Plan) -> Graph:
-    """The graph with the plan's floating-point types: a node's outputs and float operands have its type, Casts stand at borders.
+    """The graph in the plan's floating-point types: outputs and operands of a node have its type, Casts stand between.
 
     Constants that the plan stores in another type than their node computes in keep that type in front of a Cast.
     """
@@ -75,7 +82,11 @@ class _Retyper:
     def _node(self, node: Node) -> None:
         wanted, inputs = self._type(node), list(node.inputs)
         for slot, name in enumerate(node.inputs):
-            if not self._real(name) or (slot >= FIXED_OPERANDS.get(node.op, len(inputs)) and slot > 0) or node.op == "Cast":
+            if (
+                not self._real(name)
+                or (slot >= FIXED_OPERANDS.get(node.op, len(inputs)) and slot > 0)
+                or node.op == "Cast"
+            ):
                 continue
             if name not in self.settled:  # a constant at its first reader
                 stored = self.plan.weights_of(node, name).dtype
@@ -96,7 +107,9 @@ class _Retyper:
             made = f"{name}_{dtype}"
             while made in self.tensors:
                 made += "_"
-            self.tensors[made] = Tensor(made, dtype, self.tensors[name].shape, known_shape=self.tensors[name].known_shape)
+            self.tensors[made] = Tensor(
+                made, dtype, self.tensors[name].shape, known_shape=self.tensors[name].known_shape
+            )
             self.nodes.append(Node("Cast", f"{made}_Cast", (name,), (made,), {"to": dtype}))
             self.settled.add(made)
             self.casts[name, dtype] = made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,10 @@ _WEIGHT_SHARES = np.linspace(0.3, 1.0, 71)
 def affine(low: float, high: float, dtype: str, symmetric: bool) -> tuple[np.float32, int]:
     """Scale and zero point of the range [low, high], widened to hold zero exactly.
 
-    Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``z = clip(rint(qmin - low / s))``. Symmetric: ``s = max|x| / (2^(b-1) - 1)``,
-    z = 0, or the middle 2^(b-1) of an unsigned type (Jacob et al. 2018). Computed in float64, the scale rounded to float32.
+    Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``z = clip(rint(qmin - low / s))``. Symmetric: ``s = max|x| /
+    (2^(b-1) - 1)``,
+    z = 0, or the middle 2^(b-1) of an unsigned type (Jacob et al. 2018). Computed in float64, the scale rounded to
+    float32.
     A range of nothing but zero gets scale 1.
     """
     low, high = min(low, 0.0), max(high, 0.0)
@@ -62,7 +63,9 @@ def activation_range(statistics: Statistics, how: Activations) -> tuple[float, f
         return min(statistics.quantile(1.0 - share), 0.0), max(statistics.quantile(share), 0.0)
     if how.observer == "mse":
         return _least_error(statistics, low, high, how)
-    raise NotSupportedYet(f'observer "{how.observer}"', where="key activations.observer", remedy="one of: minmax, percentile, mse")
+    raise NotSupportedYet(
+        f'observer "{how.observer}"', where="key activations.observer", remedy="one of: minmax, percentile, mse"
+    )
 
 
 def _least_error(statistics: Statistics, low: float, high: float, how: Activations) -> tuple[float, float]:
@@ -90,7 +93,9 @@ def _least_error(statistics: Statistics, low: float, high: float, how: Activatio
     return best
 
 
-def weight_affine(groups: NDArray[np.float32], how: Weights, minimum: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def weight_affine(
+    groups: NDArray[np.float32], how: Weights, minimum: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Scale and zero point of each row of weights.
 
     Parameters
@@ -112,7 +117,9 @@ def weight_affine(groups: NDArray[np.float32], how: Weights, minimum: int | None
         The method is not built.
     """
     if how.scale not in {"minmax", "mse"}:
-        raise NotSupportedYet(f'weight scale "{how.scale}"', where="key weights.scale", remedy="one of: minmax, mse, or given values")
+        raise NotSupportedYet(
+            f'weight scale "{how.scale}"', where="key weights.scale", remedy="one of: minmax, mse, or given values"
+        )
     low = np.minimum(groups.min(axis=1), 0.0).astype(np.float64)
     high = np.maximum(groups.max(axis=1), 0.0).astype(np.float64)
     scale, zero = _rows(low, high, how, minimum)
@@ -123,11 +130,17 @@ def weight_affine(groups: NDArray[np.float32], how: Weights, minimum: int | None
         candidate, moved = _rows(low * share, high * share, how, minimum)
         error = _row_errors(groups, candidate, moved, how, minimum)
         better = error < best
-        scale, zero, best = np.where(better, candidate, scale), np.where(better, moved, zero), np.where(better, error, best)
+        scale, zero, best = (
+            np.where(better, candidate, scale),
+            np.where(better, moved, zero),
+            np.where(better, error, best),
+        )
     return scale, zero
 
 
-def _rows(low: NDArray[np.float64], high: NDArray[np.float64], how: Weights, minimum: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
+def _rows(
+    low: NDArray[np.float64], high: NDArray[np.float64], how: Weights, minimum: int | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
     lowest, highest = integer_range(how.dtype)
     lowest = lowest if minimum is None else max(lowest, minimum)
     middle = 0 if not how.dtype.startswith("u") else (highest + 1) // 2
@@ -143,7 +156,9 @@ def _clamped(value: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.where(value > 0.0, np.clip(value, TINY, HUGE), 0.0).astype(np.float32)
 
 
-def _row_errors(groups: NDArray[np.float32], scale: NDArray[Any], zero: NDArray[Any], how: Weights, minimum: int | None) -> NDArray[np.float64]:
+def _row_errors(
+    groups: NDArray[np.float32], scale: NDArray[Any], zero: NDArray[Any], how: Weights, minimum: int | None
+) -> NDArray[np.float64]:
     lowest, highest = integer_range(how.dtype)
     step = np.where(scale == 0.0, 1.0, scale).astype(np.float64)[:, None]
     stored = np.clip(np.rint(groups / step) + zero[:, None], lowest if minimum is None else minimum, highest)

@@ -20,7 +20,9 @@ _ELEMENTS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear layer with constant weights: `groups` products over `k` inputs each; `kernel` is empty for plain products."""
+    """A linear layer with constant weights: `groups` products over `k` inputs each; `kernel` is empty for plain
+    products.
+    """
 
     node: Node
     operand: str
@@ -48,7 +50,9 @@ def linears(graph: Graph) -> dict[str, Linear]:
         elif node.op == "MatMul" and weight.ndim == 2:
             found[node.name] = Linear(node, node.inputs[0], 1, weight.shape[0])
         elif node.op == "Gemm" and not node.attributes.get("transA", 0):
-            found[node.name] = Linear(node, node.inputs[0], 1, weight.shape[1 if node.attributes.get("transB", 0) else 0])
+            found[node.name] = Linear(
+                node, node.inputs[0], 1, weight.shape[1 if node.attributes.get("transB", 0) else 0]
+            )
     return {name: layer for name, layer in found.items() if graph.constant(layer.operand) is None}
 
 

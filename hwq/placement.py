@@ -1,7 +1,9 @@
 """Placement: which values of a float graph a plan stores as integers, and which of them share one scale.
 
-The rules follow what integer runtimes fuse. A matrix operator and what its epilogue can do (a MatMul's bias vector or scalar factor, a
-clamp) are one step, so the stored value is the last one; an operator that only moves values keeps the scale of its input; sums and products of activations are integer
+The rules follow what integer runtimes fuse. A matrix operator and what its epilogue can do (a MatMul's bias vector or
+scalar factor, a
+clamp) are one step, so the stored value is the last one; an operator that only moves values keeps the scale of its
+input; sums and products of activations are integer
 where every operand is; what no rule names is a float island between a DequantizeLinear and the next QuantizeLinear.
 """
 
@@ -21,18 +23,56 @@ MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
 CLAMPS = frozenset({"Relu", "Clip"})
 # One operand in, another range out.
-UNARY = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Gelu", "com.microsoft::Gelu", "Swish",
-                   "Softmax", "AveragePool", "GlobalAveragePool"})
+UNARY = frozenset(
+    {
+        "Relu",
+        "Clip",
+        "LeakyRelu",
+        "Sigmoid",
+        "Tanh",
+        "HardSwish",
+        "HardSigmoid",
+        "Gelu",
+        "com.microsoft::Gelu",
+        "Swish",
+        "Softmax",
+        "AveragePool",
+        "GlobalAveragePool",
+    }
+)
 # Values change place, or some are chosen: the scale of the (first) input stays exact.
-MOVES = frozenset({"MaxPool", "GlobalMaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Identity",
-                   "Dropout", "Expand", "Tile", "Pad", "Resize", "ReduceMax", "DepthToSpace", "SpaceToDepth"})
+MOVES = frozenset(
+    {
+        "MaxPool",
+        "GlobalMaxPool",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Gather",
+        "Identity",
+        "Dropout",
+        "Expand",
+        "Tile",
+        "Pad",
+        "Resize",
+        "ReduceMax",
+        "DepthToSpace",
+        "SpaceToDepth",
+    }
+)
 # Moves through which an integer consumer pulls the quantization back to its source.
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A weight to be stored as integers: input `slot` of a node, scales along `axis`, perhaps one every `block` elements."""
+    """A weight to be stored as integers: input `slot` of a node, scales along `axis`, perhaps one every `block`
+    elements.
+    """
 
     node: str
     slot: int
@@ -84,12 +124,25 @@ def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
         The plan asks for dynamic activations.
     """
     if graph.form != "source":
-        raise Error("a lowered graph cannot be quantized", where=f"graph {graph.name}", remedy="quantize first, then lower")
-    taken = next((node for node in graph.nodes if node.op in {"QuantizeLinear", "DequantizeLinear"} or "Integer" in node.op
-                  or node.op.startswith(("QLinear", "DynamicQuantize"))), None)
+        raise Error(
+            "a lowered graph cannot be quantized", where=f"graph {graph.name}", remedy="quantize first, then lower"
+        )
+    taken = next(
+        (
+            node
+            for node in graph.nodes
+            if node.op in {"QuantizeLinear", "DequantizeLinear"}
+            or "Integer" in node.op
+            or node.op.startswith(("QLinear", "DynamicQuantize"))
+        ),
+        None,
+    )
     if taken is not None or any(tensor.quantization for tensor in graph.tensors.values()):
-        raise Error("the model is quantized already", where=f"graph {graph.name}" if taken is None else f"node {taken.name} ({taken.op})",
-                    remedy="quantize the float model; Plan.of(this model) gives the plan that it obeys")
+        raise Error(
+            "the model is quantized already",
+            where=f"graph {graph.name}" if taken is None else f"node {taken.name} ({taken.op})",
+            remedy="quantize the float model; Plan.of(this model) gives the plan that it obeys",
+        )
     plan.resolve(graph.nodes)
     return _Placer(graph, plan, dialect).run()
 
@@ -100,7 +153,11 @@ class _Placer:
         self.made = Placement()
         self.chains: dict[str, tuple[Node, ...]] = {}  # head -> head and what its epilogue does
         self.ends: dict[str, tuple[Node, ...]] = {}  # last tensor of a chain -> chain
-        self.given = {tensor for tensor in graph.tensors if self._floating(tensor) and plan.gives_scale(tensor, self._makers(tensor))}
+        self.given = {
+            tensor
+            for tensor in graph.tensors
+            if self._floating(tensor) and plan.gives_scale(tensor, self._makers(tensor))
+        }
 
     def run(self) -> Placement:
         inside: set[str] = set()
@@ -133,7 +190,9 @@ class _Placer:
         return tensor in self.graph.producers or tensor in self.graph.inputs
 
     def _makers(self, tensor: str) -> tuple[Node, ...]:
-        """The nodes whose rules hold for a tensor: its producer with what is fused before it, or the readers of an input."""
+        """The nodes whose rules hold for a tensor: its producer with what is fused before it, or the readers of an
+        input.
+        """
         if tensor in self.ends:
             return self.ends[tensor]
         producer = self.graph.producers.get(tensor)
@@ -144,11 +203,17 @@ class _Placer:
         names = [tensor, *(node.outputs[0] for node in makers if tensor in self.ends)]
         planned = self.plan.activations_of(names, makers)
         if planned.mode == "dynamic" and not planned.floating:
-            raise NotSupportedYet("dynamic activations", where=f"key activations.mode, tensor {tensor}", remedy='use mode = "static" or "float"')
+            raise NotSupportedYet(
+                "dynamic activations",
+                where=f"key activations.mode, tensor {tensor}",
+                remedy='use mode = "static" or "float"',
+            )
         return planned
 
     def _heads_chain(self, node: Node) -> bool:
-        return not node.domain and (node.op in MATRIX or (node.op in ELEMENTWISE and not any(map(self._parameter, node.inputs))))
+        return not node.domain and (
+            node.op in MATRIX or (node.op in ELEMENTWISE and not any(map(self._parameter, node.inputs)))
+        )
 
     def _parameter(self, tensor: str) -> bool:
         return bool(tensor) and not self._computed(tensor)
@@ -161,7 +226,11 @@ class _Placer:
             if len(readers) != 1 or value in self.graph.outputs or value in self.given:
                 return tuple(chain)
             follower = readers[0]
-            clamps = follower.op in CLAMPS and follower.inputs[0] == value and not any(map(self._computed, filter(None, follower.inputs[1:])))
+            clamps = (
+                follower.op in CLAMPS
+                and follower.inputs[0] == value
+                and not any(map(self._computed, filter(None, follower.inputs[1:])))
+            )
             affine = head.op == "MatMul" and chain[-1].op not in CLAMPS and self._affine(follower, value)
             if follower.domain or not (clamps or affine):
                 return tuple(chain)
@@ -207,7 +276,11 @@ class _Placer:
     def _forward(self, node: Node) -> None:
         """Let integers flow on through a node that is no matrix operator."""
         computed = [name for name in node.inputs if name and self._computed(name)]
-        if not computed or not all(name in self.made.points for name in computed if self._floating(name)) or not self._floating(computed[0]):
+        if (
+            not computed
+            or not all(name in self.made.points for name in computed if self._floating(name))
+            or not self._floating(computed[0])
+        ):
             return
         if node.name in self.chains and node.op in ELEMENTWISE:
             self._output(node, self.chains[node.name][-1].outputs[0])
@@ -233,7 +306,9 @@ class _Placer:
             self._request(tensor, wanted)
 
     def _spatial_mean(self, node: Node) -> bool:
-        """A mean over the space of an image is a pool; means over features belong to normalizations, which stay float."""
+        """A mean over the space of an image is a pool; means over features belong to normalizations, which stay
+        float.
+        """
         if node.op != "ReduceMean" or len(self.graph.tensors[node.inputs[0]].shape) != 4:
             return False
         axes = node.attributes.get("axes", None if len(node.inputs) < 2 else self.graph.constant(node.inputs[1]))
@@ -263,20 +338,40 @@ class _Placer:
         rank = len(tensor.shape)
         channel, reduced = _axes(node, slot, rank)
         axis, block = (None, None) if weights.granularity == "tensor" else (channel, None)
-        if isinstance(weights.granularity, Group) and reduced is not None and int(tensor.shape[reduced]) >= weights.granularity.group:
+        if (
+            isinstance(weights.granularity, Group)
+            and reduced is not None
+            and int(tensor.shape[reduced]) >= weights.granularity.group
+        ):
             axis, block = reduced, weights.granularity.group
         self.made.constants[node.name, slot] = Constant(node.name, slot, name, weights, axis, block)
 
     def _biases(self) -> None:
         for node in self.graph.nodes:
-            if node.op not in {"Conv", "Gemm"} or node.domain or len(node.inputs) < 3 or self.dialect.bias_dtype != "int32":
+            if (
+                node.op not in {"Conv", "Gemm"}
+                or node.domain
+                or len(node.inputs) < 3
+                or self.dialect.bias_dtype != "int32"
+            ):
                 continue
-            weight, bias, channels = self.made.constants.get((node.name, 1)), self.graph.tensors.get(node.inputs[2]), None
+            weight, bias, channels = (
+                self.made.constants.get((node.name, 1)),
+                self.graph.tensors.get(node.inputs[2]),
+                None,
+            )
             if weight is not None and bias is not None and weight.block is None:
                 channels = self.graph.tensors[weight.tensor].shape[_axes(node, 1, 2)[0] or 0]
             plain = all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
-            if (channels is not None and bias is not None and plain and self._parameter(bias.name) and bias.shape == (channels,)
-                    and node.inputs[0] in self.made.points and self.chains[node.name][-1].outputs[0] in self.made.points):
+            if (
+                channels is not None
+                and bias is not None
+                and plain
+                and self._parameter(bias.name)
+                and bias.shape == (channels,)
+                and node.inputs[0] in self.made.points
+                and self.chains[node.name][-1].outputs[0] in self.made.points
+            ):
                 self.made.biases[node.name] = 2
 
 
@@ -294,5 +389,3 @@ def _axes(node: Node, slot: int, rank: int) -> tuple[int | None, int | None]:
     if node.op == "Gemm" and node.attributes.get("transB", 0):
         return 0, 1
     return rank - 1, rank - 2
-
-

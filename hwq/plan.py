@@ -1,4 +1,4 @@
-"""Plan: which tensors become which integers, how they are calibrated and rounded. A TOML file, readable and diffable."""
+"""Plan: which tensors become which integers, how they are calibrated and rounded. A readable, diffable TOML file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ __all__ = ["Activations", "Group", "Layer", "Match", "Plan", "Planned", "Transfo
 MAX_PLAN_BYTES = 16 << 20
 
 FloatType = Literal["float32", "float16", "bfloat16"]
-WeightType = Literal["int2", "int3", "int4", "int5", "int6", "int8", "int16", "uint2", "uint4", "uint8", "float32", "float16", "bfloat16"]
+WeightType = Literal[
+    "int2", "int3", "int4", "int5", "int6", "int8", "int16", "uint2", "uint4", "uint8", "float32", "float16", "bfloat16"
+]
 ActivationType = Literal["int4", "uint4", "int8", "uint8", "int16", "uint16", "float32", "float16", "bfloat16"]
 
 
@@ -162,9 +164,15 @@ class Planned:
     @property
     def label(self) -> str:
         """The field's shorthand, such as W8A8 or W4A16."""
-        widths = [int("".join(filter(str.isdigit, dtype))) if dtype != "bfloat16" else 16
-                  for dtype in (self.weights.dtype, "float32" if self.activations.mode == "float" and not
-                                self.activations.dtype.endswith("float16") else self.activations.dtype)]
+        widths = [
+            int("".join(filter(str.isdigit, dtype))) if dtype != "bfloat16" else 16
+            for dtype in (
+                self.weights.dtype,
+                "float32"
+                if self.activations.mode == "float" and not self.activations.dtype.endswith("float16")
+                else self.activations.dtype,
+            )
+        ]
         return f"W{widths[0]}A{widths[1]}"
 
 
@@ -196,9 +204,19 @@ class Plan(_Strict):
         return name
 
     @classmethod
-    def uniform(cls, weights: str = "int8", activations: str = "uint8", *, granularity: str | int = "channel",
-                symmetric: bool = True, symmetric_activations: bool | None = None, observer: str = "minmax", scale: str = "minmax",
-                mode: str | None = None, dialect: str = "ort") -> Plan:
+    def uniform(
+        cls,
+        weights: str = "int8",
+        activations: str = "uint8",
+        *,
+        granularity: str | int = "channel",
+        symmetric: bool = True,
+        symmetric_activations: bool | None = None,
+        observer: str = "minmax",
+        scale: str = "minmax",
+        mode: str | None = None,
+        dialect: str = "ort",
+    ) -> Plan:
         """One setting for every layer.
 
         Parameters
@@ -227,13 +245,14 @@ class Plan(_Strict):
             mode = "float" if "float" in activations else "static"
         if symmetric_activations is None:
             symmetric_activations = activations in {"int4", "int16"}
+        grain = {"group": granularity} if isinstance(granularity, int) else granularity
         return cls._checked({
             "schema": 1,
             "dialect": dialect,
             "default": {
-                "weights": {"dtype": weights, "granularity": {"group": granularity} if isinstance(granularity, int) else granularity,
-                            "symmetric": symmetric, "scale": scale},
-                "activations": {"dtype": activations, "symmetric": symmetric_activations, "mode": mode, "observer": observer},
+                "weights": {"dtype": weights, "granularity": grain, "symmetric": symmetric, "scale": scale},
+                "activations": {"dtype": activations, "symmetric": symmetric_activations, "mode": mode,
+                                "observer": observer},
             },
         }, "Plan.uniform")  # fmt: skip
 
@@ -250,8 +269,12 @@ class Plan(_Strict):
         try:
             plan = cls._checked(tomllib.loads(raw.decode("utf-8")), str(path))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise Error("this is not a plan: it cannot be read as TOML", where=str(path), why=str(error),
-                        remedy="see the plan format in README.md; `hwq plan` writes an example") from None
+            raise Error(
+                "this is not a plan: it cannot be read as TOML",
+                where=str(path),
+                why=str(error),
+                remedy="see the plan format in README.md; `hwq plan` writes an example",
+            ) from None
         plan._folder = str(Path(path).parent)
         return plan
 
@@ -274,12 +297,24 @@ class Plan(_Strict):
             return cls.model_validate(dict(table))
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "list[", "function-")))
+            key = ".".join(
+                str(part)
+                for part in first["loc"]
+                if not str(part).startswith(("literal[", "constrained-", "list[", "function-"))
+            )
             given = first.get("input")
             shown = f", got {given!r}" if isinstance(given, (str, int, float, bool)) else ""
-            what = "unknown key" if first["type"] == "extra_forbidden" else f"{first['msg'].removeprefix('Value error, ')}{shown}"
-            raise Error(f"bad plan: {what}", where=f"{where}, key {key}", why=_why(first["type"]),
-                        remedy="see the plan format in README.md") from None
+            what = (
+                "unknown key"
+                if first["type"] == "extra_forbidden"
+                else f"{first['msg'].removeprefix('Value error, ')}{shown}"
+            )
+            raise Error(
+                f"bad plan: {what}",
+                where=f"{where}, key {key}",
+                why=_why(first["type"]),
+                remedy="see the plan format in README.md",
+            ) from None
 
     def to_toml(self) -> str:
         """The plan as the text of a plan file; `Plan.load` reads back an equal plan."""
@@ -316,12 +351,18 @@ class Plan(_Strict):
         if unused:
             index = min(unused)
             shown = self.layers[index].match.model_dump(exclude_none=True)
-            raise Error("a rule of the plan fits no layer of the model", where=f"layers.{index}.match {shown}",
-                        why="a rule that does nothing is most often a misspelt name", remedy="hwq inspect MODEL lists the layers")
+            raise Error(
+                "a rule of the plan fits no layer of the model",
+                where=f"layers.{index}.match {shown}",
+                why="a rule that does nothing is most often a misspelt name",
+                remedy="hwq inspect MODEL lists the layers",
+            )
         return planned
 
     def weights_of(self, node: Node, tensor: str) -> Weights:
-        """What the plan says of one constant of a node. A rule's `tensor` fits the constant itself or the node's output."""
+        """What the plan says of one constant of a node. A rule's `tensor` fits the constant itself or the node's
+        output.
+        """
         weights = self.default.weights
         for layer in self.layers:
             if layer.weights and layer.match.fits_node(node) and layer.match.fits_tensor(tensor, *node.outputs):
@@ -336,19 +377,30 @@ class Plan(_Strict):
         makers = tuple(nodes)
         activations = self.default.activations
         for layer in self.layers:
-            if layer.activations and layer.match.fits_tensor(*tensors) and any(layer.match.fits_node(node) for node in makers):
+            if (
+                layer.activations
+                and layer.match.fits_tensor(*tensors)
+                and any(layer.match.fits_node(node) for node in makers)
+            ):
                 activations = _merged(activations, layer.activations)
         return activations
 
     def gives_scale(self, tensor: str, nodes: Iterable[Node]) -> bool:
-        """Whether a rule that names this activation gives its scale, so that it is stored as integers wherever it stands."""
+        """Whether a rule that names this activation gives its scale, so that it is stored as integers wherever it
+        stands.
+        """
         makers = tuple(nodes)
-        return any("scale" in layer.activations and layer.match.tensor is not None and layer.match.fits_tensor(tensor)
-                   and any(layer.match.fits_node(node) for node in makers) for layer in self.layers)
+        return any(
+            "scale" in layer.activations
+            and layer.match.tensor is not None
+            and layer.match.fits_tensor(tensor)
+            and any(layer.match.fits_node(node) for node in makers)
+            for layer in self.layers
+        )
 
     @property
     def folder(self) -> str:
-        """Where the plan's file lies: relative ``file:`` references start there. Empty (the working folder) without a file."""
+        """Where the plan's file lies: relative ``file:`` references start there. Empty without a file."""
         return self._folder
 
     def __eq__(self, other: object) -> bool:
@@ -374,6 +426,7 @@ def _merged(base: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _why(kind: str) -> str | None:
-    return {"extra_forbidden": "hwq refuses keys it does not know, so that a misspelling cannot pass unnoticed",
-            "missing": "this key is required"}.get(kind)
-
+    return {
+        "extra_forbidden": "hwq refuses keys it does not know, so that a misspelling cannot pass unnoticed",
+        "missing": "this key is required",
+    }.get(kind)

@@ -21,8 +21,10 @@ _SUFFIX = re.compile(r"_quantized(_\d+)?$")
 def read(graph: Graph) -> dict[str, Any]:
     """The plan of a quantized graph, as the plain values of a plan file.
 
-    Everything is float by default; each stored weight and activation has a rule of its own, named by the tensor of the float
-    model, that gives type, granularity, scale and zero point. int32 biases have none: their scale follows from the others.
+    Everything is float by default; each stored weight and activation has a rule of its own, named by the tensor of
+    the float
+    model, that gives type, granularity, scale and zero point. int32 biases have none: their scale follows from the
+    others.
 
     Raises
     ------
@@ -31,10 +33,15 @@ def read(graph: Graph) -> dict[str, Any]:
     NotSupportedYet
         Something that a plan cannot say yet: activations per channel, one value stored twice.
     """
-    stored = [tensor for tensor in graph.tensors.values() if tensor.quantization is not None and _used(graph, tensor.name)]
+    stored = [
+        tensor for tensor in graph.tensors.values() if tensor.quantization is not None and _used(graph, tensor.name)
+    ]
     if not stored:
-        raise Error("the graph is not quantized, so there is no plan to read", where=f"graph {graph.name}",
-                    remedy="give a quantized graph; Plan.uniform makes a plan for a float one")
+        raise Error(
+            "the graph is not quantized, so there is no plan to read",
+            where=f"graph {graph.name}",
+            remedy="give a quantized graph; Plan.uniform makes a plan for a float one",
+        )
     rules: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     for tensor in stored:
@@ -50,10 +57,17 @@ def read(graph: Graph) -> dict[str, Any]:
             rules.append({"match": match, "weights": _weights(tensor, tensor.quantization)})
             continue
         producer = graph.producers.get(tensor.name)
-        behind = None if producer is None or producer.op != "QuantizeLinear" else graph.producers.get(producer.inputs[0])
-        if seen.setdefault(name, tensor.name) != tensor.name or (behind is not None and behind.op == "DequantizeLinear"):
-            raise NotSupportedYet("reading a plan from a graph that stores one value in two types", where=f"tensor {display_name(tensor.name)}",
-                                  remedy="keep the plan that the graph was made from")
+        behind = (
+            None if producer is None or producer.op != "QuantizeLinear" else graph.producers.get(producer.inputs[0])
+        )
+        if seen.setdefault(name, tensor.name) != tensor.name or (
+            behind is not None and behind.op == "DequantizeLinear"
+        ):
+            raise NotSupportedYet(
+                "reading a plan from a graph that stores one value in two types",
+                where=f"tensor {display_name(tensor.name)}",
+                remedy="keep the plan that the graph was made from",
+            )
         rules.append({"match": {"tensor": _literal(name)}, "activations": _activations(tensor, tensor.quantization)})
     return {
         "schema": 1, "dialect": graph.dialect,
@@ -63,7 +77,9 @@ def read(graph: Graph) -> dict[str, Any]:
 
 
 def float_name(graph: Graph, stored: str) -> str:
-    """The float model's name of a stored tensor: what its QuantizeLinear reads, a model output's own name, or the name without suffix."""
+    """The float model's name of a stored tensor: what its QuantizeLinear reads, a model output's own name, or the
+    name without suffix.
+    """
     producer = graph.producers.get(stored)
     for reader in graph.consumers.get(stored, ()):
         if reader.op == "DequantizeLinear" and reader.outputs[0] in graph.outputs:
@@ -96,15 +112,23 @@ def _literal(name: str) -> str:
 
 def _weights(tensor: Tensor, how: Quantization) -> dict[str, Any]:
     granularity: Any = {"group": how.block} if how.block is not None else "tensor" if how.axis is None else "channel"
-    return {"dtype": tensor.dtype, "granularity": granularity, "symmetric": _symmetric(tensor, how), **_values(tensor, how)}
+    return {
+        "dtype": tensor.dtype,
+        "granularity": granularity,
+        "symmetric": _symmetric(tensor, how),
+        **_values(tensor, how),
+    }
 
 
 def _activations(tensor: Tensor, how: Quantization) -> dict[str, Any]:
     if how.dynamic:
         return {"dtype": tensor.dtype, "mode": "dynamic", "symmetric": how.zero_point is None}
     if how.axis is not None:
-        raise NotSupportedYet("activations with one scale a channel", where=f"tensor {display_name(tensor.name)}",
-                              remedy="plans give activations one scale")
+        raise NotSupportedYet(
+            "activations with one scale a channel",
+            where=f"tensor {display_name(tensor.name)}",
+            remedy="plans give activations one scale",
+        )
     return {"dtype": tensor.dtype, "mode": "static", "symmetric": _symmetric(tensor, how), **_values(tensor, how)}
 
 
@@ -116,8 +140,12 @@ def _symmetric(tensor: Tensor, how: Quantization) -> bool:
 
 def _zero_points(tensor: Tensor, how: Quantization) -> NDArray[np.int32]:
     if not how.known:
-        raise Error("this tensor's scale is unset", where=f"tensor {display_name(tensor.name)}",
-                    why="the graph was planned for cost only, or the scale is computed at run time", remedy="read the plan from a calibrated graph")
+        raise Error(
+            "this tensor's scale is unset",
+            where=f"tensor {display_name(tensor.name)}",
+            why="the graph was planned for cost only, or the scale is computed at run time",
+            remedy="read the plan from a calibrated graph",
+        )
     return how.zero_points()
 
 

@@ -1,4 +1,4 @@
-"""Quantize a float graph as a plan says: ordinary QuantizeLinear and DequantizeLinear nodes around integers, in source form."""
+"""Quantize a float graph as a plan says: ordinary QuantizeLinear and DequantizeLinear nodes, in source form."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ __all__ = ["annotate", "quantize"]
 def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: Batches | None = None) -> Graph:
     """The quantized graph that a plan makes of a float graph.
 
-    Weights become integer constants behind a DequantizeLinear; activations pass a QuantizeLinear and a DequantizeLinear where
-    integer runtimes fuse them (behind the clamp that follows a matrix operator, on both operands and the result of a residual
+    Weights become integer constants behind a DequantizeLinear; activations pass a QuantizeLinear and a
+    DequantizeLinear where
+    integer runtimes fuse them (behind the clamp that follows a matrix operator, on both operands and the result of a
+    residual
     sum, with one scale through operators that only move values); biases of integer layers become int32 with
-    ``scale = float32(input scale * weight scale)``; a model output made by an integer layer is stored as integers and dequantized.
-    Softmax, Sigmoid and HardSigmoid outputs take their function's range [0, 1], every other activation its calibrated one.
+    ``scale = float32(input scale * weight scale)``; a model output made by an integer layer is stored as integers and
+    dequantized.
+    Softmax, Sigmoid and HardSigmoid outputs take their function's range [0, 1], every other activation its calibrated
+    one.
 
     Parameters
     ----------
@@ -62,17 +66,25 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         from hwq.calibration import fingerprint
 
         if cal.graph != fingerprint(graph):
-            raise Error("the calibration belongs to another graph", where=f"graph {graph.name}", remedy="calibrate this graph")
+            raise Error(
+                "the calibration belongs to another graph", where=f"graph {graph.name}", remedy="calibrate this graph"
+            )
     placement = place(graph, plan, dialect)
     made = _Builder(graph, placement, Scales(graph, plan, dialect, placement, cal)).graph()
-    facts = {**graph.source, "float_graph": graph.hash, "plan": plan.hash, "calibration": None if cal is None else cal.hash}
+    facts = {
+        **graph.source,
+        "float_graph": graph.hash,
+        "plan": plan.hash,
+        "calibration": None if cal is None else cal.hash,
+    }
     return made.replace(source={key: value for key, value in facts.items() if value is not None}, dialect=plan.dialect)
 
 
 def annotate(graph: Graph, plan: Plan) -> Graph:
     """The same structure as `quantize` gives, without calibration and weights: for cost only.
 
-    Scales, zero points and stored integers are declared but have no values (``Quantization(scale=None)``); execution refuses such
+    Scales, zero points and stored integers are declared but have no values (``Quantization(scale=None)``); execution
+    refuses such
     a graph. Floating-point types of the plan (float16, bfloat16) become the types of the tensors.
 
     Raises
@@ -92,12 +104,17 @@ def _require_built(graph: Graph, plan: Plan) -> None:
         if value not in (None, False):
             raise NotSupportedYet(f"transform {key} = {value!r}", where=f"key transforms.{key}", remedy="leave it out")
     for key, dtype, place_ in half_keys(graph, plan):
-        raise NotSupportedYet(f"executing {dtype}", where=f"key {key}, node {display_name(place_)}",
-                              remedy="for cost use estimate(graph, machine, plan=plan)")
+        raise NotSupportedYet(
+            f"executing {dtype}",
+            where=f"key {key}, node {display_name(place_)}",
+            remedy="for cost use estimate(graph, machine, plan=plan)",
+        )
 
 
 class _Builder:
-    """Writes the quantized graph node by node. Without `scales` every scale, zero point and stored integer stays unset."""
+    """Writes the quantized graph node by node. Without `scales` every scale, zero point and stored integer stays
+    unset.
+    """
 
     def __init__(self, graph: Graph, placement: Placement, scales: Scales | None):
         self.old, self.placement, self.scales = graph, placement, scales
@@ -117,8 +134,11 @@ class _Builder:
         for node in self.old.nodes:
             self._node(node)
         read = {name for node in self.nodes for name in node.inputs if name}
-        kept = {name: tensor for name, tensor in self.old.tensors.items()
-                if name not in self.tensors and (name in read or name in self.old.outputs)}
+        kept = {
+            name: tensor
+            for name, tensor in self.old.tensors.items()
+            if name not in self.tensors and (name in read or name in self.old.outputs)
+        }
         return self.old.replace(nodes=self.nodes, tensors=[*self.tensors.values(), *kept.values()])
 
     def _fresh(self, name: str) -> str:
@@ -159,34 +179,64 @@ class _Builder:
         return self.reads.get(name, name)
 
     def _variant(self, name: str, wanted: Activations) -> str:
-        """A second storage of `name` for a reader whose operands have another type: a precision border costs a Q and a DQ."""
+        """A second storage of `name` for a reader whose operands have another type: a precision border costs a Q and
+        a DQ.
+        """
         key = (name, wanted.dtype, wanted.symmetric)
         if key not in self.variants:
             label = f"{name}_{wanted.dtype}"
-            names = self._declared(label, None if self.scales is None else self.scales.variant(name, wanted), wanted.dtype, self.old.tensors[name].dtype)
-            self.variants[key] = self._pair(name, self.reads[name], names, wanted.dtype, label, self._fresh(f"{label}_dequantized"))
+            names = self._declared(
+                label,
+                None if self.scales is None else self.scales.variant(name, wanted),
+                wanted.dtype,
+                self.old.tensors[name].dtype,
+            )
+            self.variants[key] = self._pair(
+                name, self.reads[name], names, wanted.dtype, label, self._fresh(f"{label}_dequantized")
+            )
         return self.variants[key]
 
     def _point(self, name: str, value: str, result: str) -> str:
         """Put Q and DQ behind the float value `value`; returns the dequantized value's name, `result`."""
         chief, how = self.placement.ties[name], self.placement.points[name]
         if chief not in self.parameters:
-            self.parameters[chief] = self._declared(name, None if self.scales is None else self.scales.activation(name), how.dtype, self.old.tensors[name].dtype)
+            self.parameters[chief] = self._declared(
+                name,
+                None if self.scales is None else self.scales.activation(name),
+                how.dtype,
+                self.old.tensors[name].dtype,
+            )
         return self._pair(name, value, self.parameters[chief], how.dtype, name, result)
 
     def _pair(self, name: str, value: str, parameters: tuple[str, str], dtype: str, label: str, result: str) -> str:
         tensor, stored = self.old.tensors[name], self._fresh(f"{label}_quantized")
-        planned = Quantization(dtype, *(self.tensors[parameter].data for parameter in parameters))
+        planned = Quantization(dtype, self.tensors[parameters[0]].data, self.tensors[parameters[1]].data)
         self.tensors[stored] = Tensor(stored, dtype, tensor.shape, quantization=planned, known_shape=tensor.known_shape)
         self.tensors[result] = dataclasses.replace(tensor, name=result)
-        self.nodes.append(Node("QuantizeLinear", self._fresh(f"{label}_QuantizeLinear"), (value, *parameters), (stored,), {"output_dtype": dtype}))
-        self.nodes.append(Node("DequantizeLinear", self._fresh(f"{label}_DequantizeLinear"), (stored, *parameters), (result,)))
+        self.nodes.append(
+            Node(
+                "QuantizeLinear",
+                self._fresh(f"{label}_QuantizeLinear"),
+                (value, *parameters),
+                (stored,),
+                {"output_dtype": dtype},
+            )
+        )
+        self.nodes.append(
+            Node("DequantizeLinear", self._fresh(f"{label}_DequantizeLinear"), (stored, *parameters), (result,))
+        )
         return result
 
-    def _declared(self, label: str, values: tuple[Any, Any] | None, dtype: str, real: str, shape: tuple[int, ...] = ()) -> tuple[str, str]:
+    def _declared(
+        self, label: str, values: tuple[Any, Any] | None, dtype: str, real: str, shape: tuple[int, ...] = ()
+    ) -> tuple[str, str]:
         """Constants for a scale and a zero point; without values they are declared only."""
         scale, zero = self._fresh(f"{label}_scale"), self._fresh(f"{label}_zero_point")
-        data = (None, None) if values is None else (np.asarray(values[0], np.float32), np.asarray(values[1]).astype(carrier(dtype)))
+        data = (
+            (None, None)
+            if values is None
+            else (np.asarray(values[0], np.float32), np.asarray(values[1]).astype(carrier(dtype)))
+        )
         self.tensors[scale] = Tensor(scale, real, shape, data=data[0])
         self.tensors[zero] = Tensor(zero, dtype, shape, data=data[1])
         return scale, zero
@@ -195,33 +245,67 @@ class _Builder:
         tensor, dtype = self.old.tensors[constant.tensor], constant.weights.dtype
         shape, attributes = _granularity(tensor, constant)
         values = None if self.scales is None else self.scales.weight(node, constant)
-        key = (constant.tensor, dtype, shape, constant.axis, None if values is None else (values[0].tobytes(), values[1].tobytes()))
+        key = (
+            constant.tensor,
+            dtype,
+            shape,
+            constant.axis,
+            None if values is None else (values[0].tobytes(), values[1].tobytes()),
+        )
         if key not in self.stored:
             stored, result = self._fresh(f"{tensor.name}_quantized"), self._fresh(f"{tensor.name}_dequantized")
             parameters = self._declared(tensor.name, None if values is None else values[:2], dtype, tensor.dtype, shape)
-            planned = Quantization(dtype, *(self.tensors[parameter].data for parameter in parameters), constant.axis, constant.block,
-                                   "packed" if BITS[dtype] < 8 else "plain")
+            planned = Quantization(
+                dtype,
+                self.tensors[parameters[0]].data,
+                self.tensors[parameters[1]].data,
+                constant.axis,
+                constant.block,
+                "packed" if BITS[dtype] < 8 else "plain",
+            )
             self.tensors[stored] = Tensor(stored, dtype, tensor.shape, None if values is None else values[2], planned)
             self.tensors[result] = dataclasses.replace(tensor, name=result, data=None)
-            self.nodes.append(Node("DequantizeLinear", self._fresh(f"{tensor.name}_DequantizeLinear"), (stored, *parameters), (result,), attributes))
+            self.nodes.append(
+                Node(
+                    "DequantizeLinear",
+                    self._fresh(f"{tensor.name}_DequantizeLinear"),
+                    (stored, *parameters),
+                    (result,),
+                    attributes,
+                )
+            )
             self.stored[key] = result
         return self.stored[key]
 
     def _bias(self, node: Node, name: str) -> str:
         tensor, constant = self.old.tensors[name], self.placement.constants[node.name, 1]
         values = None if self.scales is None else self.scales.bias(node, constant)
-        key = ("bias", name, constant.axis is None, node.name if values is None else (values[0].tobytes(), values[1].tobytes()))
+        key = (
+            "bias",
+            name,
+            constant.axis is None,
+            node.name if values is None else (values[0].tobytes(), values[1].tobytes()),
+        )
         if key not in self.stored:
             stored, scale = self._fresh(f"{name}_quantized"), self._fresh(f"{name}_scale")
             result = self._fresh(f"{name}_dequantized")
             shape, axis = (() if constant.axis is None else tensor.shape), (None if constant.axis is None else 0)
-            self.tensors[scale] = Tensor(scale, tensor.dtype, shape, None if values is None else np.asarray(values[0], np.float32))
+            self.tensors[scale] = Tensor(
+                scale, tensor.dtype, shape, None if values is None else np.asarray(values[0], np.float32)
+            )
             planned = Quantization("int32", self.tensors[scale].data, axis=axis)
             self.tensors[stored] = Tensor(stored, "int32", tensor.shape, None if values is None else values[1], planned)
             self.tensors[result] = dataclasses.replace(tensor, name=result, data=None)
             # ONNX gives int32 no zero point.
-            self.nodes.append(Node("DequantizeLinear", self._fresh(f"{name}_DequantizeLinear"), (stored, scale), (result,),
-                                   {} if axis is None else {"axis": axis}))
+            self.nodes.append(
+                Node(
+                    "DequantizeLinear",
+                    self._fresh(f"{name}_DequantizeLinear"),
+                    (stored, scale),
+                    (result,),
+                    {} if axis is None else {"axis": axis},
+                )
+            )
             self.stored[key] = result
         return self.stored[key]
 
@@ -234,4 +318,7 @@ def _granularity(tensor: Tensor, constant: Constant) -> tuple[tuple[int, ...], M
     if constant.block is None:
         return (shape[constant.axis],), {"axis": constant.axis}
     blocks = -(-shape[constant.axis] // constant.block)
-    return (*shape[: constant.axis], blocks, *shape[constant.axis + 1 :]), {"axis": constant.axis, "block_size": constant.block}
+    return (*shape[: constant.axis], blocks, *shape[constant.axis + 1 :]), {
+        "axis": constant.axis,
+        "block_size": constant.block,
+    }

@@ -1,4 +1,4 @@
-"""Scales: the numbers behind a placement, from given values, ranges and weights, within what the dialect can represent."""
+"""Scales: the numbers behind a placement, from given values, ranges and weights, within the dialect's limits."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class Scales:
         self.made: dict[str, tuple[np.float32, int]] = {}
         self.weights: dict[tuple[str, int], tuple[Array, Array, Array]] = {}
 
-    # Activations ------------------------------------------------------------------------------------------------------------------
-
     def activation(self, tensor: str) -> tuple[np.float32, int]:
         """Scale and zero point of a point; all that share a scale get those of their representative."""
         chief = self.placement.ties[tensor]
         if chief not in self.made:
             how = self.placement.points[chief]
             self._require_activation(chief, how)
-            self.made[chief] = self._given_activation(chief, how) if how.scale is not None else self._observed(chief, how)
+            self.made[chief] = (
+                self._given_activation(chief, how) if how.scale is not None else self._observed(chief, how)
+            )
         return self.made[chief]
 
     def variant(self, tensor: str, how: Activations) -> tuple[np.float32, int]:
@@ -72,25 +72,44 @@ class Scales:
     def _require_activation(self, tensor: str, how: Activations) -> None:
         where = f"tensor {display_name(tensor)}, key activations"
         if self.graph.tensors[tensor].dtype != "float32":
-            raise NotSupportedYet(f"quantizing {self.graph.tensors[tensor].dtype} values", where=where, remedy="export the model in float32")
+            raise NotSupportedYet(
+                f"quantizing {self.graph.tensors[tensor].dtype} values",
+                where=where,
+                remedy="export the model in float32",
+            )
         if how.granularity != "tensor":
-            raise NotSupportedYet(f'activations of granularity "{how.granularity}"', where=f"{where}.granularity",
-                                  why="one scale a row needs dynamic mode", remedy='use granularity = "tensor"')
+            raise NotSupportedYet(
+                f'activations of granularity "{how.granularity}"',
+                where=f"{where}.granularity",
+                why="one scale a row needs dynamic mode",
+                remedy='use granularity = "tensor"',
+            )
         if how.dtype not in self.dialect.activation_dtypes:
-            raise self._contradiction(f"{where}.dtype", f"has no {how.dtype} activations", sorted(self.dialect.activation_dtypes))
+            raise self._contradiction(
+                f"{where}.dtype", f"has no {how.dtype} activations", sorted(self.dialect.activation_dtypes)
+            )
         if self.dialect.symmetric_activations and not (how.symmetric and how.dtype.startswith("int")):
-            raise self._contradiction(f"{where}.symmetric", "allows no zero points on activations", ["a signed type with symmetric = true"])
+            raise self._contradiction(
+                f"{where}.symmetric", "allows no zero points on activations", ["a signed type with symmetric = true"]
+            )
 
     def _contradiction(self, where: str, what: str, allowed: Sequence[str]) -> Error:
-        return Error(f"plan and dialect contradict each other: {self.dialect.name} {what}", where=where,
-                     remedy=f"the dialect takes {', '.join(allowed)}; or choose another dialect")
+        return Error(
+            f"plan and dialect contradict each other: {self.dialect.name} {what}",
+            where=where,
+            remedy=f"the dialect takes {', '.join(allowed)}; or choose another dialect",
+        )
 
     def _given_activation(self, tensor: str, how: Activations) -> tuple[np.float32, int]:
         where = f"tensor {display_name(tensor)}, key activations"
         scale = self._numbers(how.scale, f"{where}.scale")
         zero = self._zero_points(how.zero_point, how.dtype, f"{where}.zero_point")
         if scale.size != 1 or (zero is not None and zero.size != 1):
-            raise Error(f"{scale.size} scales for one tensor", where=f"{where}.scale", remedy="an activation has one scale and one zero point")
+            raise Error(
+                f"{scale.size} scales for one tensor",
+                where=f"{where}.scale",
+                remedy="an activation has one scale and one zero point",
+            )
         # A given scale without a zero point means 0, as in every file format that leaves it out.
         return np.float32(scale.reshape(-1)[0]), 0 if zero is None else int(zero.reshape(-1)[0])
 
@@ -118,11 +137,13 @@ class Scales:
 
     def _statistics(self, tensor: str) -> Statistics:
         if self.cal is None:
-            raise Error("this activation has no range", where=f"tensor {display_name(tensor)}",
-                        why="the plan gives no scale for it and there is no calibration", remedy="pass the Calibration of this graph, or plan mode = \"float\"")
+            raise Error(
+                "this activation has no range",
+                where=f"tensor {display_name(tensor)}",
+                why="the plan gives no scale for it and there is no calibration",
+                remedy='pass the Calibration of this graph, or plan mode = "float"',
+            )
         return self.cal[tensor]
-
-    # Weights ----------------------------------------------------------------------------------------------------------------------
 
     def weight(self, node: Node, constant: Constant) -> tuple[Array, Array, Array]:
         """Scale, zero point and stored integers of a weight."""
@@ -137,8 +158,12 @@ class Scales:
         self._require_weight(node, constant, where)
         data = self.graph.constant(constant.tensor)
         if data is None:
-            raise Error("this weight has no values", where=where, why="the graph was built for cost only",
-                        remedy="load the model with its weights; for cost use estimate(graph, machine, plan=plan)")
+            raise Error(
+                "this weight has no values",
+                where=where,
+                why="the graph was built for cost only",
+                remedy="load the model with its weights; for cost use estimate(graph, machine, plan=plan)",
+            )
         if not np.isfinite(data).all():
             raise Error("the weight holds NaN or infinity", where=where, remedy="the model is damaged; export it again")
         shape = _scale_shape(data.shape, constant)
@@ -158,33 +183,55 @@ class Scales:
     def _require_weight(self, node: Node, constant: Constant, where: str) -> None:
         how = constant.weights
         if how.rounding != "nearest":
-            raise NotSupportedYet(f'rounding "{how.rounding}"', where=f"{where}.rounding", remedy='use rounding = "nearest"')
+            raise NotSupportedYet(
+                f'rounding "{how.rounding}"', where=f"{where}.rounding", remedy='use rounding = "nearest"'
+            )
         if how.dtype in {"int3", "int5", "int6"}:
             raise NotSupportedYet(f"{how.dtype} weights", where=f"{where}.dtype", remedy="use int8 or int4")
         if self.graph.tensors[constant.tensor].dtype != "float32":
-            raise NotSupportedYet(f"quantizing {self.graph.tensors[constant.tensor].dtype} weights", where=where, remedy="export the model in float32")
+            raise NotSupportedYet(
+                f"quantizing {self.graph.tensors[constant.tensor].dtype} weights",
+                where=where,
+                remedy="export the model in float32",
+            )
         integer = node.name in self.placement.wants
         # Weights of a float layer are only stored as integers; an integer layer needs a kernel for them.
         if integer and how.dtype not in self.dialect.weight_dtypes:
-            raise self._contradiction(f"{where}.dtype", f"has no integer kernel for {how.dtype} weights", sorted(self.dialect.weight_dtypes))
+            raise self._contradiction(
+                f"{where}.dtype", f"has no integer kernel for {how.dtype} weights", sorted(self.dialect.weight_dtypes)
+            )
         if integer and constant.block is not None:
-            raise self._contradiction(f"{where}.granularity", "has no integer kernel for groups", ["channel", "tensor", 'groups under activations.mode = "float"'])
+            raise self._contradiction(
+                f"{where}.granularity",
+                "has no integer kernel for groups",
+                ["channel", "tensor", 'groups under activations.mode = "float"'],
+            )
         if self.dialect.symmetric_weights and not (how.symmetric and how.dtype.startswith("int")):
-            raise self._contradiction(f"{where}.symmetric", "allows no zero points on weights", ["a signed type with symmetric = true"])
+            raise self._contradiction(
+                f"{where}.symmetric", "allows no zero points on weights", ["a signed type with symmetric = true"]
+            )
 
-    def _given_weight(self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], where: str) -> tuple[Array, Array]:
+    def _given_weight(
+        self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], where: str
+    ) -> tuple[Array, Array]:
         values = self._numbers(scale, f"{where}.scale")
         zero = self._zero_points(zero_point, dtype, f"{where}.zero_point")
         wanted = int(np.prod(shape, dtype=np.int64))
         for label, given in (("scales", values), ("zero points", zero)):
             if given is not None and given.size not in {1, wanted}:
-                raise Error(f"{given.size} {label} are given, {wanted} are needed", where=f"{where}.{label.replace(' ', '_')[:-1]}",
-                            why=f"at this granularity the scale has shape {list(shape)}", remedy="give one number, or one each in row-major order")
+                raise Error(
+                    f"{given.size} {label} are given, {wanted} are needed",
+                    where=f"{where}.{label.replace(' ', '_')[:-1]}",
+                    why=f"at this granularity the scale has shape {list(shape)}",
+                    remedy="give one number, or one each in row-major order",
+                )
         zero = np.zeros(1, np.int64) if zero is None else zero
         return np.broadcast_to(values.reshape(-1), wanted).copy(), np.broadcast_to(zero.reshape(-1), wanted).copy()
 
     def _alive(self, node: Node, constant: Constant, scale: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give rows of zeros a scale, and raise scales so small that a bias, or the product with the input's scale, would not fit."""
+        """Give rows of zeros a scale, and raise scales so small that a bias, or the product with the input's scale,
+        would not fit.
+        """
         peak = float(scale.max(initial=0.0))
         bias, step = self._bias_values(node, constant), self._input_scale(node)
         if bias is None or step is None:
@@ -194,7 +241,9 @@ class Scales:
         alive = np.where(scale == 0.0, np.float32(common), scale).astype(np.float64)
         floor = np.maximum(np.abs(bias) if alive.size == bias.size else largest, 0.0) / (step * BIAS_LIMIT)
         floor = np.clip(np.maximum(floor, TINY / step), TINY, HUGE)
-        return np.where(alive < floor, np.nextafter(floor.astype(np.float32), np.float32(np.inf)), alive).astype(np.float32)
+        return np.where(alive < floor, np.nextafter(floor.astype(np.float32), np.float32(np.inf)), alive).astype(
+            np.float32
+        )
 
     def _bias_values(self, node: Node, constant: Constant) -> NDArray[np.float64] | None:
         slot = self.placement.biases.get(node.name)
@@ -223,11 +272,13 @@ class Scales:
         lowest, highest = integer_range("int32")
         stored = np.rint(data.astype(np.float64) / np.maximum(scale.astype(np.float64), TINY))
         if (stored < lowest).any() or (stored > highest).any():
-            raise Error("the bias does not fit into int32", where=where, why="bias / (input scale * weight scale) passes 2^31",
-                        remedy="give larger scales, or plan activations.mode = \"float\" for this layer")
+            raise Error(
+                "the bias does not fit into int32",
+                where=where,
+                why="bias / (input scale * weight scale) passes 2^31",
+                remedy='give larger scales, or plan activations.mode = "float" for this layer',
+            )
         return scale, stored.astype(np.int32)
-
-    # Given values -----------------------------------------------------------------------------------------------------------------
 
     def _numbers(self, given: Any, where: str) -> NDArray[np.float32]:
         values = np.atleast_1d(self._array(given, where))
@@ -236,7 +287,11 @@ class Scales:
         with np.errstate(over="ignore"):
             scales = values.astype(np.float32)
         if not scales.size or not (np.isfinite(scales) & (scales > 0)).all():
-            raise Error("a scale must be a positive finite float32", where=where, remedy="give numbers above 0 that float32 can hold")
+            raise Error(
+                "a scale must be a positive finite float32",
+                where=where,
+                remedy="give numbers above 0 that float32 can hold",
+            )
         return scales
 
     def _zero_points(self, given: Any, dtype: str, where: str) -> NDArray[np.int64] | None:
@@ -244,8 +299,17 @@ class Scales:
             return None
         values = np.atleast_1d(self._array(given, where))
         lowest, highest = integer_range(dtype)
-        if values.dtype.kind not in "iu" or not values.size or int(values.min()) < lowest or int(values.max()) > highest:
-            raise Error(f"a zero point is not an integer of {dtype}", where=where, remedy=f"give integers from {lowest} to {highest}")
+        if (
+            values.dtype.kind not in "iu"
+            or not values.size
+            or int(values.min()) < lowest
+            or int(values.max()) > highest
+        ):
+            raise Error(
+                f"a zero point is not an integer of {dtype}",
+                where=where,
+                remedy=f"give integers from {lowest} to {highest}",
+            )
         return values.astype(np.int64)
 
     def _array(self, given: Any, where: str) -> Array:
@@ -256,15 +320,26 @@ class Scales:
         if path not in self.files:
             self.files[path] = read_npz(path)
         if name not in self.files[path]:
-            raise Error(f"the file has no array {display_name(name)}", where=f"{where}, {path}",
-                        remedy=f"it holds {', '.join(display_name(key) for key in list(self.files[path])[:16])}")
+            raise Error(
+                f"the file has no array {display_name(name)}",
+                where=f"{where}, {path}",
+                remedy=f"it holds {', '.join(display_name(key) for key in list(self.files[path])[:16])}",
+            )
         return self.files[path][name]
 
 
 def _together(seen: Sequence[Statistics]) -> Statistics:
     """One statistic of tensors that share a scale, channels forgotten."""
-    plain = [dataclasses.replace(item, axis=None, minima=item.minima.min(keepdims=True), maxima=item.maxima.max(keepdims=True),
-                                 totals=item.totals.sum(keepdims=True)) for item in seen]
+    plain = [
+        dataclasses.replace(
+            item,
+            axis=None,
+            minima=item.minima.min(keepdims=True),
+            maxima=item.maxima.max(keepdims=True),
+            totals=item.totals.sum(keepdims=True),
+        )
+        for item in seen
+    ]
     made = plain[0]
     for item in plain[1:]:
         made = made.merge(item)

@@ -1,4 +1,4 @@
-"""Streaming statistics of one tensor: exact ranges, sums and a growing histogram whose result does not depend on the batching."""
+"""Streaming statistics of one tensor: exact ranges, sums and a growing histogram that no batching can change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hwq.graph import Array
 
 __all__ = ["BINS", "Moments", "Statistics", "observe"]
 
-# Bins on both sides of zero together. Bin widths are powers of two, so growing merges whole bins and loses nothing, and at
+# Bins on both sides of zero together. Bin widths are powers of two, so growing merges whole bins and loses nothing,
+# and at
 # least BINS / 4 bins cover the largest magnitude (2048, what TensorRT's entropy calibration asks for).
 BINS = 8192
 _HALF = BINS // 2
@@ -95,8 +96,11 @@ class Statistics:
             The two have different channels.
         """
         if self.axis != other.axis or len(self.totals) != len(other.totals):
-            raise Error("two parts of a calibration see different channels", why=f"{len(self.totals)} and {len(other.totals)}",
-                        remedy="calibrate both parts on the same input shapes")
+            raise Error(
+                "two parts of a calibration see different channels",
+                why=f"{len(self.totals)} and {len(other.totals)}",
+                remedy="calibrate both parts on the same input shapes",
+            )
         exponent = max(self.exponent, other.exponent)
         return dataclasses.replace(
             self, count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares,
@@ -105,7 +109,7 @@ class Statistics:
             totals=self.totals + other.totals)  # fmt: skip
 
     def _grown(self, exponent: int) -> NDArray[np.int64]:
-        """The histogram with bins ``2 ** exponent`` wide: floor(floor(x / w) / 2^d) = floor(x / (w 2^d)) holds for every x."""
+        """The histogram with bins ``2 ** exponent`` wide; floor(floor(x / w) / 2^d) = floor(x / (w 2^d)), always."""
         shift = exponent - self.exponent
         if shift == 0:
             return self.histogram
@@ -115,7 +119,9 @@ class Statistics:
         return grown
 
     def quantile(self, share: float) -> float:
-        """The value below which `share` of the elements lie, linear inside its bin and never outside the exact range."""
+        """The value below which `share` of the elements lie, linear inside its bin and never outside the exact
+        range.
+        """
         target = share * self.count
         below = np.cumsum(self.histogram)
         index = min(int(np.searchsorted(below, target)), BINS - 1)
@@ -185,5 +191,9 @@ def observe(array: Array, axis: int | None = None) -> Statistics:
 
 def _binned(part: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
     # Scaling up by a power of two is exact in float32; scaling down could lose tiny values, so float64 does that.
-    scaled = part * np.float32(math.ldexp(1.0, -exponent)) if -120 < exponent <= 0 else np.ldexp(part.astype(np.float64), -exponent)
+    scaled = (
+        part * np.float32(math.ldexp(1.0, -exponent))
+        if -120 < exponent <= 0
+        else np.ldexp(part.astype(np.float64), -exponent)
+    )
     return np.bincount(np.floor(scaled).astype(np.int64) + _HALF, minlength=BINS)

@@ -13,20 +13,12 @@ from hwq import __version__
 from hwq.errors import Error, NotSupportedYet
 from hwq.files import PathLike, write_atomically
 from hwq.graph import BITS, Array, Graph, Node, Tensor
+from hwq.importers.onnx_values import DTYPES
 
 __all__ = ["to_model", "write"]
 
-# hwq's names of ONNX's element types.
-_CODES: Mapping[str, int] = {
-    "float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "uint16": TensorProto.UINT16,
-    "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64, "string": TensorProto.STRING,
-    "bool": TensorProto.BOOL, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE, "uint32": TensorProto.UINT32,
-    "uint64": TensorProto.UINT64, "bfloat16": TensorProto.BFLOAT16, "float8e4m3fn": TensorProto.FLOAT8E4M3FN,
-    "float8e4m3fnuz": TensorProto.FLOAT8E4M3FNUZ, "float8e5m2": TensorProto.FLOAT8E5M2, "float8e5m2fnuz": TensorProto.FLOAT8E5M2FNUZ,
-    "uint4": TensorProto.UINT4, "int4": TensorProto.INT4, "float4e2m1": TensorProto.FLOAT4E2M1,
-    **{name: getattr(TensorProto, code) for name, code in (("int2", "INT2"), ("uint2", "UINT2"), ("float8e8m0", "FLOAT8E8M0"))
-       if hasattr(TensorProto, code)},
-}  # fmt: skip
+# ONNX's element types by hwq's names.
+_CODES: Mapping[str, int] = {name: code for code, name in DTYPES.items()}
 # Where a graph says nothing of its opset (drawn by hand, from the zoo): the one that brought LayerNormalization.
 DEFAULT_OPSET = 17
 # The first opset in which Q and DQ take a type (ONNX changelog); 13 knows int8, uint8 and int32 per channel.
@@ -61,40 +53,70 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     nodes, constants = _upgraded(graph, opset)
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
     made = graph.producers
-    stored = [tensor for name, tensor in graph.tensors.items() if name in read and name not in made and name not in graph.inputs]
+    stored = [
+        tensor
+        for name, tensor in graph.tensors.items()
+        if name in read and name not in made and name not in graph.inputs
+    ]
     proto = helper.make_graph(
         [_node(node, opset) for node in nodes], str(graph.source.get("graph") or graph.name),
         [_value(graph.tensors[name]) for name in graph.inputs], [_value(graph.tensors[name]) for name in graph.outputs],
         initializer=[_initializer(tensor) for tensor in (*stored, *constants)])  # fmt: skip
     domains = sorted({node.domain for node in nodes if node.domain})
-    model = helper.make_model(proto, producer_name="hwq", producer_version=__version__,
-                              opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)])
+    model = helper.make_model(
+        proto,
+        producer_name="hwq",
+        producer_version=__version__,
+        opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)],
+    )
     model.ir_version = helper.find_min_ir_version_for([entry for entry in model.opset_import if not entry.domain])
-    facts = {"hwq.dialect": graph.dialect, "hwq.graph": graph.hash,
-             **{f"hwq.{key}": str(graph.source[key]) for key in ("float_graph", "plan", "calibration") if key in graph.source}}
+    facts = {
+        "hwq.dialect": graph.dialect,
+        "hwq.graph": graph.hash,
+        **{
+            f"hwq.{key}": str(graph.source[key])
+            for key in ("float_graph", "plan", "calibration")
+            if key in graph.source
+        },
+    }
     helper.set_model_props(model, facts)
     return model
 
 
 def _require_exportable(graph: Graph) -> None:
     if graph.form != "source":
-        raise Error("a lowered graph cannot be exported", where=f"graph {graph.name}", remedy="export the graph that was lowered")
+        raise Error(
+            "a lowered graph cannot be exported",
+            where=f"graph {graph.name}",
+            remedy="export the graph that was lowered",
+        )
     size = 0
     for node in graph.nodes:
         if node.layout == "NHWC":
-            raise NotSupportedYet("export of channels-last operators", where=f"node {node.name} ({node.op})",
-                                  why="ONNX's operators are channels-first; the graph was read from a TFLite file")
+            raise NotSupportedYet(
+                "export of channels-last operators",
+                where=f"node {node.name} ({node.op})",
+                why="ONNX's operators are channels-first; the graph was read from a TFLite file",
+            )
         for name in node.inputs:
             tensor = graph.tensors.get(name)
             if tensor is None or name in graph.producers or name in graph.inputs:
                 continue
             if tensor.data is None:
-                raise Error("this tensor has no values", where=f"tensor {name}", why="the graph was built for cost only",
-                            remedy="load the model with its weights and quantize it with a calibration")
+                raise Error(
+                    "this tensor has no values",
+                    where=f"tensor {name}",
+                    why="the graph was built for cost only",
+                    remedy="load the model with its weights and quantize it with a calibration",
+                )
             size += tensor.bytes
     if size > MAX_MODEL_BYTES:
-        raise Error(f"the constants take {size} bytes, more than one ONNX file can hold", where=f"graph {graph.name}",
-                    why="protobuf messages end at 2 GiB", remedy="store weights in fewer bits")
+        raise Error(
+            f"the constants take {size} bytes, more than one ONNX file can hold",
+            where=f"graph {graph.name}",
+            why="protobuf messages end at 2 GiB",
+            remedy="store weights in fewer bits",
+        )
 
 
 def _opset(graph: Graph) -> int:
@@ -113,18 +135,25 @@ def _opset(graph: Graph) -> int:
             needed.append(18)
     known = onnx.defs.onnx_opset_version()
     if max(needed) > known:
-        raise Error(f"the graph needs opset {max(needed)}, the installed onnx {onnx.__version__} knows {known}", remedy="upgrade onnx")
+        raise Error(
+            f"the graph needs opset {max(needed)}, the installed onnx {onnx.__version__} knows {known}",
+            remedy="upgrade onnx",
+        )
     return max(needed)
 
 
 def _upgraded(graph: Graph, opset: int) -> tuple[list[Node], list[Tensor]]:
-    """The nodes as `opset` writes them: attributes of older versions that became inputs, and what was added without a default."""
+    """The nodes as `opset` writes them: attributes of older versions that became inputs, and what was added without a
+    default.
+    """
     nodes: list[Node] = []
     constants: dict[str, Tensor] = {}
     for node in graph.nodes:
         attributes, inputs = dict(node.attributes), node.inputs
         axes = attributes.get("axes")
-        moved_since = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}.get(node.op, 18 if node.op.startswith("Reduce") else None)
+        moved_since = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}.get(
+            node.op, 18 if node.op.startswith("Reduce") else None
+        )
         if axes is not None and moved_since is not None and opset >= moved_since:
             del attributes["axes"]
             value = np.asarray(axes, np.int64).reshape(-1)
@@ -154,9 +183,10 @@ def _node(node: Node, opset: int) -> onnx.NodeProto:
 
 
 def _attributes(node: Node, opset: int) -> Iterator[AttributeProto]:
-    kinds: Mapping[str, int] = {}
+    kinds: Mapping[str, Any] = {}
     if not node.domain and onnx.defs.has(node.op, opset):
-        kinds = {name: int(entry.type.value) for name, entry in onnx.defs.get_schema(node.op, opset).attributes.items()}
+        schema = onnx.defs.get_schema(node.op, opset)
+        kinds = {name: getattr(entry.type, "value", entry.type) for name, entry in schema.attributes.items()}
     for name, value in node.attributes.items():
         if name in _TYPE_ATTRIBUTES and isinstance(value, str):
             value = _CODES[value]
@@ -170,7 +200,9 @@ def _attribute(node: Node, name: str, value: Any, kind: int | None) -> Attribute
     try:
         if isinstance(value, np.ndarray):
             made.type = AttributeProto.TENSOR
-            made.t.CopyFrom(_initializer(Tensor("", str(value.dtype) if value.dtype != object else "string", value.shape, value)))
+            made.t.CopyFrom(
+                _initializer(Tensor("", str(value.dtype) if value.dtype != object else "string", value.shape, value))
+            )
             return made
         several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
         first = next(iter(value), 0) if several else value
@@ -229,4 +261,6 @@ def _packed(data: Array, bits: int) -> bytes:
     each = 8 // bits
     codes = flat.view(np.uint8) & np.uint8((1 << bits) - 1)
     codes = np.pad(codes, (0, -len(codes) % each)).reshape(-1, each)
-    return np.bitwise_or.reduce(codes << (np.arange(each, dtype=np.uint8) * np.uint8(bits)), axis=1).astype(np.uint8).tobytes()
+    shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
+    packed: Array = np.bitwise_or.reduce(codes << shifts, axis=1).astype(np.uint8)
+    return packed.tobytes()
