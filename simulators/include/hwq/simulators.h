@@ -1,0 +1,62 @@
+/* Engines that step or enumerate. They know no machine by name and no Python.
+ *
+ * Every function returns a status; nothing here prints, exits or keeps state between calls. Memory that a caller does
+ * not own is bounded by a number it gives and freed by the matching close. Counts are 64-bit words, bytes or cycles.
+ */
+#ifndef HWQ_SIMULATORS_H
+#define HWQ_SIMULATORS_H
+
+#include <stdint.h>
+
+typedef enum {
+    HWQ_SIM_MORE = 1,          /* the budget of this call is spent, call again */
+    HWQ_SIM_OK = 0,
+    HWQ_SIM_BAD_ARGUMENT = -1, /* outside what the contract allows */
+    HWQ_SIM_TOO_LARGE = -2,    /* needs more memory than the caller's bound, or counts beyond its integers */
+    HWQ_SIM_NO_MEMORY = -3,    /* the system refused memory within the bound */
+} hwq_sim_status;
+
+typedef enum { HWQ_WS = 0, HWQ_OS = 1, HWQ_IS = 2 } hwq_dataflow;
+
+/* ---- scalesim: the memory model of SCALE-Sim 3.0.0, its deviations included ------------------------------------ */
+
+/* One layer as its topology file says it: the input is already padded; sizes in elements, all at least 1. */
+typedef struct {
+    int64_t ifmap_h, ifmap_w, filter_h, filter_w, channels, filters, stride_h, stride_w;
+} hwq_scalesim_layer;
+
+typedef struct {
+    int64_t rows, cols; /* processing elements */
+    hwq_dataflow dataflow;
+    int64_t ifmap_words, filter_words, ofmap_words; /* SRAM, one word a byte; at least 100 */
+    int user;                                       /* 0 CALC: which bandwidth would be needed; 1 USER: these: */
+    int64_t ifmap_bandwidth, filter_bandwidth, ofmap_bandwidth; /* words per cycle */
+} hwq_scalesim_machine;
+
+/* One operand's stamps (cycles) and DRAM words. */
+typedef struct {
+    int64_t sram_start, sram_stop, sram_words, dram_start, dram_stop, dram_words;
+} hwq_scalesim_port;
+
+typedef struct {
+    int64_t total_cycles, stall_cycles, macs;
+    double mapping_efficiency, compute_utilization; /* shares; means over folds, added in the order of the folds */
+    hwq_scalesim_port ifmap, filter, ofmap;
+} hwq_scalesim_report;
+
+typedef struct hwq_scalesim hwq_scalesim;
+
+/* Prepare a layer; *out is NULL unless HWQ_SIM_OK. */
+hwq_sim_status hwq_scalesim_open(const hwq_scalesim_layer *layer, const hwq_scalesim_machine *machine,
+                                 int64_t max_bytes, hwq_scalesim **out);
+/* Words that the whole layer requests, plus its cycles: its work, known before it starts. */
+int64_t hwq_scalesim_words(const hwq_scalesim *sim);
+/* Run about `budget` words further: HWQ_SIM_MORE until the layer is done, then HWQ_SIM_OK. */
+hwq_sim_status hwq_scalesim_advance(hwq_scalesim *sim, int64_t budget);
+/* Array cycles (without stalls) done so far. */
+int64_t hwq_scalesim_done(const hwq_scalesim *sim);
+/* Valid once advance returned HWQ_SIM_OK. */
+void hwq_scalesim_read(const hwq_scalesim *sim, hwq_scalesim_report *report);
+void hwq_scalesim_close(hwq_scalesim *sim);
+
+#endif
