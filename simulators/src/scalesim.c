@@ -97,9 +97,9 @@ static void find_ends(hwq_scalesim *sim, int64_t *found, int64_t direction) {
 
 typedef struct {
     int64_t out_h, out_w, high, wide; /* output pixels; the input extended to what the windows cover */
-    int64_t valid_h, valid_w, different_h, different_w;
 } geometry;
 
+/* Windows along one axis: positions inside the input, counted for each window and counted once. */
 static void cover(int64_t size, int64_t window, int64_t stride, int64_t outs, int64_t *valid, int64_t *different) {
     *valid = *different = 0;
     int64_t end = 0;
@@ -118,9 +118,17 @@ static geometry measure(const hwq_scalesim_layer *l) {
     g.out_w = ceil_div(l->ifmap_w - l->filter_w + l->stride_w, l->stride_w);
     g.high = max64(l->ifmap_h, (g.out_h - 1) * l->stride_h + l->filter_h);
     g.wide = max64(l->ifmap_w, (g.out_w - 1) * l->stride_w + l->filter_w);
-    cover(l->ifmap_h, l->filter_h, l->stride_h, g.out_h, &g.valid_h, &g.different_h);
-    cover(l->ifmap_w, l->filter_w, l->stride_w, g.out_w, &g.valid_w, &g.different_w);
     return g;
+}
+
+static void count_words(hwq_scalesim *sim, const geometry *g) {
+    const hwq_scalesim_layer *l = &sim->layer;
+    int64_t valid_h, valid_w, different_h, different_w;
+    cover(l->ifmap_h, l->filter_h, l->stride_h, g->out_h, &valid_h, &different_h);
+    cover(l->ifmap_w, l->filter_w, l->stride_w, g->out_w, &valid_w, &different_w);
+    sim->ifmap.valid_words = valid_h * valid_w * l->channels;
+    sim->ifmap.distinct = different_h * different_w * l->channels;
+    sim->filter.valid_words = sim->filter.distinct = sim->filter.addresses;
 }
 
 static void fill_tables(hwq_scalesim *sim, const geometry *g, uint32_t *pixel, uint32_t *tap, uint32_t *row,
@@ -201,9 +209,6 @@ static int lay_out(hwq_scalesim *sim, const geometry *g) {
     sim->first_output = dataflow == HWQ_OS ? sim->steps - 1 : 2 * R - 1;
     const int64_t a = multiply(sim->m, sim->k), b = multiply(sim->k, sim->n), o = multiply(sim->m, sim->n);
     const int64_t folds = multiply(sim->row_folds, sim->col_folds);
-    sim->ifmap.valid_words = g->valid_h * g->valid_w * l->channels;
-    sim->ifmap.distinct = g->different_h * g->different_w * l->channels;
-    sim->filter.valid_words = sim->filter.distinct = b;
     if (dataflow == HWQ_OS) {
         sim->ifmap.sram_words = multiply(sim->col_folds, a);
         sim->filter.sram_words = multiply(sim->row_folds, b);
@@ -244,6 +249,7 @@ hwq_sim_status hwq_scalesim_open(const hwq_scalesim_layer *layer, const hwq_scal
     if (!lay_out(&plan, &g)) return HWQ_SIM_TOO_LARGE;
     const int64_t entries = plan.m + 2 * plan.k + plan.n + plan.ifmap.addresses + plan.filter.addresses;
     if (entries * (int64_t)sizeof(uint32_t) > max_bytes) return HWQ_SIM_TOO_LARGE;
+    count_words(&plan, &g);
     hwq_scalesim *sim = malloc(sizeof *sim);
     uint32_t *memory = calloc((size_t)entries, sizeof *memory);
     if (sim == NULL || memory == NULL) {

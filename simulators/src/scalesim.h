@@ -28,6 +28,7 @@ typedef struct {
     int64_t window, held, first_request, last_end, fills;
     /* USER: sets of the fetch order, a circular window of them. */
     int64_t bandwidth, set_words, sets, last_set_words, active, prefetch, first_set, miss_cycles, last_answer;
+    int once; /* every address occurs once: seen holds its set, else its copies in the window */
     hwq_cursor leaving, entering;
 } hwq_read_buffer;
 

@@ -64,10 +64,10 @@ void hwq_estimate_close(hwq_read_buffer *b, int64_t sram_words) {
 
 /* ---- USER ------------------------------------------------------------------------------------------------------ */
 
-/* Walk `words` requests of the fetch order from `c`, adding `delta` to each address's count of copies in the window.
+/* Walk `words` requests of the fetch order from `c` and update each address's entry to (entry & keep) + value.
  * The order: blocks of `width` ports stacked along time, read along anti-diagonals from the highest row down (skewed)
  * or row by row. Places without a request keep their place in the DRAM lines but are in no set. */
-static void walk_load(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32_t delta) {
+static void walk_load(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32_t keep, uint32_t value) {
     const int64_t rows = ceil_div(b->spatial_n, b->width) * b->temporal_n;
     while (words > 0) {
         const int64_t block = c->band / b->temporal_n * b->width;
@@ -76,7 +76,7 @@ static void walk_load(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32_t
         for (; c->row < limit && words > 0; c->row++) {
             uint32_t *entry = &b->seen[b->spatial[block + c->row] + base];
             if (*entry & HWQ_NOTHING) continue;
-            *entry += delta;
+            *entry = (*entry & keep) + value;
             words--;
         }
         if (c->row < limit) return;
@@ -85,7 +85,7 @@ static void walk_load(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32_t
     }
 }
 
-static void walk_skewed(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32_t delta) {
+static void walk_skewed(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32_t keep, uint32_t value) {
     const int64_t rows = ceil_div(b->spatial_n, b->width) * b->temporal_n;
     while (words > 0) {
         const int64_t lowest = c->band - b->width + 1 > 0 ? c->band - b->width + 1 : 0;
@@ -95,7 +95,7 @@ static void walk_skewed(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32
             if (at < b->spatial_n) {
                 uint32_t *entry = &b->seen[b->spatial[at] + b->temporal[step]];
                 if (!(*entry & HWQ_NOTHING)) {
-                    *entry += delta;
+                    *entry = (*entry & keep) + value;
                     words--;
                 }
             }
@@ -110,13 +110,13 @@ static void walk_skewed(hwq_read_buffer *b, hwq_cursor *c, int64_t words, uint32
     }
 }
 
-static void walk(hwq_read_buffer *b, hwq_cursor *c, int64_t first_set, int64_t sets, uint32_t delta) {
+static void walk(hwq_read_buffer *b, hwq_cursor *c, int64_t first_set, int64_t sets, uint32_t keep, uint32_t value) {
     int64_t words = sets * b->set_words;
     const int64_t last = b->sets - 1;
     if (first_set + sets > last && first_set <= last) words -= b->set_words - b->last_set_words;
     b->work += words;
-    if (b->skewed) walk_skewed(b, c, words, delta);
-    else walk_load(b, c, words, delta);
+    if (b->skewed) walk_skewed(b, c, words, keep, value);
+    else walk_load(b, c, words, keep, value);
 }
 
 void hwq_prefetch_open(hwq_read_buffer *b, int64_t sram_words, int64_t bandwidth) {
@@ -140,17 +140,35 @@ void hwq_prefetch_open(hwq_read_buffer *b, int64_t sram_words, int64_t bandwidth
     b->dram_words = lines * bandwidth;
     b->always = b->active == b->sets;
     b->leaving = b->entering = (hwq_cursor){0, 0};
-    if (!b->always) walk(b, &b->entering, 0, b->active, 1);
+    b->once = b->distinct == b->valid_words;
+    if (b->always) return;
+    if (!b->once) {
+        walk(b, &b->entering, 0, b->active, UINT32_MAX, 1);
+        return;
+    }
+    for (int64_t set = 0; set < b->sets; set++) walk(b, &b->entering, set, 1, 0, (uint32_t)set);
 }
 
-/* One miss: the window slides by `prefetch` sets round the fetch order; never more than leave room for, so that the
- * sets that leave, those that stay and those that enter are different ones. */
+/* The window slides by `prefetch` sets round the fetch order: by no more than leave room for, so that the sets that
+ * leave, those that stay and those that enter are different ones. An address that occurs once keeps the number of its
+ * set; one that occurs in several keeps how many of its copies the window holds. */
 static void slide(hwq_read_buffer *b) {
-    walk(b, &b->leaving, b->first_set, b->prefetch, UINT32_MAX);
-    walk(b, &b->entering, (b->first_set + b->active) % b->sets, b->prefetch, 1);
-    b->first_set = (b->first_set + b->prefetch) % b->sets;
+    if (!b->once) {
+        walk(b, &b->leaving, b->first_set, b->prefetch, UINT32_MAX, UINT32_MAX);
+        walk(b, &b->entering, (b->first_set + b->active) % b->sets, b->prefetch, UINT32_MAX, 1);
+    }
+    b->first_set += b->prefetch;
+    if (b->first_set >= b->sets) b->first_set -= b->sets;
     b->last_answer += b->miss_cycles + PORT_LATENCY;
     b->dram_words += b->miss_cycles * b->bandwidth;
+    b->work++;
+}
+
+static int hits(const hwq_read_buffer *b, uint32_t entry) {
+    if (!b->once) return entry != 0;
+    if (entry & HWQ_NOTHING) return 1;
+    const int64_t distance = (int64_t)entry - b->first_set;
+    return (distance < 0 ? distance + b->sets : distance) < b->active;
 }
 
 int64_t hwq_prefetch_serve(hwq_read_buffer *b, int64_t lo, int64_t hi, int64_t s, int64_t t, int64_t cycle) {
@@ -160,7 +178,7 @@ int64_t hwq_prefetch_serve(hwq_read_buffer *b, int64_t lo, int64_t hi, int64_t s
     int64_t offset = 1; /* hit latency */
     for (int64_t p = lo; p <= hi; p++, temporal -= step) {
         const uint32_t *entry = &b->seen[spatial[p] + *temporal];
-        while (*entry == 0) {
+        while (!hits(b, *entry)) {
             slide(b);
             /* Issue #130 of the tool: the wait is added also when it is negative, and once more when positive. */
             const int64_t wait = b->last_answer - (cycle + offset);
