@@ -178,7 +178,8 @@ def observe(array: Array, axis: int | None = None) -> Statistics:
     totals = np.atleast_1d(values.sum(axis=others, dtype=np.float64))
     largest = max(float(maxima.max()), -float(minima.min()), 0.0)
     # frexp: largest < 2^e, so bins of 2^(e - 12) put it inside the 2^12 bins on its side.
-    exponent = max(math.frexp(largest)[1] - (_HALF.bit_length() - 1), _LOWEST_EXPONENT)
+    reach = math.frexp(largest)[1] - (_HALF.bit_length() - 1)
+    exponent = max(reach, _LOWEST_EXPONENT) if largest else _LOWEST_EXPONENT
     flat = values.reshape(-1)
     histogram = np.zeros(BINS, np.int64)
     squares = 0.0
