@@ -17,6 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 __version__ = "0.1.0"
 
+if importlib.util.find_spec("hwq._kernels") is None or importlib.util.find_spec("hwq._simulators") is None:
+    _tree = Path(__file__).resolve().parent.parent
+    _remedy = (
+        f"It is imported from its source tree: run `make dev` (or `pip install -e .`) in {_tree}, or leave that folder."
+        if (_tree / "setup.py").exists()
+        else "Install it again: pip install --force-reinstall hwq"
+    )
+    raise ImportError(f"hwq has no compiled kernels here. {_remedy}")
+
 # Each promised name and the room that it lives in.
 _ROOMS = {
     "Accelerator": "hwq.simulators", "Calibration": "hwq.calibration", "Comparison": "hwq.comparison", "Error": "hwq.errors",

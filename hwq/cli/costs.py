@@ -162,7 +162,46 @@ def dialects(
     emit("dialects", rows, show, json)
 
 
-VERBS = (estimate, report, dialects)
+@guarded
+def scalesim(
+    config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="SCALE-Sim's .cfg, version 2 or 3.")],
+    topology: Annotated[Path, typer.Option("-t", "--topology", metavar="FILE", help="SCALE-Sim's topology .csv.")],
+    out: Annotated[Path, typer.Option("-p", "--path", metavar="FOLDER", help="Reports go to FOLDER/run_name/.")],
+    gemm: Annotated[
+        str | None, typer.Option("-i", "--input-type", metavar="conv|gemm", help="Default: by the topology's header.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """SCALE-Sim's own files in, its reports out: a drop-in, its documented bugs included."""
+    from hwq.cli.console import progress
+    from hwq.errors import Error
+    from hwq.names import rich_name
+    from hwq.simulators.scalesim import run
+
+    if gemm not in {None, "conv", "gemm"}:
+        raise Error("there is no such topology", where=f"-i {gemm}", remedy="conv or gemm")
+    with progress("scalesim") as told:
+        done = run(
+            config, topology, out, gemm=None if gemm is None else gemm == "gemm", overwrite=overwrite, progress=told
+        )
+    rows = [
+        {"layer": one.layer.name, "total_cycles": one.total_cycles, "stall_cycles": one.stall_cycles}
+        for one in done.layers
+    ]
+
+    def show(console: Console) -> None:
+        drawn = table(rich_name(done.configuration.run_name), "layer", "total cycles", "stall cycles")
+        for row in rows:
+            drawn.add_row(rich_name(row["layer"]), f"{row['total_cycles']:,}", f"{row['stall_cycles']:,}")
+        console.print(drawn)
+        for file in done.files:
+            console.print(f"wrote {file}", markup=False)
+
+    emit("scalesim", {"layers": rows, "files": [str(file) for file in done.files]}, show, json)
+
+
+VERBS = (estimate, report, scalesim, dialects)
 
 
 @guarded

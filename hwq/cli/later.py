@@ -18,7 +18,6 @@ _LATER = {
     "diff": "what changes between two plans: layers, bits, cost",
     "plan": "import of other tools' plans (plan import FILE)",
     "validate": "our estimates against published measurements",
-    "scalesim": "SCALE-Sim's own configuration and topology files in, its report files out",
     "bench": "our kernels beside every other exact runtime, in one process",
     "fit": "fit a machine file's open constants to measurements (fit MACHINE.toml)",
 }
