@@ -1,0 +1,126 @@
+"""Sums of products as TFLite's layouts have them: NHWC images, OHWI filters, 1HWC depthwise filters.
+
+Integers are summed exactly: in float64 while every partial sum stays below 2**53 (then any order gives the same), else
+in int64. Floats go through `hwq.ops.arithmetic`, so their order is the package's fixed one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from hwq.graph import Array, Dim, Node
+from hwq.ops import arithmetic, spatial
+
+__all__ = ["convolve", "depthwise", "exact", "multiply", "multiply_matrices", "transposed", "windows_of"]
+
+# Bytes of gathered windows that are held at once.
+GATHER_BYTES = 32 << 20
+
+
+def windows_of(node: Node, space: tuple[Dim, ...], kernel: tuple[int, int]) -> spatial.Windows:
+    """The windows that padding, strides and dilations lay over `space`; SAME puts the odd element behind."""
+    attributes = {"strides": node.attributes["strides"], "dilations": node.attributes.get("dilations", (1, 1)),
+                  "auto_pad": "SAME_UPPER" if node.attributes["padding"] == "SAME" else "VALID"}
+    return spatial.windows_of(dataclasses.replace(node, attributes=attributes), space, kernel)
+
+
+def multiply(rows: Array, filters: Array) -> Array:
+    """``rows @ filters.T``: floats in the fixed order; integers exact, in int64."""
+    if rows.dtype.kind == "f":
+        return arithmetic.matmul(rows, filters.T)
+    return arithmetic.integer_matmul(rows, filters.T)
+
+
+def multiply_matrices(a: Array, b: Array) -> Array:
+    """``a @ b`` over the last two dimensions: floats in the fixed order; integers exact, in int64."""
+    return arithmetic.matmul(a, b) if a.dtype.kind == "f" else arithmetic.integer_matmul(a, b)
+
+
+def exact(x: Array, zero_point: int = 0) -> Array:
+    """Integers less their zero point, in int32 (two operands of 16 bits fit)."""
+    return x.astype(np.int32) - np.int32(zero_point)
+
+
+def _padded(x: Array, windows: spatial.Windows) -> Array:
+    if not any(windows.begin) and not any(windows.end):
+        return x
+    return np.pad(x, [(0, 0), *zip(windows.begin, windows.end, strict=True), (0, 0)])
+
+
+def _bands(windows: spatial.Windows, images: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """(images, output rows) blocks whose gathered windows stay within `GATHER_BYTES`."""
+    height = windows.sizes[0]
+    if row_bytes * height <= GATHER_BYTES:
+        step = max(GATHER_BYTES // max(row_bytes * height, 1), 1)
+        for start in range(0, images, step):
+            yield slice(start, start + step), slice(0, height)
+        return
+    rows = max(GATHER_BYTES // row_bytes, 1)
+    for image in range(images):
+        for start in range(0, height, rows):
+            yield slice(image, image + 1), slice(start, min(start + rows, height))
+
+
+def convolve(x: Array, filters: Array, windows: spatial.Windows) -> Array:
+    """Convolution of `x` [N, H, W, C] by `filters` [O, kh, kw, C / groups]; padding is 0."""
+    padded = np.ascontiguousarray(_padded(x, windows))
+    (kh, kw), (sh, sw), (dh, dw), (oh, ow) = windows.kernel, windows.strides, windows.dilations, windows.sizes
+    each = filters.shape[3]
+    groups = max(x.shape[3] // each, 1) if each else 1
+    per = filters.shape[0] // groups
+    wide = np.float32 if x.dtype.kind == "f" else np.int64
+    result = np.empty((x.shape[0], oh, ow, filters.shape[0]), wide)
+    steps = padded.strides
+    flat = filters.reshape(filters.shape[0], -1)
+    for images, rows in _bands(windows, x.shape[0], ow * kh * kw * each * 8):
+        part = padded[images]
+        height = rows.stop - rows.start
+        for group in range(groups):
+            view = np.lib.stride_tricks.as_strided(
+                part[:, rows.start * sh :, :, group * each :], (part.shape[0], height, ow, kh, kw, each),
+                (steps[0], steps[1] * sh, steps[2] * sw, steps[1] * dh, steps[2] * dw, steps[3]), writeable=False)
+            made = multiply(view.reshape(part.shape[0] * height * ow, kh * kw * each), flat[group * per : (group + 1) * per])
+            result[images, rows, :, group * per : (group + 1) * per] = made.reshape(part.shape[0], height, ow, per)
+    return result
+
+
+def depthwise(x: Array, filters: Array, windows: spatial.Windows) -> Array:
+    """Depthwise convolution of `x` [N, H, W, C] by `filters` [1, kh, kw, C * multiplier]; taps are added in order."""
+    padded = _padded(x, windows)
+    channels = x.shape[3]
+    multiplier = filters.shape[3] // max(channels, 1)
+    wide = np.float32 if x.dtype.kind == "f" else np.int64
+    result = np.zeros((x.shape[0], *windows.sizes, channels, multiplier), wide)
+    for row in range(windows.kernel[0]):
+        for column in range(windows.kernel[1]):
+            steps = [slice(tap * step, tap * step + (count - 1) * stride + 1, stride) for tap, step, count, stride in zip(
+                (row, column), windows.dilations, windows.sizes, windows.strides, strict=True)]
+            taps = padded[:, steps[0], steps[1], :].astype(wide, copy=False)
+            result += taps[..., None] * filters[0, row, column].reshape(channels, multiplier).astype(wide, copy=False)
+    return result.reshape(x.shape[0], *windows.sizes, channels * multiplier)
+
+
+def transposed(x: Array, filters: Array, out_space: tuple[int, int], strides: tuple[int, int], padding: str) -> Array:
+    """Transposed convolution of `x` [N, H, W, C] by `filters` [O, kh, kw, C] to [N, *out_space, O].
+
+    Element (y, x) of the input adds to outputs from ``stride * position - begin`` on; what falls outside is dropped.
+    """
+    kernel = filters.shape[1:3]
+    wide = np.float32 if x.dtype.kind == "f" else np.int64
+    begin = []
+    for size, taps, stride in zip(out_space, kernel, strides, strict=True):
+        count = -(-size // stride) if padding == "SAME" else -(-(size - taps + 1) // stride)
+        begin.append(max((count - 1) * stride + taps - size, 0) // 2)
+    full = [max((extent - 1) * stride + taps, start + size) for extent, stride, taps, start, size in zip(
+        x.shape[1:3], strides, kernel, begin, out_space, strict=True)]
+    result = np.zeros((x.shape[0], *full, filters.shape[0]), wide)
+    rows = x.reshape(-1, x.shape[3])
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            made = multiply(rows, np.ascontiguousarray(filters[:, row, column])).reshape(*x.shape[:3], -1)
+            result[:, row : row + (x.shape[1] - 1) * strides[0] + 1 : strides[0],
+                   column : column + (x.shape[2] - 1) * strides[1] + 1 : strides[1]] += made
+    return np.ascontiguousarray(result[:, begin[0] : begin[0] + out_space[0], begin[1] : begin[1] + out_space[1]])

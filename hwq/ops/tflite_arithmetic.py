@@ -1,0 +1,206 @@
+"""TFLite's arithmetic of two operands, element by element, with broadcast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from hwq.graph import Array, Graph, Node, Tensor
+from hwq.ops import accounting, dims
+from hwq.ops import tflite_fixedpoint as fixed
+from hwq.ops.base import Inferred, register
+from hwq.ops.tflite_base import INTEGERS, Call, TfliteOp, clamp, clamp_float, inferred, present, renamed, same_dtype
+from hwq.work import Work
+
+__all__ = ["Arithmetic", "Comparison", "Extremum", "Select", "power_of_two"]
+
+
+class Broadcasting(TfliteOp):
+    """Two operands of one type and any shapes that broadcast."""
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        a, b = present(node, inputs, 2)
+        assert a is not None and b is not None
+        dtype = self.result_type(node, same_dtype(node, a, b))
+        if not (a.known_shape and b.known_shape):
+            return inferred(dtype, None)
+        return inferred(dtype, dims.broadcast(node, [a.shape, b.shape]))
+
+    def result_type(self, node: Node, dtype: str) -> str:
+        """The result's type for operands of `dtype`."""
+        return dtype
+
+    def require_plain(self, call: Call) -> None:
+        """Raise where operands have a scale that the kernel would have to take into account."""
+        if call.quantized and call.reads[0] is not None and call.reads[0].quantization is not None:
+            raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+
+
+@register
+class Arithmetic(Broadcasting):
+    """ADD, SUB, MUL on floats, plain integers (which wrap) and quantized integers; DIV on floats and plain integers."""
+
+    operators = ("ADD", "SUB", "MUL", "DIV")
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        if call.quantized:
+            if call.node.op == "DIV":
+                raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+            return [_multiplied(call) if call.node.op == "MUL" else _added(call)]
+        a, b = call.array(0), call.array(1)
+        return [clamp_float(call.node, np.asarray(_PLAIN[call.node.op](a, b)).astype(a.dtype, copy=False))]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`: each result is one operation; a quantized one rescales both operands and the result."""
+        work = super().work(node, graph)
+        quantized = graph.tensors[node.outputs[0]].dtype in INTEGERS
+        epilogue = accounting.REQUANTIZE * work.output_elements if quantized else 0
+        if quantized and node.op != "MUL":
+            epilogue += 2 * accounting.RESIDUAL * work.output_elements
+        if not quantized and node.attributes.get("activation", "NONE") != "NONE":
+            epilogue += work.output_elements
+        return renamed(work, node, epilogue_operations=epilogue)
+
+
+def _divide(a: Array, b: Array) -> Array:
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    if not np.all(b):
+        raise ValueError("integer division by zero")
+    quotient = np.abs(a.astype(np.int64)) // np.abs(b.astype(np.int64))
+    return np.where((a < 0) != (b < 0), -quotient, quotient)
+
+
+_PLAIN: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
+    "ADD": np.add, "SUB": np.subtract, "MUL": np.multiply, "DIV": _divide})  # fmt: skip
+
+
+def power_of_two(scale: np.float32) -> int | None:
+    """log2 of a scale that is a power of two to within 1e-3 of its exponent, else None."""
+    logarithm = np.float32(np.float32(math.log(float(scale))) * np.float32(1.0 / math.log(2.0))) if scale > 0 else np.float32(0.5)
+    rounded = fixed.away(logarithm)
+    return int(rounded) if abs(np.float32(logarithm - rounded)) < np.float32(1e-3) else None
+
+
+def _added(call: Call) -> Array:
+    """ADD and SUB: both operands are brought to the double of the larger scale with 20 (int16: 15) bits of headroom.
+
+    With |x - z| < 2**8 (2**16) the sum stays below 2**31.
+    """
+    wide_type = call.dtype(0) == "int16"
+    if wide_type:
+        exact = [power_of_two(scale) for scale in (call.scale(0), call.scale(1), call.made_scale())]
+        if None not in exact and call.attribute("power_of_two_scale", False):
+            return _added_by_shifts(call, [exponent for exponent in exact if exponent is not None])
+    left = 15 if wide_type else 20
+    scales = [call.scale(0), call.scale(1)]
+    twice = 2.0 * float(max(scales))
+    mantissas, shifts = fixed.quantize_multipliers([float(scales[0]) / twice, float(scales[1]) / twice,
+                                                    twice / float(np.float32(np.float32(1 << left) * call.made_scale()))])
+    if call.node.op == "SUB":
+        mantissas[1] = -mantissas[1]
+    terms = [fixed.multiply((call.wide(index) - call.zero_point(index)) << left, mantissas[index], shifts[index]) for index in (0, 1)]
+    return clamp(call, fixed.multiply(fixed.wrap32(terms[0] + terms[1]), mantissas[2], shifts[2]) + call.made_zero_point())
+
+
+def _added_by_shifts(call: Call, exponents: Sequence[int]) -> Array:
+    """int16 with power-of-two scales: the finer operand is divided by a power of two, the sum saturates."""
+    drops = [exponents[2] - exponents[0], exponents[2] - exponents[1]]
+    if min(drops) < 0 or 0 not in drops:
+        raise call.fault("power-of-two scales must have one operand in the result's scale and none coarser")
+    terms = [fixed.divide_by_power(call.wide(index), drops[index]) for index in (0, 1)]
+    total = terms[0] - terms[1] if call.node.op == "SUB" else terms[0] + terms[1]
+    return clamp(call, fixed.saturate(total, 16))
+
+
+def _multiplied(call: Call) -> Array:
+    """MUL: R1 on the product of the operands less their zero points; the scales meet in float32."""
+    real = np.float32(np.float32(call.scale(0) * call.scale(1)) / call.made_scale())
+    mantissa, shift = fixed.quantize_multiplier(float(real))
+    product = (call.wide(0) - call.zero_point(0)) * (call.wide(1) - call.zero_point(1))
+    return clamp(call, fixed.multiply(fixed.wrap32(product), mantissa, shift) + call.made_zero_point())
+
+
+@register
+class Extremum(Broadcasting):
+    """MAXIMUM and MINIMUM; stored integers of one scale compare as they are."""
+
+    operators = ("MAXIMUM", "MINIMUM")
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        return [np.asarray((np.maximum if call.node.op == "MAXIMUM" else np.minimum)(call.array(0), call.array(1)))]
+
+
+_COMPARISONS: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
+    "EQUAL": np.equal, "NOT_EQUAL": np.not_equal, "LESS": np.less, "LESS_EQUAL": np.less_equal, "GREATER": np.greater,
+    "GREATER_EQUAL": np.greater_equal, "LOGICAL_AND": np.logical_and, "LOGICAL_OR": np.logical_or,
+})  # fmt: skip
+
+
+@register
+class Comparison(Broadcasting):
+    """Two operands to bool."""
+
+    operators = tuple(_COMPARISONS)
+
+    def result_type(self, node: Node, dtype: str) -> str:
+        """See `Broadcasting.result_type`."""
+        return "bool"
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        self.require_plain(call)
+        return [np.asarray(_COMPARISONS[call.node.op](call.array(0), call.array(1))).astype(np.bool_)]
+
+
+_FLOATS: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
+    "POW": lambda a, b: np.power(a.astype(np.float64), b.astype(np.float64)) if a.dtype.kind == "f" else np.power(a, b),
+    "SQUARED_DIFFERENCE": lambda a, b: np.square(a - b),
+})  # fmt: skip
+
+
+@register
+class Plain(Broadcasting):
+    """Operators of two floats or two plain integers."""
+
+    operators = tuple(_FLOATS)
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        self.require_plain(call)
+        a, b = call.array(0), call.array(1)
+        return [np.asarray(_FLOATS[call.node.op](a, b)).astype(a.dtype)]
+
+
+@register
+class Select(TfliteOp):
+    """SELECT and SELECT_V2: ``condition ? a : b``; SELECT's condition may be a vector over the first axis."""
+
+    operators = ("SELECT", "SELECT_V2")
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        condition, a, b = present(node, inputs, 3)
+        assert condition is not None and a is not None and b is not None
+        dtype = same_dtype(node, a, b)
+        if condition.dtype != "bool":
+            raise dims.fault(node, f"the condition must be bool, not {condition.dtype}")
+        if not (condition.known_shape and a.known_shape and b.known_shape):
+            return inferred(dtype, None)
+        if node.op == "SELECT" and len(condition.shape) == 1 and len(a.shape) > 1:
+            return inferred(dtype, a.shape)
+        return inferred(dtype, dims.broadcast(node, [condition.shape, a.shape, b.shape]))
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        condition, a, b = (call.array(index) for index in range(3))
+        if call.node.op == "SELECT" and condition.ndim == 1 and a.ndim > 1:
+            condition = condition.reshape(-1, *([1] * (a.ndim - 1)))
+        return [np.where(condition, a, b).astype(a.dtype, copy=False)]

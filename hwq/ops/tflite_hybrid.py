@@ -1,0 +1,79 @@
+"""Dynamic-range ("hybrid") kernels: float activations are quantized on the fly and meet integer weights.
+
+Every step is one float32 operation in the order written; the integer sums are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.graph import Array
+from hwq.ops import spatial
+from hwq.ops import tflite_accumulators as sums
+from hwq.ops import tflite_fixedpoint as fixed
+from hwq.ops.tflite_base import Call
+
+__all__ = ["convolve", "filter_zero_point", "multiply_rows", "quantize_asymmetric", "quantize_symmetric"]
+
+Float32 = NDArray[np.float32]
+
+
+def filter_zero_point(call: Call) -> int:
+    """The zero point that FULLY_CONNECTED takes off its weights; per-channel weights are symmetric."""
+    points = call.scheme(1).zero_points()
+    return int(points.reshape(-1)[0]) if points.size == 1 else 0
+
+
+def quantize_symmetric(rows: Float32) -> tuple[NDArray[np.int32], Float32]:
+    """(q in [-127, 127], scale) of each row: ``q = away(x * f32(127 / r))``, ``scale = f32(r / 127)``, r = max |x|."""
+    reach = np.abs(rows).max(axis=1, initial=np.float32(0)).astype(np.float32)
+    zero = reach == 0
+    safe = np.where(zero, np.float32(1), reach).astype(np.float32)
+    inverse = (np.float32(127) / safe).astype(np.float32)
+    stored = np.clip(fixed.away((rows * inverse[:, None]).astype(np.float32)), -127, 127).astype(np.int32)
+    return stored, np.where(zero, np.float32(1), (safe / np.float32(127)).astype(np.float32)).astype(np.float32)
+
+
+def quantize_asymmetric(rows: Float32) -> tuple[NDArray[np.int32], Float32, NDArray[np.int32]]:
+    """(q in [-128, 127], scale, zero point) of each row over its range with 0: float64 for the two, float32 for q."""
+    low = np.minimum(rows.min(axis=1, initial=np.float32(0)), 0).astype(np.float64)
+    high = np.maximum(rows.max(axis=1, initial=np.float32(0)), 0).astype(np.float64)
+    flat = low == high
+    step = np.where(flat, 1.0, (high - low) / 255.0)
+    from_low, from_high = -128.0 - low / step, 127.0 - high / step
+    closer = 128.0 + np.abs(low / step) < 127.0 + np.abs(high / step)
+    point = np.clip(fixed.away(np.where(closer, from_low, from_high)), -128, 127).astype(np.int32)
+    point = np.where(flat, 0, point)
+    scale = step.astype(np.float32)
+    inverse = (np.float32(1) / scale).astype(np.float32)
+    moved = (point.astype(np.float32)[:, None] + (rows * inverse[:, None]).astype(np.float32)).astype(np.float32)
+    stored = np.clip(fixed.away(moved), -128, 127).astype(np.int32)
+    stored = np.where(flat[:, None], 0, stored)
+    return stored, scale, point.astype(np.int32)
+
+
+def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) -> Float32:
+    """FULLY_CONNECTED: ``bias + f32(acc) * f32(s_x * s_w)``; asymmetric inputs take their zero point off the sum."""
+    scales = call.scheme(1).scales().reshape(-1)
+    filters = weight.astype(np.int32)
+    if call.attribute("asymmetric_inputs", False):
+        stored, scale, point = quantize_asymmetric(rows)
+        stored = stored - point[:, None]
+    else:
+        stored, scale = quantize_symmetric(rows)
+    total = sums.multiply(stored, filters).astype(np.float32)
+    made = (total * (scale[:, None] * scales[None, :]).astype(np.float32)).astype(np.float32)
+    return made if bias is None else (bias.astype(np.float32) + made).astype(np.float32)
+
+
+def convolve(call: Call, windows: spatial.Windows, add: Callable[[Array, Array, spatial.Windows], Array]) -> Float32:
+    """CONV_2D and DEPTHWISE_CONV_2D: each image is one asymmetric row; ``f32(f32(acc * s_w) * s_x) + bias``."""
+    x, weight = call.array(0), call.array(1)
+    stored, scale, point = quantize_asymmetric(x.reshape(x.shape[0], -1))
+    total = add((stored - point[:, None]).reshape(x.shape), weight.astype(np.int32), windows).astype(np.float32)
+    scales = call.scheme(1).scales().reshape(-1)
+    made = ((total * scales).astype(np.float32) * scale[:, None, None, None]).astype(np.float32)
+    return made if not call.has(2) else (made + call.array(2)).astype(np.float32)
