@@ -12,7 +12,7 @@ import numpy as np
 
 from hwq.errors import Error
 from hwq.files import MAX_BYTES, read_npz, write_npz
-from hwq.graph import Array, Graph, Node, Quantization, Tensor, carrier
+from hwq.graph import BITS, Array, Graph, Node, Quantization, Tensor, carrier
 
 __all__ = ["HEADER", "digest", "load", "save"]
 
@@ -167,6 +167,8 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Graph:
                 where=str(path),
                 remedy="load and save it with the hwq that wrote it, or import the model again",
             )
+        if header["form"] not in {"source", "lowered"}:
+            raise ValueError(f"form {header['form']!r} is unknown")
         return Graph(
             [_unpacked_node(part, arrays) for part in header["nodes"]],
             [_unpacked_tensor(part, arrays) for part in header["tensors"]],
@@ -232,6 +234,8 @@ def _unpacked_node(part: list[Any], arrays: Mapping[str, Array]) -> Node:
 
 def _unpacked_tensor(part: list[Any], arrays: Mapping[str, Array]) -> Tensor:
     name, dtype, dims, packed, planned, known_shape = part
+    if dtype not in BITS:
+        raise ValueError(f"element type {dtype!r} is unknown")
     data = _unpacked(packed, arrays)
     shape = tuple(dim if isinstance(dim, str) else int(dim) for dim in dims)
     if data is not None and (data.dtype != carrier(dtype) or data.shape != shape):

@@ -11,9 +11,8 @@ from hwq.names import display_name
 
 __all__ = ["inlined"]
 
-# Nested calls multiply: a file of a kilobyte could ask for billions of nodes.
-MAX_DEPTH = 32
-MAX_NODES = 1_000_000
+# Nested calls multiply: a file of a kilobyte could ask for billions of nodes. Far above any real model.
+MAX_NODES = 200_000
 
 _Key = tuple[str, str, str]
 
@@ -36,12 +35,40 @@ def inlined(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         functions[key] = function
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     taken.update(tensor.name for tensor in model.graph.initializer)
-    found: list[onnx.NodeProto] = []
-    for node in _expanded(model.graph.node, functions, taken, 0):
-        found.append(node)
-        if len(found) > MAX_NODES:
-            raise Error(f"the model's functions expand to more than {MAX_NODES} nodes", where="functions")
-    return found
+    _require_finite(model.graph.node, functions)
+    return list(_expanded(model.graph.node, functions, taken))
+
+
+def _require_finite(nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, onnx.FunctionProto]) -> None:
+    """Count what the calls expand to before anything is expanded.
+
+    Raises
+    ------
+    Error
+        A function calls itself, or there are more than `MAX_NODES` nodes.
+    """
+    counts: dict[_Key, int] = {}
+    open_calls: set[_Key] = set()
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> int:
+        total = 0
+        for node in nodes:
+            key = _key(node)
+            if key in open_calls:
+                raise Error("a function calls itself", where=f"function {node.domain}::{node.op_type}")
+            if key in functions and key not in counts:
+                open_calls.add(key)
+                counts[key] = count(functions[key].node)
+                open_calls.discard(key)
+            total += counts.get(key, 1)
+        return total
+
+    if count(nodes) > MAX_NODES:
+        raise Error(f"the model's functions expand to more than {MAX_NODES} nodes", where="functions")
+
+
+def _key(node: onnx.NodeProto) -> _Key:
+    return (_domain(node.domain), node.op_type, node.overload)
 
 
 def _domain(domain: str) -> str:
@@ -49,20 +76,14 @@ def _domain(domain: str) -> str:
 
 
 def _expanded(
-    nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, onnx.FunctionProto], taken: set[str], depth: int
+    nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, onnx.FunctionProto], taken: set[str]
 ) -> Iterator[onnx.NodeProto]:
     for index, node in enumerate(nodes):
-        function = functions.get((_domain(node.domain), node.op_type, node.overload))
+        function = functions.get(_key(node))
         if function is None:
             yield node
-            continue
-        if depth >= MAX_DEPTH:
-            raise Error(
-                "functions call each other too deeply",
-                where=f"function {node.domain}::{node.op_type}",
-                why=f"more than {MAX_DEPTH} levels; probably one calls itself",
-            )
-        yield from _expanded(_body(node, function, taken, index), functions, taken, depth + 1)
+        else:
+            yield from _expanded(_body(node, function, taken, index), functions, taken)
 
 
 def _body(call: onnx.NodeProto, function: onnx.FunctionProto, taken: set[str], index: int) -> list[onnx.NodeProto]:
