@@ -232,7 +232,7 @@ def _stacked(
 def _lumped(rows: Sequence[Row]) -> list[Row]:
     """Parts below a hundredth of every bar of the panel become one: the legend names what can be seen."""
     visible = {part for _, values, _ in rows for part, value in values.items() if value > 0.01 * sum(values.values())}
-    found = []
+    found: list[Row] = []
     for name, values, band in rows:
         kept = {part: value for part, value in values.items() if part in visible and value > 0}
         rest = sum(value for part, value in values.items() if part not in visible)

@@ -184,7 +184,7 @@ def _style(identifier: str) -> Iterator[None]:
         if not key.startswith(("backend", "toolbar", "interactive", "datapath", "savefig.directory"))
     }
     ink, muted = role("ink"), role("muted")
-    settings |= {
+    chosen: Any = settings | {
         "svg.fonttype": "none",
         "svg.hashsalt": identifier,
         "font.size": _FONT_UNITS,
@@ -230,7 +230,7 @@ def _style(identifier: str) -> Iterator[None]:
         "figure.constrained_layout.h_pad": 0.03,
         "figure.constrained_layout.w_pad": 0.03,
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context(chosen), warnings.catch_warnings():
         # A name in a script that matplotlib's font lacks is drawn by the browser's fonts: text stays text.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         yield

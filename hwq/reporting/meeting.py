@@ -9,6 +9,9 @@ from typing import IO
 from hwq.names import csv_cell
 from hwq.reporting.records import ComparedLayer, Comparison, Cost, CostLayer
 
+# Cells of the costs that a layer has none of.
+_BLANK = ("",) * 8
+
 __all__ = ["CSV_COLUMNS", "compared", "match", "write_csv"]
 
 CSV_COLUMNS = (
@@ -81,21 +84,11 @@ def write_csv(stream: IO[str], costs: Sequence[Cost], comparisons: Sequence[Comp
             )
             writer.writerow([csv_cell(value) for value in row])
     for comparison in comparisons:
-        for layer_compared in comparison.layers:
-            if id(layer_compared) not in used:
-                blank = ("",) * 8
-                row = (
-                    comparison.model,
-                    "",
-                    "",
-                    "",
-                    layer_compared.name,
-                    layer_compared.op,
-                    " ".join(layer_compared.outputs),
-                    *blank,
-                    *_errors(layer_compared),
-                )
-                writer.writerow([csv_cell(value) for value in row])
+        for alone in (layer for layer in comparison.layers if id(layer) not in used):
+            known = (alone.name, alone.op, " ".join(alone.outputs))
+            writer.writerow(
+                [csv_cell(value) for value in (comparison.model, *_BLANK[:3], *known, *_BLANK, *_errors(alone))]
+            )
 
 
 def _errors(layer: ComparedLayer | None) -> tuple[object, object, object]:

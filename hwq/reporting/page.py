@@ -73,7 +73,7 @@ def render(
         if progress is not None:
             progress(done, _SECTIONS, "report: sections")
     page = Page(name, _subtitle(records), _facts(records, focus, command), parts, json_name, csv_name)
-    return _template().render(page=page, css=_text("report.css"), js=_text("report.js"))
+    return str(_template().render(page=page, css=_text("report.css"), js=_text("report.js")))
 
 
 def _text(name: str) -> str:
@@ -145,8 +145,9 @@ def _subtitle(records: Records) -> str:
 def _facts(records: Records, focus: Focus, command: str | None) -> list[Fact]:
     facts = [Fact("model", focus.model)]
     hashes: dict[str, dict[str, None]] = {}
-    for item in (*focus.costs, *([focus.comparison] if focus.comparison else [])):
-        for kind, value in item.hashes.items():
+    known = [cost.hashes for cost in focus.costs] + ([focus.comparison.hashes] if focus.comparison else [])
+    for found in known:
+        for kind, value in found.items():
             if kind != "machine" and value:
                 hashes.setdefault(kind, {})[value[:12]] = None
     facts += [
@@ -261,7 +262,7 @@ def _layers(focus: Focus) -> Section | None:
         "layers",
         "Layers",
         "Error and cost, layer by layer",
-        drawings=[plots.layers("layers", focus.beside, focus.comparison, focus.model)],
+        drawings=[plots.layers("layer-chart", focus.beside, focus.comparison, focus.model)],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,12 +84,9 @@ def count(value: int) -> Cell:
 
 def machines(costs: Sequence[Cost], unsupported: Sequence[Unsupported], caption: str) -> Table:
     """One row an estimate, and one for each precision that a machine lacks."""
-    every = [
-        (
-            Column("model", numeric=False),
-            lambda cost: Cell(cost.model),
-            len({item.model for item in (*costs, *unsupported)}) > 1,
-        ),
+    several = len({cost.model for cost in costs} | {gap.model for gap in unsupported}) > 1
+    every: list[tuple[Column, Callable[[Cost], Cell], bool]] = [
+        (Column("model", numeric=False), lambda cost: Cell(cost.model), several),
         (Column("machine", numeric=False), lambda cost: Cell(cost.machine), True),
         (Column("precision", numeric=False), lambda cost: Cell(cost.precision), True),
         (Column("batch", "inferences"), lambda cost: count(cost.batch), True),
