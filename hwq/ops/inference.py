@@ -195,8 +195,12 @@ def _combined(op: str, a: Dim, b: Dim) -> Dim | None:
     return dims.offset(a, -b) if isinstance(b, int) else 0 if a == b else None
 
 
-def _settled(value: Array) -> Array:
-    """An object array that turned out to hold only numbers, as int64."""
+def _settled(value: Any) -> Array:
+    """An object array (or the one element that NumPy took out of it); as int64 where it holds only numbers."""
+    if not isinstance(value, np.ndarray):
+        whole = np.empty((), object)
+        whole[()] = value
+        value = whole
     if value.dtype == object and all(isinstance(dim, (int, np.integer)) for dim in value.ravel()):
         return value.astype(np.int64)
     return value

@@ -68,6 +68,11 @@ def convert(x: Array, dtype: str, *, saturating: bool = True, rounding: str = "u
     Floats go to integers by truncation (out of range: saturated, NaN: 0), integers to narrower ones by wrap-around,
     floats to narrower ones by rounding to nearest even; float8 saturates or overflows to its infinity or NaN.
     """
+    with np.errstate(all="ignore"):  # overflow and NaN are part of the definition
+        return _converted(x, dtype, saturating, rounding)
+
+
+def _converted(x: Array, dtype: str, saturating: bool, rounding: str) -> Array:
     target = carrier(dtype)
     if dtype == "string":
         return _texts(x)
