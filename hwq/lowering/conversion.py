@@ -140,10 +140,13 @@ def turn_unsigned(draft: Draft) -> bool:
         offset = int(zeros[0].reshape(-1)[0]) + 128  # type: ignore[union-attr]
         zero = draft.fresh(f"{node.inputs[2]}_u8", constant_like(np.array(offset, np.uint8)))
         value = draft.fresh(
-            f"{node.outputs[0]}_u8", dataclasses.replace(draft.tensors[node.outputs[0]], name="", dtype="uint8")
+            f"{node.outputs[0]}_u8",
+            dataclasses.replace(draft.tensors[node.outputs[0]], name="", dtype="uint8", quantization=None),
         )
         draft.exchange(reader[0], dataclasses.replace(reader[1], inputs=(value, reader[1].inputs[1], zero)))
-        draft.exchange(key, dataclasses.replace(node, inputs=(*node.inputs[:2], zero), outputs=(value,)))
+        attributes = {name: given for name, given in node.attributes.items() if name != "output_dtype"}
+        changes = {"inputs": (*node.inputs[:2], zero), "outputs": (value,), "attributes": attributes}
+        draft.exchange(key, dataclasses.replace(node, **changes))
         changed = True
     return changed
 

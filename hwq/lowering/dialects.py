@@ -9,7 +9,7 @@ from hwq.dialect import find
 from hwq.errors import Error, NotSupportedYet
 from hwq.graph import Graph
 from hwq.lowering.conversion import quantize_biases, turn_unsigned
-from hwq.lowering.grouping import annotate, drop_inverse_pairs, group
+from hwq.lowering.grouping import annotate, declare, drop_inverse_pairs, group
 from hwq.lowering.integers import adopt_integer_ops
 from hwq.lowering.pairs import affine, is_dequantize, is_quantize
 from hwq.lowering.placement import merge_double_pairs, propagate_pairs, split_dequantizes
@@ -29,17 +29,25 @@ Rule = Callable[[Draft], bool]
 STEPS = 10
 
 # Levels of rules, in onnxruntime's order. A level is repeated until nothing changes.
-RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType({
-    "ort": (
-        (adopt_integer_ops, split_dequantizes),
-        (remove_identities, merge_double_pairs, merge_equal_nodes, fold_constants, fuse_matmul_add, propagate_pairs,
-         quantize_biases, split_dequantizes),
-        (drop_redundant_clips, turn_unsigned, group, drop_inverse_pairs),
-    ),
-    "ort-unfused": (
-        (adopt_integer_ops,),
-    ),
-})  # fmt: skip
+RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
+    {
+        "ort": (
+            (adopt_integer_ops, split_dequantizes),
+            (
+                remove_identities,
+                merge_double_pairs,
+                merge_equal_nodes,
+                fold_constants,
+                fuse_matmul_add,
+                propagate_pairs,
+                quantize_biases,
+                split_dequantizes,
+            ),
+            (drop_redundant_clips, turn_unsigned, group, drop_inverse_pairs),
+        ),
+        "ort-unfused": ((adopt_integer_ops,),),
+    }
+)
 
 
 def lower_for_dialect(graph: Graph, dialect: str) -> Graph:
@@ -75,8 +83,9 @@ def _annotate_pairs(draft: Draft) -> None:
         found = affine(draft, node)
         if found is None:
             continue
-        index = 0
-        value = node.outputs[0] if is_quantize(node) else node.inputs[0]
-        view = annotate(draft, value, found.quantization(), key)
-        if view != value and is_dequantize(node):
-            draft.set_input((key, index), view)
+        if is_quantize(node):
+            declare(draft, node.outputs[0], found.quantization())
+            continue
+        view = annotate(draft, node.inputs[0], found.quantization(), key)
+        if view != node.inputs[0]:
+            draft.set_input((key, 0), view)

@@ -20,7 +20,7 @@ from hwq.lowering.pairs import EIGHT_BIT, Affine, affine, is_dequantize, is_quan
 from hwq.lowering.rewriting import Draft
 from hwq.lowering.simplification import clip_is_redundant
 
-__all__ = ["FUSED", "annotate", "drop_inverse_pairs", "group"]
+__all__ = ["FUSED", "annotate", "declare", "drop_inverse_pairs", "group"]
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,38 @@ def _arg_max(site: Site) -> bool:
 
 
 # Every op that onnxruntime 1.31.1 fuses with the Q and DQ around it, and its condition; the rest are float islands.
-FUSED: Mapping[str, Callable[[Site], bool]] = MappingProxyType({
-    "Conv": _conv, "MatMul": _matmul, "Gemm": _gemm,
-    "Add": _variadic, "Mul": _variadic, "Concat": _variadic, "Where": _where,
-    "AveragePool": _unary, "GlobalAveragePool": _unary, "LeakyRelu": _unary, "Sigmoid": _unary, "Softmax": _unary,
-    "Expand": _mover, "Flatten": _mover, "Gather": _mover, "GatherElements": _mover, "Reshape": _mover, "Slice": _mover,
-    "Squeeze": _mover, "Tile": _mover, "Transpose": _mover, "Unsqueeze": _mover,
-    "MaxPool": _max_pool, "ReduceMax": _max_pool, "ReduceMin": _max_pool,
-    "Resize": _resize, "Split": _split, "ArgMax": _arg_max,
-})  # fmt: skip
+FUSED: Mapping[str, Callable[[Site], bool]] = MappingProxyType(
+    {
+        "Conv": _conv,
+        "MatMul": _matmul,
+        "Gemm": _gemm,
+        "Add": _variadic,
+        "Mul": _variadic,
+        "Concat": _variadic,
+        "Where": _where,
+        "AveragePool": _unary,
+        "GlobalAveragePool": _unary,
+        "LeakyRelu": _unary,
+        "Sigmoid": _unary,
+        "Softmax": _unary,
+        "Expand": _mover,
+        "Flatten": _mover,
+        "Gather": _mover,
+        "GatherElements": _mover,
+        "Reshape": _mover,
+        "Slice": _mover,
+        "Squeeze": _mover,
+        "Tile": _mover,
+        "Transpose": _mover,
+        "Unsqueeze": _mover,
+        "MaxPool": _max_pool,
+        "ReduceMax": _max_pool,
+        "ReduceMin": _max_pool,
+        "Resize": _resize,
+        "Split": _split,
+        "ArgMax": _arg_max,
+    }
+)
 # Groups whose first operands are weights: int8 constants stay int8, since the integer result is the same.
 PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 
@@ -223,6 +246,10 @@ PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 def group(draft: Draft) -> bool:
     """Turn every DQ..op..Q that onnxruntime fuses into one node on quantized tensors."""
     changed = False
+    for _, node in draft:
+        found = affine(draft, node) if is_quantize(node) else None
+        if found is not None:
+            declare(draft, node.outputs[0], found.quantization())
     for key, node in draft:
         rule = None if node.domain or node.body else FUSED.get(node.op)
         site = _site(draft, key, node) if rule is not None else None
@@ -257,9 +284,9 @@ def _merge(draft: Draft, site: Site) -> None:
     for _, quantize in site.quantizes:
         found = affine(draft, quantize)
         assert found is not None
-        made = annotate(draft, quantize.outputs[0], found.quantization(), site.key)
+        declare(draft, quantize.outputs[0], found.quantization())
         first = node.outputs[0] if site.clip is not None else quantize.inputs[0]
-        outputs[outputs.index(first)] = made
+        outputs[outputs.index(first)] = quantize.outputs[0]
     for key in keys:
         draft.remove(key)
     inputs = tuple(replaced.get(value, value) for value in node.inputs)
@@ -275,8 +302,13 @@ def _unsigned(draft: Draft, value: str, found: Affine) -> tuple[str, Affine]:
     return name, Affine("uint8", found.scale, (zero + 128).astype(np.uint8), found.axis, found.block)
 
 
+def declare(draft: Draft, value: str, quantization: Quantization) -> None:
+    """Say how the maker of a tensor stores it."""
+    draft.tensors[value] = dataclasses.replace(draft.tensors[value], quantization=quantization)
+
+
 def annotate(draft: Draft, value: str, quantization: Quantization, near: float) -> str:
-    """Give a tensor its quantization; where it already has another, return a view of it that has this one."""
+    """Say how a reader takes a tensor; where it is stored otherwise, return a view of it that says so."""
     tensor = draft.tensors[value]
     known = tensor.quantization
     if known is None or _equal(known, quantization):

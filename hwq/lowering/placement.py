@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from hwq.graph import Array, Node
-from hwq.lowering.pairs import RANGES, Affine, affine, is_dequantize, is_quantize, same_pair
+from hwq.lowering.pairs import RANGES, Affine, affine, explicit, is_dequantize, is_quantize, same_pair
 from hwq.lowering.rewriting import Draft, Edge, constant_like
 
 __all__ = ["merge_double_pairs", "propagate_pairs", "split_dequantizes"]
@@ -152,7 +152,8 @@ def _insert_pairs(draft: Draft, value: str, edges: list[Edge], like: Node) -> No
     quantized = draft.fresh(
         f"{value}_q_to_dq", dataclasses.replace(before, name="", dtype=stored.dtype, data=None, quantization=None)
     )
-    attributes = {name: given for name, given in like.attributes.items() if name != "axis"}
+    # Without a zero point only the attribute says which type is stored.
+    attributes = {} if explicit(like) else {"output_dtype": stored.dtype}
     near = draft.add(
         Node("QuantizeLinear", draft.unique(f"{value}_q"), (source, *like.inputs[1:]), (quantized,), attributes), near
     )

@@ -1,0 +1,282 @@
+"""Everything between the products: Q and DQ, quantized sums, tables, softmax and pools, formula by formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq import kernels
+from hwq.errors import NotSupportedYet
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
+from hwq.graph import Array, carrier
+from hwq.ops import arithmetic, spatial
+from hwq.ops.evaluate import evaluate_node
+
+__all__: list[str] = []
+
+RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+@register("QuantizeLinear")
+def quantize(scope: Scope) -> Kernel:
+    """``rint(clip(x / scale)) + zero point``, per tensor or per channel; other forms as `hwq.ops` computes them."""
+    x, made = scope.operand(0), scope.result()
+    scale, zero = _constant(scope, 1), _constant(scope, 2)
+    plain = x is not None and x.dtype == "float32" and made.dtype in {"uint8", "int8", "uint16", "int16"}
+    if not plain or not _simple(scope, scale, zero) or scope.node.attributes.get("precision", 0):
+        return interpret(scope)
+    axis = None if scale is None or scale.size == 1 else int(scope.node.attributes.get("axis", 1))
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        point = 0 if zero is None else zero.reshape(-1) if axis is not None else zero.reshape(())
+        return kernels.quantize(
+            present(operands[0]),
+            present(scale).reshape(-1 if axis is not None else ()),
+            point,
+            made.dtype,
+            axis=axis,
+            out=out,
+        )
+
+    return writing(run)
+
+
+@register("DequantizeLinear")
+def dequantize(scope: Scope) -> Kernel:
+    """``f32(q - zero point) * scale``."""
+    q = scope.operand(0)
+    scale, zero = _constant(scope, 1), _constant(scope, 2)
+    plain = (
+        q is not None and q.dtype in {"uint8", "int8", "uint16", "int16", "int32"} and scope.result().dtype == "float32"
+    )
+    if not plain or not _simple(scope, scale, zero):
+        return interpret(scope)
+    axis = None if scale is None or scale.size == 1 else int(scope.node.attributes.get("axis", 1))
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        point = 0 if zero is None else zero.reshape(-1) if axis is not None else zero.reshape(())
+        return kernels.dequantize(
+            present(operands[0]), present(scale).reshape(-1 if axis is not None else ()), point, axis=axis, out=out
+        )
+
+    return writing(run)
+
+
+def _constant(scope: Scope, index: int) -> Array | None:
+    tensor = scope.operand(index)
+    return None if tensor is None else tensor.data
+
+
+def _simple(scope: Scope, scale: Array | None, zero: Array | None) -> bool:
+    """Constant float32 scales, one or one a channel, no blocks."""
+    given = scope.operand(2)
+    return (
+        scale is not None
+        and scale.dtype == np.float32
+        and scale.ndim <= 1
+        and (given is None or zero is not None)
+        and not scope.node.attributes.get("block_size", 0)
+    )
+
+
+@register("Add", "Mul")
+def binary(scope: Scope) -> Kernel:
+    """A quantized sum or product in the dialect's formula."""
+    node = scope.node
+    formula = scope.dialect.formulas.get(node.op)
+    if formula is None:
+        raise NotSupportedYet(f"a quantized {node.op} in dialect {scope.dialect.name}", where=f"node {node.name}")
+    (a_scale, a_zero), (b_scale, b_zero), (scale, zero) = scope.pair(0), scope.pair(1), scope.made_pair()
+    a, b, made = scope.quantization(0), scope.quantization(1), scope.result()
+    assert made.quantization is not None
+    operator = kernels.Binary(
+        formula=formula,
+        a_scale=float(a_scale),
+        b_scale=float(b_scale),
+        scale=float(scale),
+        a_zero_point=a_zero,
+        b_zero_point=b_zero,
+        zero_point=zero,
+        a_dtype=a.dtype,
+        b_dtype=b.dtype,
+        dtype=made.quantization.dtype,
+    )
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        return kernels.binary(operator, present(operands[0]), present(operands[1]), out=out)
+
+    return writing(run)
+
+
+@register("Sigmoid", "LeakyRelu")
+def table(scope: Scope) -> Kernel:
+    """A function of one byte: 256 entries, DQ then the float function then Q."""
+    entries = _table(scope, lambda real: evaluate_node(scope.node, [real])[0])
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        return kernels.lut(present(operands[0]), entries, out=out)
+
+    return writing(run)
+
+
+def _table(scope: Scope, function: object, index: int = 0) -> Array:
+    assert callable(function)
+    scale, zero = scope.pair(index)
+    made_scale, made_zero = scope.made_pair()
+    made = scope.result().quantization
+    assert made is not None
+    real = kernels.dequantize(_every_byte(scope.quantization(index).dtype), scale, zero)
+    return kernels.quantize(np.ascontiguousarray(function(real), np.float32), made_scale, made_zero, made.dtype)
+
+
+def _every_byte(dtype: str) -> Array:
+    low = -128 if dtype == "int8" else 0
+    return np.arange(low, low + 256).astype(carrier(dtype))
+
+
+@register("Concat")
+def concat(scope: Scope) -> Kernel:
+    """Operands with other scales than the result's pass a table first."""
+    tables = [
+        None if scope.pair(index) == scope.made_pair() else _table(scope, lambda real: real, index)
+        for index in range(len(scope.node.inputs))
+    ]
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        parts = [
+            present(one) if entries is None else kernels.lut(one, entries)
+            for one, entries in zip(operands, tables, strict=True)
+        ]
+        return evaluate_node(scope.node, parts)[0]
+
+    return adapt(run)
+
+
+@register("Where")
+def where(scope: Scope) -> Kernel:
+    """As `concat`: both branches in the result's scale, then chosen."""
+    tables = [
+        None if scope.pair(index) == scope.made_pair() else _table(scope, lambda real: real, index) for index in (1, 2)
+    ]
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        parts = [
+            present(one) if entries is None else kernels.lut(one, entries)
+            for one, entries in zip(operands[1:], tables, strict=True)
+        ]
+        return np.where(present(operands[0]), *parts)
+
+    return adapt(run)
+
+
+@register("Softmax")
+def softmax(scope: Scope) -> Kernel:
+    """onnxruntime's QLinearSoftmax: a float table of exponentials, a float32 sum in order (numerics b2)."""
+    formula = scope.dialect.formulas.get("Softmax")
+    if formula != "ort-softmax":
+        raise NotSupportedYet(f"a quantized Softmax in dialect {scope.dialect.name}", where=f"node {scope.node.name}")
+    (scale, _), (made_scale, made_zero) = scope.pair(0), scope.made_pair()
+    x, made = scope.operand(0), scope.result().quantization
+    assert x is not None and made is not None
+    axis = int(scope.node.attributes.get("axis", -1))
+    low, high = RANGES[made.dtype]
+    inverse = np.floor(np.float32(1) / made_scale).astype(np.float32)
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        stored = np.moveaxis(present(operands[0]).astype(np.int64), axis, -1)
+        exponentials = _exponentials(scale, stored.shape[-1])
+        # The largest element takes the last entry, so the sum is at least its exponential: no overflow, no zero.
+        found = exponentials[stored - stored.max(axis=-1, keepdims=True, initial=-128) + 255]
+        total = np.add.accumulate(found, axis=-1, dtype=np.float32)[..., -1:]
+        rounded = np.rint((found * inverse).astype(np.float32) / total).astype(np.int64) + made_zero
+        return np.ascontiguousarray(np.moveaxis(np.clip(rounded, low, high).astype(carrier(made.dtype)), -1, axis))
+
+    return adapt(run)
+
+
+def _exponentials(scale: np.float32, length: int) -> NDArray[np.float32]:
+    # Shifted up as far as `length` of them can be summed in float32: ln(FLT_MAX / D) - 5.
+    shift = max(0.0, np.log(float(np.finfo(np.float32).max) / max(length, 1)) - 5.0) / float(scale)
+    steps = np.arange(256, dtype=np.float64) - 255.0 + shift
+    made: NDArray[np.float32] = np.exp(steps * float(scale)).astype(np.float32)
+    return made
+
+
+@register("AveragePool")
+def average_pool(scope: Scope) -> Kernel:
+    """onnxruntime's QLinearAveragePool: ``rint(f32(f32(mean / s_y) + zp_y))``, the mean over dequantized taps in order.
+
+    The zero point is added before rounding, in float32, which decides ties (qlinear_pool.cc, measured).
+    """
+    node = scope.node
+    (scale, zero), (made_scale, made_zero) = scope.pair(0), scope.made_pair()
+    made = scope.result().quantization
+    assert made is not None
+    low, high = RANGES[made.dtype]
+    size = tuple(int(one) for one in node.attributes["kernel_shape"])
+    padding = bool(node.attributes.get("count_include_pad", 0))
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        stored = spatial.channels_first(present(operands[0]), node)
+        windows = spatial.windows_of(node, stored.shape[2:], size)
+        if stored.shape[2:] == size and not any(windows.begin) and not any(windows.end):
+            # The kernel falls back to the global one (qlinear_pool.cc, fallback_to_global).
+            return spatial.from_channels_first(_mean_of_all(scope, stored), node)
+        real = kernels.dequantize(stored, scale, zero)
+        mean = kernels.average_pool(
+            real,
+            size,
+            strides=windows.strides,
+            pads=(*windows.begin, *windows.end),
+            dilations=windows.dilations,
+            ceil_mode=bool(node.attributes.get("ceil_mode", 0)),
+            threads=settings.threads,
+        )
+        if padding:
+            mean = _over_whole_kernel(real, windows)
+        steps = np.rint(mean / made_scale + np.float32(made_zero))
+        return spatial.from_channels_first(np.clip(steps, low, high).astype(carrier(made.dtype)), node)
+
+    return adapt(run)
+
+
+def _over_whole_kernel(real: Array, windows: spatial.Windows) -> Array:
+    """Means that divide by the kernel's size wherever the window stands, padding and ceil_mode's margin included."""
+    reach = [
+        (count - 1) * stride + extent
+        for count, stride, extent in zip(windows.sizes, windows.strides, windows.extents, strict=True)
+    ]
+    end = [max(0, one - space - begin) for one, space, begin in zip(reach, real.shape[2:], windows.begin, strict=True)]
+    padded = arithmetic.padded(real, windows.begin, end)
+    taps = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, windows.sizes)
+    total = np.zeros(taps.shape[: real.ndim], np.float32)
+    for index in np.ndindex(*windows.kernel):
+        total += taps[(..., *index)]
+    return total / np.float32(np.prod(windows.kernel))
+
+
+@register("GlobalAveragePool")
+def global_average_pool(scope: Scope) -> Kernel:
+    """An exact integer sum over the image, requantized by f32(s_x / f32(s_y * n))."""
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        stored = spatial.channels_first(present(operands[0]), scope.node)
+        return spatial.from_channels_first(_mean_of_all(scope, stored), scope.node)
+
+    return adapt(run)
+
+
+def _mean_of_all(scope: Scope, stored: Array) -> Array:
+    (scale, zero), (made_scale, made_zero) = scope.pair(0), scope.made_pair()
+    made = scope.result().quantization
+    assert made is not None
+    axes = tuple(range(2, stored.ndim))
+    count = int(np.prod(stored.shape[2:], dtype=np.int64))
+    # |sum| <= 255 * count; int32 wraps where an image has more than 2^31 / 255 positions, as onnxruntime's does.
+    acc = (stored.sum(axis=axes, keepdims=True, dtype=np.int64) - zero * count).astype(np.int32)
+    multiplier = np.float32(scale / np.float32(made_scale * np.float32(count)))
+    return kernels.requantize(
+        acc, kernels.Epilogue(kind="requant", multipliers=multiplier, zero_point=made_zero, dtype=made.dtype)
+    )

@@ -1,0 +1,307 @@
+"""Convolutions and matrix products: quantized groups by the integer kernels, float islands in the fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq import kernels
+from hwq.dialect import Dialect
+from hwq.errors import NotSupportedYet
+from hwq.execution.steps import Kernel, Scope, Settings, interpret, present, register, scalar, writing
+from hwq.graph import Array, Node
+from hwq.ops import arithmetic, spatial
+
+__all__: list[str] = []
+
+
+def _epilogue(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilogue:
+    """How accumulators of the node leave: requantized as the dialect says, or float where no Q follows."""
+    input_scale, _ = scope.pair(0)
+    weights = scope.quantization(1).scales().reshape(-1)
+    made = scope.result().quantization
+    # f32(f32(a * sa) * sb), then / sy: onnxruntime's order of products (numerics b2).
+    scales = (np.float32(np.float32(factor) * input_scale) * weights).astype(np.float32)
+    if made is None:
+        return kernels.Epilogue(kind="float", multipliers=_per_column(scales, columns))
+    scale, zero = scalar(scope.node, made)
+    rounding = _rounding(scope.dialect, scope.node)
+    with np.errstate(all="ignore"):
+        multipliers = (scales / scale).astype(np.float32)
+    return kernels.Epilogue(
+        kind="requant",
+        rounding=rounding,
+        multipliers=_per_column(multipliers, columns),
+        zero_point=zero,
+        dtype=made.dtype,
+    )
+
+
+def _rounding(dialect: Dialect, node: Node) -> str:
+    rounding = dialect.roundings.get(node.op, dialect.roundings.get("*", "fp32"))
+    if rounding != "fp32":
+        raise NotSupportedYet(f"rounding {rounding} of dialect {dialect.name}", where=f"node {node.name}")
+    return rounding
+
+
+def _per_column(values: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    return values.reshape(()) if values.size == 1 else np.ascontiguousarray(np.broadcast_to(values, (columns,)))
+
+
+@register("Conv")
+def conv(scope: Scope) -> Kernel:
+    """A quantized convolution: pad with the zero point, exact int32 accumulators, requantize."""
+    node = scope.node
+    _, zero = scope.pair(0)
+    weights, bias = scope.operand(1), scope.operand(2)
+    assert weights is not None
+    layout = node.layout or "NCHW"
+    filters = int(weights.shape[0])
+    groups = int(node.attributes.get("group", 1))
+    epilogue = _epilogue(scope, filters)
+    points = scope.quantization(1).zero_points()
+    packed = None if weights.data is None else _pack_conv(weights.data, points, groups, layout)
+    offsets = None if bias is None else bias.data
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        x, filter_ = present(operands[0]), present(operands[1])
+        added = offsets if len(operands) < 3 or offsets is not None else operands[2]
+        windows = spatial.windows_of(node, _space(x, node), _kernel(filter_, node))
+        if settings.gemm is not None:
+            made = _convolve_by(settings.gemm, node, x, filter_, windows, zero, points, groups, added, epilogue)
+            return _store(made, out)
+        return kernels.conv2d(
+            x,
+            packed if packed is not None else _pack_conv(filter_, points, groups, layout),
+            strides=windows.strides,
+            pads=(*windows.begin, *windows.end),
+            dilations=windows.dilations,
+            layout=layout,
+            a_zero_point=zero,
+            bias=added,
+            epilogue=epilogue,
+            out=out,
+            threads=settings.threads,
+            wrap=True,
+        )
+
+    return writing(run)
+
+
+def _pack_conv(weights: Array, points: Array, groups: int, layout: str) -> kernels.Packed:
+    return kernels.pack_conv(weights, zero_point=points, groups=groups, layout="OHWI" if layout == "NHWC" else "OIHW")
+
+
+def _space(x: Array, node: Node) -> tuple[int, ...]:
+    return x.shape[1:-1] if node.layout == "NHWC" else x.shape[2:]
+
+
+def _kernel(weights: Array, node: Node) -> tuple[int, ...]:
+    return weights.shape[1:-1] if node.layout == "NHWC" else weights.shape[2:]
+
+
+def _convolve_by(
+    gemm: object,
+    node: Node,
+    x: Array,
+    weights: Array,
+    windows: spatial.Windows,
+    zero: int,
+    points: Array,
+    groups: int,
+    bias: Array | None,
+    epilogue: kernels.Epilogue,
+) -> Array:
+    """The convolution as one matrix product a group, over gathered windows: k runs over (tap, channel)."""
+    assert callable(gemm)
+    image = spatial.channels_first(x, node)
+    filters = np.moveaxis(weights, -1, 1) if node.layout == "NHWC" else weights
+    padded = arithmetic.padded(image, windows.begin, windows.end, zero)
+    counts = windows.sizes
+    view = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, counts)
+    rank, batch, outputs = len(counts), x.shape[0], filters.shape[0]
+    taps, depth, each = int(np.prod(windows.kernel)), filters.shape[1], filters.shape[0] // groups
+    # [N, C, *counts, *kernel] -> [N, *counts, *kernel, C]
+    rows = view.transpose(0, *range(2, 2 + 2 * rank), 1)
+    spread = np.broadcast_to(points.reshape(-1), (outputs,)).astype(np.int32)
+    acc = np.empty((batch * int(np.prod(counts)), outputs), np.int32)
+    for group in range(groups):
+        a = np.ascontiguousarray(rows[..., group * depth : (group + 1) * depth]).reshape(-1, taps * depth)
+        columns = slice(group * each, (group + 1) * each)
+        b = np.ascontiguousarray(np.moveaxis(filters[columns], 1, -1).reshape(each, taps * depth).T)
+        acc[:, columns] = gemm(a, b, a_zero_point=zero, b_zero_points=spread[columns])
+    if bias is not None:
+        acc = (acc.astype(np.int64) + bias).astype(np.int32)
+    made = kernels.requantize(acc, epilogue).reshape(batch, *counts, outputs)
+    return made if node.layout == "NHWC" else np.ascontiguousarray(np.moveaxis(made, -1, 1))
+
+
+def _store(made: Array, out: Array | None) -> Array:
+    if out is None or made is out:
+        return made
+    out[...] = made
+    return out
+
+
+@register("MatMul")
+def matmul(scope: Scope) -> Kernel:
+    """A quantized matrix product, batched as NumPy's ``@``."""
+    return _product(scope, transpose_a=False, transpose_b=False, factor=1.0)
+
+
+@register("Gemm")
+def gemm(scope: Scope) -> Kernel:
+    """A quantized Gemm: ``alpha`` multiplies the accumulators' scale, the bias is added as int32."""
+    get = scope.node.attributes.get
+    return _product(scope, bool(get("transA", 0)), bool(get("transB", 0)), float(get("alpha", 1.0)))
+
+
+def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) -> Kernel:
+    _, zero = scope.pair(0)
+    right, bias = scope.operand(1), scope.operand(2)
+    assert right is not None
+    columns = right.shape[0 if transpose_b else -1] if right.known_shape and len(right.shape) > 1 else 1
+    points = scope.quantization(1).zero_points()
+    scales = scope.quantization(1).scales()
+    # The width is only needed where scales are per column; then it is their number.
+    epilogue = _epilogue(
+        scope, scales.size if scales.size != 1 else int(columns) if isinstance(columns, int) else 1, factor
+    )
+    fixed = right.data is not None and right.data.ndim == 2
+    packed = kernels.pack(right.data, zero_point=points, layout="NK" if transpose_b else "KN") if fixed else None
+    offsets = None if bias is None else bias.data
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        a, b = present(operands[0]), present(operands[1])
+        added = offsets if len(operands) < 3 or offsets is not None else operands[2]
+        a = np.ascontiguousarray(a.T) if transpose_a else a
+        b = b.T if transpose_b else b
+        rows = _row_bias(added, b.shape[-1])
+        by_row = added if rows is None else None  # a bias with a value a row is added to the accumulators
+        finish = epilogue if by_row is None else kernels.Epilogue()
+        wide = np.atleast_2d(a)
+        if settings.gemm is not None or packed is None:
+            made = _batched(wide, b if b.ndim > 1 else b[:, None], zero, points, rows, finish, settings)
+        else:
+            target = out if by_row is None and a.ndim > 1 else None
+            made = kernels.gemm(
+                wide,
+                packed,
+                a_zero_point=zero,
+                bias=rows,
+                epilogue=finish,
+                out=target,
+                threads=settings.threads,
+                wrap=True,
+            )
+        if by_row is not None:
+            made = kernels.requantize((made.astype(np.int64) + by_row).astype(np.int32), epilogue)
+        made = made[..., 0, :] if a.ndim == 1 else made
+        return _store(made[..., 0] if b.ndim == 1 else made, out)
+
+    return writing(run)
+
+
+def _row_bias(bias: Array | None, columns: int) -> Array | None:
+    """The bias as one int32 a column, or None where it has a value a row (or is absent)."""
+    if bias is None or (bias.ndim == 2 and bias.shape[0] != 1):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), (columns,)))
+
+
+def _batched(
+    a: Array, b: Array, zero: int, points: Array, bias: Array | None, epilogue: kernels.Epilogue, settings: Settings
+) -> Array:
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    made = np.empty((*batch, a.shape[-2], b.shape[-1]), epilogue.dtype)
+    left, right = np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))
+    spread = np.broadcast_to(points.reshape(-1), (b.shape[-1],)).astype(np.int32)
+    for index in np.ndindex(*batch):
+        if settings.gemm is not None:
+            acc = settings.gemm(
+                np.ascontiguousarray(left[index]),
+                np.ascontiguousarray(right[index]),
+                a_zero_point=zero,
+                b_zero_points=spread,
+            )
+            acc = acc if bias is None else (acc.astype(np.int64) + bias).astype(np.int32)
+            made[index] = kernels.requantize(acc, epilogue)
+        else:
+            packed = kernels.pack(np.ascontiguousarray(right[index]), zero_point=points)
+            made[index] = kernels.gemm(
+                left[index],
+                packed,
+                a_zero_point=zero,
+                bias=bias,
+                epilogue=epilogue,
+                threads=settings.threads,
+                wrap=True,
+            )
+    return made
+
+
+@register("float:Conv")
+def float_conv(scope: Scope) -> Kernel:
+    """A float32 convolution in the fixed order, its weights packed once."""
+    node, x, weights, bias = scope.node, scope.operand(0), scope.operand(1), scope.operand(2)
+    assert x is not None and weights is not None
+    data = weights.data
+    if (
+        data is None
+        or data.dtype != np.float32
+        or x.dtype != "float32"
+        or not 3 <= data.ndim <= 5
+        or (bias is not None and bias.data is None)
+    ):
+        return interpret(scope)
+    layout = node.layout or "NCHW"
+    groups = int(node.attributes.get("group", 1))
+    packed = kernels.pack_conv(data, groups=groups, layout="OHWI" if layout == "NHWC" else "OIHW")
+    offsets = None if bias is None else bias.data
+    kernel = _kernel(data, node)
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        x = present(operands[0])
+        windows = spatial.windows_of(node, _space(x, node), kernel)
+        return kernels.conv2d(
+            x,
+            packed,
+            strides=windows.strides,
+            pads=(*windows.begin, *windows.end),
+            dilations=windows.dilations,
+            layout=layout,
+            bias=offsets,
+            out=out,
+            threads=settings.threads,
+        )
+
+    return writing(run)
+
+
+@register("float:MatMul", "float:Gemm")
+def float_product(scope: Scope) -> Kernel:
+    """A float32 product with a constant matrix, packed once; every other form as `hwq.ops` computes it."""
+    a, b, bias = scope.operand(0), scope.operand(1), scope.operand(2)
+    assert a is not None and b is not None
+    get = scope.node.attributes.get
+    plain = not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
+    if (
+        b.data is None
+        or b.data.ndim != 2
+        or b.data.dtype != np.float32
+        or a.dtype != "float32"
+        or not plain
+        or len(a.shape) < 2
+    ):
+        return interpret(scope)
+    if bias is not None and (bias.data is None or bias.data.shape != (b.data.shape[0 if get("transB", 0) else 1],)):
+        return interpret(scope)
+    packed = kernels.pack_float(b.data, layout="NK" if get("transB", 0) else "KN")
+    offsets = None if bias is None else bias.data
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        return kernels.gemm(present(operands[0]), packed, bias=offsets, out=out, threads=settings.threads)
+
+    return writing(run)

@@ -1,0 +1,318 @@
+"""Program: a lowered graph made ready to run. Session: one caller's arena."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from hwq import kernels as native
+from hwq.dialect import Dialect
+from hwq.errors import Error
+from hwq.execution.rowwise import batch_dimension
+from hwq.execution.specialization import Specialization, specialize
+from hwq.execution.steps import Gemm, Settings, build
+from hwq.graph import Array, Graph
+from hwq.ops.evaluate import checked_feeds
+
+__all__ = ["Program", "Session"]
+
+Input = Array | Mapping[str, Array]
+Result = Array | dict[str, Array]
+
+# A batch whose arena is larger runs in pieces where its bits allow it: a piece should stay in the last-level cache.
+PIECE_BYTES = 8 << 20
+
+
+class Program:
+    """An immutable, packed, ready graph. Calls are re-entrant, and each starts from fresh state.
+
+    Attributes
+    ----------
+    graph : Graph
+        The lowered graph that it runs.
+    dialect : Dialect
+    source : Graph
+        What it was compiled from.
+    """
+
+    def __init__(self, source: Graph, graph: Graph, dialect: Dialect, gemm: Gemm | None = None):
+        self.source = source
+        self.graph = graph
+        self.dialect = dialect
+        self.kernels = tuple(build(graph, dialect, node) for node in graph.nodes)
+        self._gemm = gemm
+        self._symbol = batch_dimension(graph)
+        self._known: dict[tuple[tuple[int, ...], ...], Specialization] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Input, intermediates: bool = False) -> Any:
+        """Run once.
+
+        Parameters
+        ----------
+        x : array, or mapping of input name to array
+            An array where the model has one input. Types must be the model's own; NaN passes as the runtime lets it.
+        intermediates : bool
+            Also return every value that a step makes, as it is stored (integers where it is quantized).
+
+        Returns
+        -------
+        array, or dict of output name to array
+            An array where the model has one output. With `intermediates` a pair: that, and a dict of name to array.
+
+        Raises
+        ------
+        Error
+            An input is missing, unknown, misshapen or of another type, or a node cannot be computed.
+        """
+        feeds = self._feeds(x)
+        settings = Settings(gemm=self._gemm)
+        if not intermediates:
+            return self._shaped(self._run(feeds, {}, settings, {}))
+        seen: dict[str, Array] = {}
+        return self._shaped(self._run(feeds, {}, settings, {}, seen)), seen
+
+    def session(self, threads: int = 1, gemm: Gemm | None = None) -> Session:
+        """An arena of its own for one caller; see `Session`.
+
+        Parameters
+        ----------
+        threads : int
+            Threads that the kernels may use; the bits do not depend on it.
+        gemm : Gemm, optional
+            Stands in for the integer GEMM of every convolution and product.
+        """
+        return Session(self, threads, gemm or self._gemm)
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """What a result depends on: graph, lowered graph, dialect, runtime, kernel path, version."""
+        from hwq import __version__
+
+        return MappingProxyType(
+            {
+                "graph": self.source.hash,
+                "lowered": self.graph.hash,
+                "dialect": self.dialect.name,
+                "runtime": self.dialect.runtime,
+                "kernel_path": native.isa(),
+                "version": __version__,
+            }
+        )
+
+    def specialization(self, shapes: Mapping[str, tuple[int, ...]]) -> Specialization:
+        """The steps at concrete input shapes; made once and kept."""
+        key = tuple(shapes[name] for name in self.graph.inputs)
+        with self._lock:
+            found = self._known.get(key)
+        if found is None:
+            found = specialize(self.graph, self.kernels, shapes)
+            with self._lock:
+                self._known[key] = found
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Program {self.graph.name}: {len(self.kernels)} steps, dialect {self.dialect.name}>"
+
+    def _feeds(self, x: Input) -> dict[str, Array]:
+        if isinstance(x, Mapping):
+            return {
+                name: np.ascontiguousarray(array).reshape(array.shape)
+                for name, array in checked_feeds(self.graph, x).items()
+            }
+        if len(self.graph.inputs) != 1:
+            raise Error(
+                f"the model has {len(self.graph.inputs)} inputs, one array was given",
+                where=f"graph {self.graph.name}",
+                remedy=f"give a mapping with {', '.join(self.graph.inputs[:16])}",
+            )
+        return self._feeds({self.graph.inputs[0]: np.asarray(x)})
+
+    def _shaped(self, results: dict[str, Array]) -> Result:
+        return (
+            results[self.graph.outputs[0]]
+            if len(self.graph.outputs) == 1
+            else {name: results[name] for name in self.graph.outputs}
+        )
+
+    def _run(
+        self,
+        feeds: Mapping[str, Array],
+        outs: Mapping[str, Array],
+        settings: Settings,
+        arenas: dict[int, Array],
+        seen: dict[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Run a batch, in pieces where that changes no bits; `arenas` holds memory by size, to be used again."""
+        whole = self.specialization({name: array.shape for name, array in feeds.items()})
+        piece = self._piece(feeds, whole) if seen is None else None
+        if piece is None:
+            return _execute(whole, feeds, outs, settings, arenas, seen)
+        size = next(iter(feeds.values())).shape[0]
+        results = {name: outs[name] if name in outs else np.empty(whole.shapes[index], whole_dtype(self.graph, name))
+                   for name, index in zip(self.graph.outputs, whole.outputs, strict=True)}  # fmt: skip
+        for first in range(0, size, piece):
+            part = {name: array[first : first + piece] for name, array in feeds.items()}
+            steps = self.specialization({name: array.shape for name, array in part.items()})
+            _execute(
+                steps,
+                part,
+                {name: array[first : first + piece] for name, array in results.items()},
+                settings,
+                arenas,
+                None,
+            )
+        return results
+
+    def _piece(self, feeds: Mapping[str, Array], whole: Specialization) -> int | None:
+        """Elements of a piece of the batch, or None to run it whole."""
+        if (
+            self._symbol is None
+            or whole.arena_bytes <= PIECE_BYTES
+            or any(index not in whole.shapes for index in whole.outputs)
+        ):
+            return None
+        size = int(next(iter(feeds.values())).shape[0])
+        return max(1, min(size, PIECE_BYTES * size // whole.arena_bytes))
+
+
+def whole_dtype(graph: Graph, name: str) -> np.dtype[Any]:
+    """NumPy type of an output."""
+    from hwq.graph import carrier
+
+    return carrier(graph.tensors[name].dtype)
+
+
+def _execute(
+    steps: Specialization,
+    feeds: Mapping[str, Array],
+    outs: Mapping[str, Array],
+    settings: Settings,
+    arenas: dict[int, Array],
+    seen: dict[str, Array] | None,
+) -> dict[str, Array]:
+    if steps.arena_bytes not in arenas:
+        arenas[steps.arena_bytes] = _aligned(steps.arena_bytes)
+    views = steps.views(arenas[steps.arena_bytes])
+    values: list[Array | None] = [None] * len(steps.names)
+    for index, array in steps.constants.items():
+        values[index] = array
+    for index in steps.inputs:
+        values[index] = feeds[steps.names[index]]
+    wanted = {index: outs.get(steps.names[index]) for index in steps.outputs}
+    for step in steps.instructions:
+        places = [wanted[index] if index in wanted else views.get(index) for index in step.results]
+        made = step.kernel([values[index] for index in step.operands], places, settings)
+        for index, value in zip(step.results, made, strict=False):
+            if index:
+                values[index] = value
+                if seen is not None:
+                    seen[steps.names[index]] = value.copy()
+        for index in step.dead:
+            values[index] = None
+    results: dict[str, Array] = {}
+    for index, place in wanted.items():
+        name, found = steps.names[index], values[index]
+        assert found is not None
+        if place is not None and found is not place:
+            if place.shape != found.shape or place.dtype != found.dtype:
+                raise Error(f"out must have shape {list(found.shape)} and dtype {found.dtype}", where=f"output {name}")
+            place[...] = found
+            found = place
+        elif place is None and _borrowed(found, steps, index, arenas[steps.arena_bytes], feeds):
+            found = found.copy()
+        results[name] = found
+    return results
+
+
+def _borrowed(value: Array, steps: Specialization, index: int, arena: Array, feeds: Mapping[str, Array]) -> bool:
+    """Whether an output lies in memory that is not the caller's: the arena, an input or a constant."""
+    if index in steps.constants or (not value.flags.owndata and value.base is not None and value.base is not arena):
+        return True
+    return np.may_share_memory(value, arena) or any(np.may_share_memory(value, array) for array in feeds.values())
+
+
+def _aligned(size: int) -> Array:
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
+
+
+class Session:
+    """One caller's memory and state: later calls use the arena of earlier ones again. One thread at a time.
+
+    Recurrent state would live here; models without it behave as `Program` does.
+    """
+
+    def __init__(self, program: Program, threads: int = 1, gemm: Gemm | None = None):
+        if threads < 1:
+            raise Error(f"threads must be at least 1, not {threads}")
+        self.program = program
+        self.threads = threads
+        self._settings = Settings(threads, gemm)
+        self._arenas: dict[int, Array] = {}
+        self._busy = threading.Lock()
+
+    def __call__(self, x: Input, out: Input | None = None) -> Result:
+        """Run once.
+
+        Parameters
+        ----------
+        x : array, or mapping of input name to array
+        out : array, or mapping of output name to array, optional
+            Filled and returned; contiguous, of the output's shape and type.
+
+        Raises
+        ------
+        Error
+            As `Program`; or another thread is inside this session.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise Error(
+                "this session is running in another thread",
+                why="it owns one arena",
+                remedy="give every thread its own session",
+            )
+        try:
+            feeds = self.program._feeds(x)
+            return self.program._shaped(self.program._run(feeds, self._outs(out), self._settings, self._arenas))
+        finally:
+            self._busy.release()
+
+    def reset(self) -> None:
+        """Forget recurrent state and give the arena's memory back.
+
+        Raises
+        ------
+        Error
+            Another thread is inside this session.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise Error("this session is running in another thread", remedy="reset it when it has finished")
+        self._arenas.clear()
+        self._busy.release()
+
+    def _outs(self, out: Input | None) -> dict[str, Array]:
+        names = self.program.graph.outputs
+        if out is None:
+            return {}
+        if not isinstance(out, Mapping):
+            if len(names) != 1:
+                raise Error(
+                    f"the model has {len(names)} outputs, one array was given as out",
+                    remedy=f"give a mapping with {', '.join(names[:16])}",
+                )
+            out = {names[0]: out}
+        for name, array in out.items():
+            if name not in names:
+                raise Error(
+                    "the model has no such output", where=f"output {name}", remedy=f"it has {', '.join(names[:16])}"
+                )
+            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or not array.flags.writeable:
+                raise Error("out must be a writable, contiguous array", where=f"output {name}")
+        return dict(out)
