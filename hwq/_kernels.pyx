@@ -162,11 +162,11 @@ cdef class Binary:
     def __init__(self, int formula, int a_type, int b_type, int out_type, a, b, out, int lo, int hi):
         memset(&self.c, 0, sizeof(hwq_binary))
         self.c.formula, self.c.a_type, self.c.b_type, self.c.out_type = formula, a_type, b_type, out_type
-        self.c.a_scale, self.c.a_zero_point = a
-        self.c.b_scale, self.c.b_zero_point = b
-        self.c.scale, self.c.zero_point = out
+        cdef double a_scale = a[0], b_scale = b[0], scale = out[0]
+        self.c.a_zero_point, self.c.b_zero_point, self.c.zero_point = a[1], b[1], out[1]
         self.c.lo, self.c.hi = lo, hi
         cdef uint64_t state = hwq_state_enter()
+        self.c.a_scale, self.c.b_scale, self.c.scale = <float>a_scale, <float>b_scale, <float>scale
         cdef int bad = hwq_binary_prepare(&self.c)
         hwq_state_leave(state)
         if bad:
@@ -519,8 +519,13 @@ def present(int op, int path):
 
 
 def float_state():
-    """The calling thread's MXCSR or FPCR. For tests of hostile callers."""
+    """The calling thread's MXCSR or FPCR."""
     return hwq_state_read()
+
+
+def enter_float_state():
+    """Set the state that the kernels assume; returns the former one for `set_float_state`."""
+    return hwq_state_enter()
 
 
 def set_float_state(uint64_t state):

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Binary
-from hwq.kernels.operands import RANGES, TYPES, Array, dense, output
+from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, output
 
 __all__ = ["add", "binary", "dequantize", "lut", "mul", "pack_int4", "quantize", "sub", "unpack_int4"]
 
@@ -137,7 +137,7 @@ def _parameters(scale: Any, zero_point: Any, channels: int, axis: int | None) ->
         raise Error("a zero point does not fit int32")
     spread = (channels,)
     return (
-        np.ascontiguousarray(np.broadcast_to(scales.reshape(-1), spread), np.float32),
+        floats(scales.reshape(-1), np.float32, spread),
         np.ascontiguousarray(np.broadcast_to(points.reshape(-1), spread), np.int32),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import RANGES, TYPES, Array, dense, integer, output
+from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, integer, output
 
 __all__ = ["ROUNDINGS", "Binary", "Epilogue", "quantize_multiplier", "requantize"]
 
@@ -80,7 +80,7 @@ class Binary:
             if not lo <= integer(point, "zero point") <= hi or (dtype == "int16" and point):
                 raise Error(f"zero point {point} is not allowed for {dtype}")
         for scale in (self.a_scale, self.b_scale, self.scale):
-            if not (np.isfinite(scale) and np.float32(scale) > 0):
+            if not (np.isfinite(scale) and floats(scale, np.float32) > 0):
                 raise Error(f"scale {scale} is not positive and finite")
         lo, hi = clamp_bounds(self.clamp, self.dtype)
         try:
@@ -232,7 +232,7 @@ def _values(given: Any, dtype: type[np.generic]) -> Array:
         raise Error("multipliers and shifts must fit int32")
     if kinds == "iuf" and not np.isfinite(values).all():
         raise Error("multipliers must be finite")
-    frozen = np.array(values, dtype)
+    frozen = floats(values, dtype)
     frozen.flags.writeable = False
     return frozen
 

@@ -60,6 +60,15 @@ def zero_point(value: Any, dtype: np.dtype[Any], name: str) -> int:
     return point
 
 
+def floats(values: Any, dtype: DTypeLike, shape: tuple[int, ...] | None = None) -> Array:
+    """`values` as a fresh dense array of a float type, rounded to nearest whatever state the caller computes in."""
+    state = _kernels.enter_float_state()
+    try:
+        return np.array(values if shape is None else np.broadcast_to(values, shape), dtype, order="C")
+    finally:
+        _kernels.set_float_state(state)
+
+
 def integer(value: Any, name: str) -> int:
     """A Python int from any integer scalar or one-element array."""
     given = np.asarray(value)
