@@ -113,7 +113,8 @@ def requantize(
         wide = acc.astype(np.float32)
         if float_bias is not None:
             wide = wide + np.asarray(float_bias, np.float32)
-        scaled = wide * np.asarray(multipliers, np.float32)
+        with np.errstate(over="ignore"):
+            scaled = wide * np.asarray(multipliers, np.float32)
         clipped = np.clip(scaled, np.float32(lo - zero_point), np.float32(hi - zero_point))
         return np.asarray(np.rint(clipped).astype(np.int64) + zero_point)
     if rounding == "f64":
@@ -188,7 +189,8 @@ def _fma(a: Array, b: Array, c: Array) -> Array:
 def dequantize(q: Any, scale: Any, zero_point: Any = 0) -> Array:
     """``f32(q - zp) * s``, float32."""
     centered = np.asarray(q).astype(np.int64) - np.asarray(zero_point, np.int64)
-    return np.asarray(centered.astype(np.float32) * np.asarray(scale, np.float32), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(centered.astype(np.float32) * np.asarray(scale, np.float32), np.float32)
 
 
 def binary(
