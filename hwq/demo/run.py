@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwq.errors import Error
 from hwq.names import display_name, rich_name
-from hwq.reporting.records import OFFCHIP
+from hwq.reporting.records import OFFCHIP, memory_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,8 +71,8 @@ class Summary:
 
     Attributes
     ----------
-    model, dialect, kernels : str
-        `kernels` is the path of the integer kernels, such as ``avx2``.
+    model, dialect, status, kernels : str
+        `status` is the dialect's, such as ``verified``; `kernels` the path of the integer kernels, such as ``avx2``.
     images, calibration_images : int
     accuracy_float, accuracy_int8, agreement : float
         Shares of 1.
@@ -84,6 +84,7 @@ class Summary:
 
     model: str
     dialect: str
+    status: str
     kernels: str
     images: int
     calibration_images: int
@@ -151,6 +152,7 @@ def run(out: PathLike, *, overwrite: bool = False, progress: Progress | None = N
     return Summary(
         model=graph.name,
         dialect=plan.dialect,
+        status=hwq.dialects()[plan.dialect].status,
         kernels=hwq.kernels.isa(),
         images=len(digits.images),
         calibration_images=statistics.samples,
@@ -228,7 +230,7 @@ def show(summary: Summary, console: Console) -> None:
     sizes = "   ".join(f"{name} {size:,} bytes" for name, size in summary.parameter_bytes.items())
     line(
         f"[bold]{rich_name(summary.model)}[/bold]: a digit classifier, INT8 per channel, "
-        f"dialect {rich_name(summary.dialect)}, kernel path {rich_name(summary.kernels)}"
+        f"dialect {rich_name(summary.dialect)} ({rich_name(summary.status)}), kernel path {rich_name(summary.kernels)}"
     )
     line(
         f"  accuracy   float {100 * summary.accuracy_float:.2f} %   INT8 {100 * summary.accuracy_int8:.2f} %   "
@@ -265,7 +267,7 @@ def show(summary: Summary, console: Console) -> None:
                     row.precision,
                     *map(_figure, (row.milliseconds, row.inferences_per_second, row.dram_megabytes, row.millijoules)),
                     _figure(100 * (row.mac_utilization or 0.0)),
-                    rich_name(row.bound, 12),
+                    rich_name(memory_name(row.bound), 12),
                 )
         console.print(table)
     for (machine, precision, why), models in _unsupported(others).items():

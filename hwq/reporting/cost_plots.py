@@ -9,7 +9,7 @@ from typing import Any
 from hwq.names import plot_name
 from hwq.reporting.drawing import SERIES, Canvas, Dot, Drawing, canvas, labels, legend, role, series, si, ticks_si
 from hwq.reporting.plots import precision_colour
-from hwq.reporting.records import Cost, CostLayer
+from hwq.reporting.records import Cost, CostLayer, memory_name
 
 __all__ = ["energy", "roofline", "traffic"]
 
@@ -19,11 +19,6 @@ _COMPONENTS = ("mac", "dram", "sram", "buffer", "l2", "vector", "static", "array
 # Radius of a dot that takes all the time (area is the share), and of the smallest that still can be pointed at.
 _LARGEST_RADIUS = 17.0
 _SMALLEST_RADIUS = 2.2
-
-
-def memory_name(memory: str) -> str:
-    """As the field writes it: DRAM, SRAM, L2, but flash and buffer."""
-    return memory.upper() if memory in {"dram", "sram", "l2", "l1", "hbm"} else memory
 
 
 def roofline(identifier: str, costs: Sequence[Cost]) -> Drawing:
@@ -112,7 +107,7 @@ def _dot(axes: Any, cost: Cost, layer: CostLayer, right_edge: float) -> Dot:
     place = layer.macs / layer.dram_bytes if layer.dram_bytes > 0 else right_edge / 1.25
     where = f"{place:.4g} MAC/byte" if layer.dram_bytes > 0 else f"no {memory_name(cost.offchip)} traffic"
     text = f"{layer.name} ({layer.op}, {layer.precision}): {where}, {si(rate)}MAC/s, {100 * share:.3g} % of the time"
-    text += f", bound by {layer.bound}"
+    text += f", bound by {memory_name(layer.bound)}"
     return Dot(
         axes,
         place,

@@ -37,7 +37,7 @@ _FONT_UNITS = 11.0
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile("|".join(_VARIABLES))
-_REFERENCE = re.compile(r"url\(#")
+_REFERENCE = re.compile(r"url\(#([^)]*)\)")
 _FONT_FAMILY = re.compile(r"font-family:[^;]*;?")
 _FONT = re.compile(r"font: ([^;']*?)([\d.]+px)[^;]*")
 # Hundredths of a pixel are finer than any screen; more digits would only make the page heavier.
@@ -241,8 +241,9 @@ def _themed(text: str, identifier: str, tooltips: Mapping[str, str], label: str,
     for element in list(root):
         if element.tag == f"{_SVG}metadata":
             root.remove(element)
+    names = _identifiers(root, identifier)
     for element in root.iter():
-        _mend(element, identifier, tooltips)
+        _mend(element, names, tooltips)
     height = float(root.get("viewBox", "0 0 1 1").split()[3])
     for name in ("width", "height", "version", "id"):
         root.attrib.pop(name, None)
@@ -253,7 +254,19 @@ def _themed(text: str, identifier: str, tooltips: Mapping[str, str], label: str,
     return root
 
 
-def _mend(element: ElementTree.Element, identifier: str, tooltips: Mapping[str, str]) -> None:
+def _identifiers(root: ElementTree.Element, identifier: str) -> dict[str, str]:
+    """New names of the ids that something refers to, numbered as they occur: matplotlib's hold hashes of floats whose
+    last bits the layout solver does not give twice."""
+    names: dict[str, str] = {}
+    for element in root.iter():
+        found = [element.get(_XLINK, "").removeprefix("#")]
+        found += [match[1] for value in element.attrib.values() for match in _REFERENCE.finditer(value)]
+        for name in filter(None, found):
+            names.setdefault(name, f"{identifier}-{len(names)}")
+    return names
+
+
+def _mend(element: ElementTree.Element, names: Mapping[str, str], tooltips: Mapping[str, str]) -> None:
     element.tag = element.tag.removeprefix(_SVG)
     element.tail = None
     if element.text and not element.text.strip():
@@ -263,17 +276,18 @@ def _mend(element: ElementTree.Element, identifier: str, tooltips: Mapping[str, 
         element.text = ""
     reference = element.attrib.pop(_XLINK, None)
     if reference is not None:
-        element.set("href", "#" + identifier + "-" + reference.removeprefix("#"))
+        element.set("href", "#" + names[reference.removeprefix("#")])
+    own = element.attrib.pop("id", "")
+    if own in names:
+        element.set("id", names[own])
+    if own in tooltips:
+        title = ElementTree.Element("title")
+        title.text = tooltips[own]
+        element.insert(0, title)
     for name, value in list(element.attrib.items()):
-        if name == "id":
-            element.set(name, f"{identifier}-{value}")
-            if value in tooltips:
-                title = ElementTree.Element("title")
-                title.text = tooltips[value]
-                element.insert(0, title)
-        elif name in {"style", "fill", "stroke", "clip-path"}:
+        if name in {"style", "fill", "stroke", "clip-path"}:
             value = _COLOUR.sub(lambda found: _VARIABLES[found.group()], value)
-            value = _FONT_FAMILY.sub("", _REFERENCE.sub(f"url(#{identifier}-", value))
+            value = _FONT_FAMILY.sub("", _REFERENCE.sub(lambda found: f"url(#{names[found[1]]})", value))
             element.set(name, _FONT.sub(r"font-size: \2", value).strip())
         elif name in {"d", "transform", "x", "y", "width", "height"}:
             element.set(name, _DECIMALS.sub(lambda found: f"{float(found.group()):.2f}", value).strip())

@@ -150,6 +150,8 @@ def _facts(records: Records, focus: Focus, command: str | None) -> list[Fact]:
         for kind, value in found.items():
             if kind != "machine" and value:
                 hashes.setdefault(kind, {})[value[:12]] = None
+    for plan in records.plans:
+        hashes.setdefault("plan", {})[plan.hash[:12]] = None
     facts += [
         Fact(f"{kind} hash", ", ".join(values), code=True)
         for kind, values in sorted(hashes.items())
@@ -231,18 +233,9 @@ def _accuracy(records: Records) -> Section | None:
 def _machines(records: Records, focus: Focus) -> Section | None:
     if not records.costs and not records.unsupported:
         return None
-    mine = [gap for gap in records.unsupported if gap.model == focus.model]
-    made = (
-        [
-            tables.machines(
-                focus.costs,
-                mine,
-                f"{display_name(focus.model, 60)} on each machine; time, traffic and energy are of one batch.",
-            )
-        ]
-        if focus.costs or mine
-        else []
-    )
+    caption = f"{display_name(focus.model, 60)} on each machine; time, traffic and energy are of one batch."
+    made = [tables.machines(focus.costs, caption)] if focus.costs else []
+    made += [tables.gaps(mine)] if (mine := [gap for gap in records.unsupported if gap.model == focus.model]) else []
     if focus.beside:
         made.append(tables.costliest(focus.beside, "The three costliest layers on each machine."))
     return Section(
@@ -317,12 +310,11 @@ def _others(records: Records, focus: Focus) -> Section | None:
                 drawings=figures,
             )
         )
-    summary = tables.machines(
-        [cost for cost in records.costs if cost.model != focus.model],
-        [gap for gap in records.unsupported if gap.model != focus.model],
-        "Cost only: these models carry no weights here, so they have a cost but no accuracy.",
-    )
-    return Section("models", "Other models", "Other models on the same machines", tables=[summary], folds=folds)
+    costs = [cost for cost in records.costs if cost.model != focus.model]
+    gaps = [gap for gap in records.unsupported if gap.model != focus.model]
+    made = [tables.machines(costs, "Time, traffic and energy are of one batch.")] if costs else []
+    made += [tables.gaps(gaps)] if gaps else []
+    return Section("models", "Other models", "Other models on the same machines", tables=made, folds=folds)
 
 
 def _validity(records: Records) -> Section | None:

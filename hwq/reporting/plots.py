@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwq.names import plot_name
 from hwq.reporting.drawing import Canvas, Dot, Drawing, canvas, labels, legend, role, series
 from hwq.reporting.meeting import compared, match
-from hwq.reporting.records import ComparedLayer, Comparison, Cost, Histogram
+from hwq.reporting.records import ComparedLayer, Comparison, Cost, CostLayer, Histogram, memory_name
 
 __all__ = ["distribution", "layers", "precision_colour"]
 
@@ -64,6 +65,7 @@ def layers(identifier: str, costs: Sequence[Cost], comparison: Comparison | None
         for label in last.get_xticklabels():
             label.set(rotation=90, rotation_mode="anchor", ha="right", va="center")
         last.set_xlabel("layer, in execution order")
+        page.figure.align_ylabels()
         legend(
             page,
             {
@@ -115,22 +117,27 @@ def _shared_axis(
         found = comparison.layers if comparison else ()
         return {layer.name: layer.name for layer in found}, {layer.name: layer for layer in found}
     order: list[str] = []
-    names: dict[str, str] = {}
+    merged: dict[str, CostLayer] = {}
     errors: dict[str, ComparedLayer] = {}
     known = match([comparison] if comparison else [])
     for cost in costs:
         place = 0
         for layer in cost.layers:
-            if layer.key in names:
+            if layer.key in merged:
                 place = order.index(layer.key) + 1
                 continue
             order.insert(place, layer.key)
             place += 1
-            twice = layer.name in names.values() and layer.fused
-            names[layer.key] = f"{layer.name} + {layer.fused[-1]}" if twice else layer.name
+            merged[layer.key] = layer
             error = compared(layer, known)
             if error is not None and error not in errors.values():
                 errors[layer.key] = error
+    # One machine fuses what another runs alone: then both carry the name of the main operator.
+    bearers = Counter(layer.name for layer in merged.values())
+    names = {
+        key: f"{layer.name} + {' + '.join(layer.fused)}" if layer.fused and bearers[layer.name] > 1 else layer.name
+        for key, layer in merged.items()
+    }
     return {key: names[key] for key in order}, errors
 
 
@@ -180,7 +187,7 @@ def _draw_times(page: Canvas, axes: Any, cost: Cost, position: Mapping[str, int]
         page.tell(
             bar[0],
             f"{layer.name} ({layer.op}, {layer.precision}) on {cost.machine}: {layer.seconds * factor:.4g} {unit}, "
-            f"{layer.macs:,} MACs, {layer.dram_bytes / 1e6:.4g} MB DRAM, bound by {layer.bound}",
+            f"{layer.macs:,} MACs, {layer.dram_bytes / 1e6:.4g} MB DRAM, bound by {memory_name(layer.bound)}",
         )
     axes.set_ylabel(f"time, {unit}")
     axes.set_title(plot_name(f"{cost.machine}, {cost.precision}, batch {cost.batch}", 60))

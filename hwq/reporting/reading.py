@@ -98,7 +98,10 @@ def _cost(estimate: Estimate) -> records.Cost:
     machine = estimate.machine
     layers = tuple(_cost_layer(layer, node) for layer, node in zip(estimate.layers, estimate.graph.nodes, strict=True))
     precisions = {layer.precision for layer in layers if layer.macs}
-    hashes = {kind: value for kind, value in estimate.hashes.items() if isinstance(value, str) and kind != "version"}
+    given: Graph = estimate.provenance.get("graph", estimate.graph)
+    known = {"plan": given.source.get("plan"), "calibration": given.source.get("calibration")}
+    known |= {kind: value for kind, value in estimate.hashes.items() if value is not None and kind != "version"}
+    hashes = {kind: value for kind, value in known.items() if isinstance(value, str)}
     bandwidth, memory = _offchip_bandwidth(machine)
     return records.Cost(
         model=estimate.graph.name,

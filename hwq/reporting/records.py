@@ -20,12 +20,18 @@ __all__ = [
     "Planned",
     "Records",
     "Unsupported",
+    "memory_name",
 ]
 
 Floats = NDArray[np.float64]
 
 # Memories off the chip: DRAM, or where a microcontroller has none, the flash that holds its weights.
 OFFCHIP = ("dram", "flash")
+
+
+def memory_name(memory: str) -> str:
+    """As the field writes it: DRAM, SRAM, L2, but flash and buffer."""
+    return memory.upper() if memory in {"dram", "sram", "l2", "l1", "hbm"} else memory
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwq.names import rich_name
 from hwq.reporting.meeting import compared, match
-from hwq.reporting.records import OFFCHIP, Comparison, Cost, CostLayer, Footprint, Unsupported
+from hwq.reporting.records import OFFCHIP, Comparison, Cost, CostLayer, Footprint, Unsupported, memory_name
 
 if TYPE_CHECKING:
     from hwq.simulators import Estimate
@@ -22,6 +22,7 @@ __all__ = [
     "assumptions",
     "confidence",
     "costliest",
+    "gaps",
     "layer_table",
     "machine_row",
     "machines",
@@ -82,9 +83,9 @@ def count(value: int) -> Cell:
     return Cell(f"{value:,}", str(value))
 
 
-def machines(costs: Sequence[Cost], unsupported: Sequence[Unsupported], caption: str) -> Table:
-    """One row an estimate, and one for each precision that a machine lacks."""
-    several = len({cost.model for cost in costs} | {gap.model for gap in unsupported}) > 1
+def machines(costs: Sequence[Cost], caption: str) -> Table:
+    """One row an estimate."""
+    several = len({cost.model for cost in costs}) > 1
     every: list[tuple[Column, Callable[[Cost], Cell], bool]] = [
         (Column("model", numeric=False), lambda cost: Cell(cost.model), several),
         (Column("machine", numeric=False), lambda cost: Cell(cost.machine), True),
@@ -100,19 +101,21 @@ def machines(costs: Sequence[Cost], unsupported: Sequence[Unsupported], caption:
             True,
         ),
         (Column("MAC utilization", "%"), lambda cost: number(cost.utilization * 100), True),
-        (Column("bound by", numeric=False), lambda cost: Cell(cost.bound), True),
+        (Column("bound by", numeric=False), lambda cost: Cell(memory_name(cost.bound)), True),
     ]
     shown = [(column, read) for column, read, wanted in every if wanted]
     rows = [tuple(read(cost) for _, read in shown) for cost in costs]
-    for gap in unsupported:
-        said = {
-            "model": gap.model,
-            "machine": gap.machine,
-            "precision": gap.precision,
-            "bound by": f"unsupported: {gap.why}",
-        }
-        rows.append(tuple(Cell(said.get(column.title, "–")) for column, _ in shown))
     return Table(caption, tuple(column for column, _ in shown), tuple(rows))
+
+
+def gaps(unsupported: Sequence[Unsupported]) -> Table:
+    """What the machines cannot run, told once for all models that meet the same reason."""
+    models: dict[tuple[str, str, str], dict[str, None]] = {}
+    for gap in unsupported:
+        models.setdefault((gap.machine, gap.precision, gap.why), {})[gap.model] = None
+    columns = tuple(Column(title, numeric=False) for title in ("machine", "precision", "unsupported because", "models"))
+    rows = [(*map(Cell, key), Cell(", ".join(found))) for key, found in models.items()]
+    return Table("Precisions that a machine lacks.", columns, tuple(rows))
 
 
 def machine_row(estimate: Estimate) -> tuple[str, ...]:
@@ -123,7 +126,7 @@ def machine_row(estimate: Estimate) -> tuple[str, ...]:
         rich_name(estimate.machine.name),
         *(number(value).text for value in numbers),
         f"{number(100 * estimate.mac_utilization).text} %",
-        rich_name(estimate.bound),
+        rich_name(memory_name(estimate.bound)),
     )
 
 
@@ -164,7 +167,7 @@ def costliest(costs: Sequence[Cost], caption: str) -> Table:
             number(layer.macs / 1e6),
             number(layer.dram_bytes / 1e6),
             number(layer.utilization * 100),
-            Cell(layer.bound),
+            Cell(memory_name(layer.bound)),
         )
         for cost in costs
         for layer in top_layers(cost)
@@ -334,7 +337,7 @@ def layer_table(costs: Sequence[Cost], comparison: Comparison | None, caption: s
                     number(layer.dram_bytes / 1e6),
                     number(layer.energy_picojoules / 1e9),
                     number(layer.utilization * 100),
-                    Cell(layer.bound),
+                    Cell(memory_name(layer.bound)),
                     number(error.sqnr_db if error else None),
                     Cell(f"{error.cosine:.6f}", repr(error.cosine)) if error else Cell("–"),
                     number(error.max_lsb if error else None),
