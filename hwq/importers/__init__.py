@@ -33,7 +33,7 @@ def load(
     Parameters
     ----------
     model : path or str
-        An ONNX file, a graph that `Graph.save` wrote, or ``zoo:NAME``. The content decides, not the suffix.
+        An ONNX or TFLite file, a graph that `Graph.save` wrote, or ``zoo:NAME``. The content decides, not the suffix.
     shapes : mapping of input name to shape, optional
         Binds open dimensions.
     weights : bool
@@ -51,7 +51,7 @@ def load(
         The file is missing, too large, damaged, of unknown content, or uses what hwq lacks. Data outside the model's
         folder are never read.
     NotSupportedYet
-        A TFLite or PyTorch file.
+        A PyTorch file.
     """
     name = os.fspath(model)
     if name.startswith("zoo:"):
@@ -65,7 +65,9 @@ def load(
     if not data:
         raise Error("the file is empty", where=name, remedy="give an ONNX model")
     if data[4:8] == b"TFL3":
-        raise NotSupportedYet("import of TFLite models", where=name, remedy="export the model as ONNX")
+        from hwq.importers import tflite
+
+        return tflite.read(data, name, shapes=shapes)
     if data[:2] == b"PK":
         return _archive(path, shapes, max_bytes)
     if data[:1] == b"\x80" and data[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:

@@ -131,7 +131,7 @@ class _Import:
         ordered = [index for index in dict.fromkeys(inputs) if index in set(entries)]
         return infer_shapes(
             nodes, tensors, [records[index] for index in ordered], list(dict.fromkeys(records[index].name for index in outputs)),
-            name=main.text(4, "name") or self.where, source=self._source(), shapes=shapes, where=self.where)
+            name=main.text(4, "name") or self.where.replace("\\", "/").rpartition("/")[2], source=self._source(), shapes=shapes, where=self.where)
 
     def _source(self) -> dict[str, Any]:
         return {"file": self.where, "sha256": hashlib.sha256(self.reader.data).hexdigest(), "format": "tflite",

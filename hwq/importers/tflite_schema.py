@@ -65,7 +65,6 @@ OPTION_FIELDS: Mapping[int, tuple[Field, ...]] = MappingProxyType({
     9: (Field("beta", 0, "float32", 0.0),),
     10: (Field("axis", 0, "int32"), Field("activation", 1, "activation")),
     11: (*_ACTIVATION, Field("power_of_two_scale", 1, "bool", True)),
-    12: _ACTIVATION,
     15: (Field("align_corners", 2, "bool", False), Field("half_pixel_centers", 3, "bool", False)),
     17: (Field("new_shape", 0, "ints"),),
     19: (Field("block_size", 0, "int32"),),
@@ -102,7 +101,7 @@ OPTION_FIELDS: Mapping[int, tuple[Field, ...]] = MappingProxyType({
 OPERATORS: Mapping[int, Operator] = MappingProxyType({
     0: Operator("ADD", 11), 1: Operator("AVERAGE_POOL_2D", 5), 2: Operator("CONCATENATION", 10), 3: Operator("CONV_2D", 1),
     4: Operator("DEPTHWISE_CONV_2D", 2), 5: Operator("DEPTH_TO_SPACE", 94), 6: Operator("DEQUANTIZE", 38), 8: Operator("FLOOR"),
-    9: Operator("FULLY_CONNECTED", 8), 11: Operator("L2_NORMALIZATION", 12), 14: Operator("LOGISTIC"), 17: Operator("MAX_POOL_2D", 5),
+    9: Operator("FULLY_CONNECTED", 8), 14: Operator("LOGISTIC"), 17: Operator("MAX_POOL_2D", 5),
     18: Operator("MUL", 21), 19: Operator("RELU"), 20: Operator("RELU_N1_TO_1"), 21: Operator("RELU6"), 22: Operator("RESHAPE", 17),
     23: Operator("RESIZE_BILINEAR", 15), 25: Operator("SOFTMAX", 9), 26: Operator("SPACE_TO_DEPTH", 19), 27: Operator("SVDF", 6),
     28: Operator("TANH"), 34: Operator("PAD", 22), 36: Operator("GATHER", 23), 37: Operator("BATCH_TO_SPACE_ND", 24),

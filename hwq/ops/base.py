@@ -38,6 +38,10 @@ class Op:
         """The operator's value in the source form's own semantics (ONNX: float32 in the fixed order of DESIGN)."""
         raise NotImplementedError
 
+    def apply(self, node: Node, inputs: Sequence[Array | None], graph: Graph) -> list[Array]:
+        """The operator's value inside its graph: `evaluate`, except where stored integers need their tensors' scales."""
+        return self.evaluate(node, inputs)
+
     def work(self, node: Node, graph: Graph) -> Work:
         """The loop nest and bytes of the node (of a lowered group: body included) at the graph's concrete shapes."""
         raise NotImplementedError

@@ -94,7 +94,7 @@ def walk(graph: Graph, feeds: Mapping[str, Array], *, max_bytes: int = MAX_BYTES
             for name, value in zip(node.inputs, operands, strict=True)
         ]
         _require_room(node, described, max_bytes)
-        made = evaluate_node(node, operands)
+        made = evaluate_node(node, operands, graph)
         values.update({name: value for name, value in zip(node.outputs, made, strict=False) if name and name in last})
         for name in node.inputs:
             if last.get(name) == index:
@@ -136,15 +136,15 @@ def _require_room(node: Node, operands: Sequence[Tensor | None], max_bytes: int)
         )
 
 
-def evaluate_node(node: Node, operands: Sequence[Array | None]) -> list[Array]:
-    """`Op.evaluate` with every failure told as an `Error` about the node.
+def evaluate_node(node: Node, operands: Sequence[Array | None], graph: Graph | None = None) -> list[Array]:
+    """`Op.apply` in its graph, or `Op.evaluate` without one, with every failure told as an `Error` about the node.
 
     Overflow, division by zero and invalid operations give IEEE's infinities and NaN silently, as every runtime does.
     """
     op = lookup(node)
     try:
         with np.errstate(all="ignore"):
-            return [np.asarray(value) for value in op.evaluate(node, operands)]
+            return [np.asarray(value) for value in (op.evaluate(node, operands) if graph is None else op.apply(node, operands, graph))]
     except Error:
         raise
     except (

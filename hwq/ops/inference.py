@@ -20,7 +20,7 @@ __all__ = ["FOLDED_ELEMENTS", "infer_node", "infer_shapes", "pruned"]
 # A value with more elements is data, not a computation about shapes, and is left to run.
 FOLDED_ELEMENTS = 4096
 # Operators whose value says how numbers are stored: never folded away here.
-_KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
+_KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "DEQUANTIZE", "QUANTIZE"})
 # Operators that only move elements, and so work on vectors of dimensions that are numbers and symbols alike.
 _MOVERS = frozenset({"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Identity"})
 
@@ -46,6 +46,8 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
     Error
         An unknown input, a rank or fixed dimension that differs, or a node whose operands do not fit.
     """
+    if graph.form != "source":
+        raise Error("shapes are bound in source form only", where=f"graph {graph.name}", remedy="infer shapes, then lower")
     tensors = dict(graph.tensors)
     bound = _bound_inputs(graph, shapes or {}, batch)
     tensors.update(bound)
@@ -62,7 +64,7 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
                 if not known and stated.known_shape and stated.dtype == dtype:
                     shape, known = stated.shape, True
                 tensors[name] = dataclasses.replace(stated, dtype=dtype, shape=shape, known_shape=known, data=None)
-        found = _value(node, operands, [tensors[name] if name else None for name in node.outputs])
+        found = _value(graph, node, operands, [tensors[name] if name else None for name in node.outputs])
         if found is None:
             kept.append(node)
             continue
@@ -117,12 +119,15 @@ def _operand(tensors: Mapping[str, Tensor], values: Mapping[str, Array], name: s
     return tensor if tensor.data is not None or name not in values else dataclasses.replace(tensor, data=values[name])
 
 
-def _value(node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]) -> list[Array] | None:
+def _value(graph: Graph, node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]) -> list[Array] | None:
     """The node's outputs where they follow from shapes and constants alone: numbers, or numbers and symbols."""
     if node.op in _KEPT or any(
         tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made
     ):
         return None
+    if node.kind == "tflite::SHAPE":
+        (x,) = operands
+        return [np.array(x.shape, made[0].dtype)] if x is not None and x.concrete and made[0] is not None else None
     if node.op in {"Shape", "Size"} and not node.domain:
         (x,) = operands
         if x is None or not x.known_shape:
@@ -144,7 +149,7 @@ def _value(node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor 
         return None
     from hwq.ops.evaluate import evaluate_node
 
-    return evaluate_node(node, given)
+    return evaluate_node(node, given, graph)
 
 
 def _numbers(found: Sequence[Dim], shape: Shape | None = None) -> Array:

@@ -43,7 +43,7 @@ ONNX_NAMES = {
     "MAXIMUM": "Max", "MINIMUM": "Min", "POW": "Pow", "EXP": "Exp", "LOG": "Log", "SQRT": "Sqrt", "RSQRT": "Sqrt", "ABS": "Abs",
     "NEG": "Neg", "FLOOR": "Floor", "CEIL": "Ceil", "ROUND": "Round", "SIN": "Sin", "COS": "Cos", "SIGN": "Sign", "CAST": "Cast",
     "SHAPE": "Shape", "FILL": "Expand", "BROADCAST_TO": "Expand", "TILE": "Tile", "SELECT": "Where", "SELECT_V2": "Where",
-    "DEPTH_TO_SPACE": "DepthToSpace", "SPACE_TO_DEPTH": "SpaceToDepth", "SQUARE": "Mul", "L2_NORMALIZATION": "LpNormalization",
+    "DEPTH_TO_SPACE": "DepthToSpace", "SPACE_TO_DEPTH": "SpaceToDepth", "SQUARE": "Mul",
 }  # fmt: skip
 
 

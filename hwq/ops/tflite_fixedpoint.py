@@ -7,11 +7,13 @@ names, so nothing is lost on the way; where LiteRT's int32 wraps, `wrap32` says 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hwq.numerics import away, quantize_multiplier
+from hwq.numerics import rounding_divide as divide_by_power
 
 __all__ = ["Int64", "away", "divide_by_power", "double_high_multiply", "down_scale", "multiply", "multiply_wide", "quantize_multiplier",
            "quantize_multipliers", "saturate", "saturating_shift", "wrap32"]  # fmt: skip
@@ -28,23 +30,6 @@ def wrap32(x: Int64) -> Int64:
 def saturate(x: Int64, bits: int) -> Int64:
     """Clip to a signed integer of `bits` bits."""
     return np.clip(x, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-
-
-def away(x: Any) -> Any:
-    """Nearest integer, halves away from zero, in the floating type of `x` (C's round)."""
-    whole = np.trunc(x)
-    return np.where(np.abs(x - whole) >= 0.5, whole + np.sign(x), whole).astype(np.asarray(x).dtype)
-
-
-def quantize_multiplier(real: float) -> tuple[int, int]:
-    """(mantissa in [2**30, 2**31), shift) with ``real ~ mantissa * 2**(shift - 31)``; (0, 0) for 0 and below 2**-32."""
-    if real == 0:
-        return 0, 0
-    fraction, shift = math.frexp(real)
-    mantissa = int(away(np.float64(fraction * 2**31)))
-    if mantissa == 1 << 31:
-        mantissa, shift = mantissa // 2, shift + 1
-    return (0, 0) if shift < -31 else (mantissa, shift)
 
 
 def quantize_multipliers(reals: Any) -> tuple[Int64, Int64]:
@@ -66,13 +51,6 @@ def double_high_multiply(a: Int64, b: Any, bits: int = 32) -> Int64:
     divisor = 1 << (bits - 1)
     quotient = np.where(nudged >= 0, nudged >> (bits - 1), -((-nudged) >> (bits - 1)))
     return np.where(product == divisor * divisor, divisor - 1, quotient)
-
-
-def divide_by_power(x: Int64, exponent: Any) -> Int64:
-    """``x / 2**exponent``, halves away from zero (gemmlowp's RoundingDivideByPOT)."""
-    mask = (np.int64(1) << np.asarray(exponent, np.int64)) - 1
-    threshold = (mask >> 1) + (x < 0)
-    return (x >> np.asarray(exponent, np.int64)) + ((x & mask) > threshold)
 
 
 def multiply(x: Int64, mantissa: Any, shift: Any) -> Int64:

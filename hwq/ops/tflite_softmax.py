@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from hwq.graph import Array, Node, Tensor, carrier
 from hwq.ops import dims, functions
 from hwq.ops import tflite_fixedpoint as fixed
+from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_base import Call, TfliteOp, inferred, present
 
 __all__ = ["LogSoftmax", "Softmax", "interpolation_table", "leading_zeros"]
 
 Int64 = fixed.Int64
-# exp(-2**i) for i = -2 .. 4 in Q0.31 (gemmlowp).
-_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
 
 
 @register
@@ -65,48 +64,15 @@ def _softmax8(call: Call, beta: np.float32) -> Array:
     away = x - x.max(axis=-1, keepdims=True)
     kept = away >= least
     scaled = fixed.multiply(np.where(kept, away, 0), mantissa, left)
-    powers = np.where(kept, exponential(scaled), 0)
+    powers = np.where(kept, gemmlowp.exponential(scaled, 5), 0)
     total = np.where(kept, fixed.divide_by_power(powers, 12), 0).sum(axis=-1, keepdims=True)
     headroom = leading_zeros(total)
-    reciprocal = one_over_one_plus((total << headroom) - 2**31)
+    reciprocal = gemmlowp.one_over_one_plus((total << headroom) - 2**31)
     kind = np.iinfo(carrier(call.made_dtype()))
     bits = 16 if call.made_dtype() == "int16" else 8
     exponent = (12 - headroom) + 31 - bits
     values = fixed.divide_by_power(fixed.double_high_multiply(powers, reciprocal), exponent) + int(kind.min)
     return np.where(kept, np.clip(values, kind.min, kind.max), kind.min).astype(kind.dtype)
-
-
-def exponential(a: Int64) -> Int64:
-    """exp of a value <= 0 in Q5.26, in Q0.31 (gemmlowp's exp_on_negative_values)."""
-    quarter = (a & (2**24 - 1)) - 2**24
-    result = _near_zero(fixed.saturating_shift(quarter, 5))
-    rest = quarter - a
-    for index, power in enumerate(_POWERS):
-        bit = 1 << (26 - 2 + index)
-        result = np.where(rest & bit, fixed.double_high_multiply(result, power), result)
-    return np.where(a == 0, 2**31 - 1, result)
-
-
-def _near_zero(a: Int64) -> Int64:
-    """exp on [-1/4, 0) in Q0.31: a Taylor polynomial of degree 4 about -1/8."""
-    x = a + 2**28
-    square = fixed.double_high_multiply(x, x)
-    cube = fixed.double_high_multiply(square, x)
-    fourth = fixed.double_high_multiply(square, square)
-    inner = fixed.divide_by_power(fourth, 2) + cube
-    tail = fixed.divide_by_power(fixed.double_high_multiply(inner, 715827883) + square, 1)
-    return 1895147668 + fixed.double_high_multiply(x + tail, 1895147668)
-
-
-def one_over_one_plus(a: Int64) -> Int64:
-    """``1 / (1 + a)`` for a in [0, 1) in Q0.31, by three steps of Newton's iteration (gemmlowp)."""
-    total = a + 2**31 - 1
-    half = np.where(total >= 0, (total + 1) >> 1, -((1 - total) >> 1))
-    x = 1515870810 + fixed.double_high_multiply(half, -1010580540)
-    for _ in range(3):
-        error = 2**29 - fixed.double_high_multiply(half, x)
-        x = x + fixed.saturating_shift(fixed.double_high_multiply(x, error), 2)
-    return fixed.saturating_shift(x, 1)
 
 
 def interpolation_table(function: Callable[[NDArray[np.float64]], NDArray[np.float64]], scale: float, zero_point: int, made_scale: float,
