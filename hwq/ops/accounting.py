@@ -224,7 +224,7 @@ def multiply(
     epilogue, fused, requantized = _body_operations(node, main or node.op, outputs)
     if biases:
         epilogue += outputs
-    stored_out = made.quantization is not None or requantized
+    stored_out = made.quantization is not None or requantized or (_integer(stored(made)) and made.bits < 32)
     if stored_out:
         epilogue += REQUANTIZE * outputs
     elif integer and not (stored(made) == "int32"):
@@ -253,8 +253,11 @@ def _inputs(node: Node, graph: Graph) -> list[Tensor | None]:
 
 
 def _is_bias(node: Node, tensor: Tensor) -> bool:
+    """Whether a constant operand beyond the two factors is added to every output (and is no scale or zero point)."""
     if node.op.startswith("QLinear"):
         return tensor.name == (node.inputs[8] if len(node.inputs) > 8 else None)
+    if tensor.elements <= 1 and tensor.name != (node.inputs[2] if len(node.inputs) > 2 else None):
+        return False  # a bound of a fused Clip
     return node.op not in {"ConvInteger", "MatMulInteger"} or tensor.dtype in {"int32", "float32"}
 
 
