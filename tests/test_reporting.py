@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import html.parser
 import io
+import itertools
 import json
 import math
 import re
@@ -33,51 +34,105 @@ from hwq.reporting.records import (
     Unsupported,
 )
 
-HOSTILE = ["<script>alert(1)</script>", r"$\frac{1$", "=1+1", "conv[/a]", "\x1b[31mred\x1b[0m", "‮rtl", "url(#x)", "#0100fe",
-           "y" * 1_000_000, '" onload="x']  # fmt: skip
+HOSTILE = [
+    "<script>alert(1)</script>",
+    r"$\frac{1$",
+    "=1+1",
+    "conv[/a]",
+    "\x1b[31mred\x1b[0m",
+    "‮rtl",
+    "url(#x)",
+    "#0100fe",
+    "y" * 1_000_000,
+    '" onload="x',
+]
 PLAIN = ["stem/conv", "block/depthwise", "block/pointwise", "pool", "head/dense"]
 # name, macs, bytes, seconds: 2 MAC/byte and 1 GMAC/s for the first, worked by hand.
-NUMBERS = [(1_000, 500.0, 1e-6), (40_000, 1_000.0, 4e-6), (90_000, 0.0, 3e-6), (0, 2_000.0, 1e-6), (5_000, 5_000.0, 1e-6)]
+NUMBERS = [
+    (1_000, 500.0, 1e-6),
+    (40_000, 1_000.0, 4e-6),
+    (90_000, 0.0, 3e-6),
+    (0, 2_000.0, 1e-6),
+    (5_000, 5_000.0, 1e-6),
+]
 
 
-def cost(names: list[str], machine: str = "array", precision: str = "int8", model: str = "net", **changes: object) -> Cost:
+def cost(
+    names: list[str], machine: str = "array", precision: str = "int8", model: str = "net", **changes: object
+) -> Cost:
     numbers = [NUMBERS[index % len(NUMBERS)] for index in range(len(names))]
     layers = tuple(
-        CostLayer(name, "Conv", precision, "compute", ("Relu",), f"{name}_quantized", (name,), seconds, macs, moved, 10.0 * macs + moved, 0.25)
+        CostLayer(
+            name,
+            "Conv",
+            precision,
+            "compute",
+            ("Relu",),
+            f"{name}_quantized",
+            (name,),
+            seconds,
+            macs,
+            moved,
+            10.0 * macs + moved,
+            0.25,
+        )
         for name, (macs, moved, seconds) in zip(names, numbers, strict=True)
     )
     total = sum(layer.seconds for layer in layers)
     moved = sum(layer.dram_bytes for layer in layers)
     macs = sum(layer.macs for layer in layers)
     values: dict[str, object] = {
-        "model": model, "machine": machine, "family": "systolic", "precision": precision, "batch": 1, "seconds": total,
-        "interval_seconds": (0.5 * total, 2 * total), "macs": macs, "cycles": 100, "utilization": 0.25, "bound": "compute",
-        "validity": "not validated", "traffic_bytes": {"dram": {"weight": 0.75 * moved, "input": 0.25 * moved}, "buffer": {"sum": 3 * moved}},
+        "model": model,
+        "machine": machine,
+        "family": "systolic",
+        "precision": precision,
+        "batch": 1,
+        "seconds": total,
+        "interval_seconds": (0.5 * total, 2 * total),
+        "macs": macs,
+        "cycles": 100,
+        "utilization": 0.25,
+        "bound": "compute",
+        "validity": "not validated",
+        "traffic_bytes": {"dram": {"weight": 0.75 * moved, "input": 0.25 * moved}, "buffer": {"sum": 3 * moved}},
         "energy_picojoules": {"mac": 10.0 * macs, "dram": 20.0 * moved, "static": 1e5},
-        "energy_interval_picojoules": (5.0 * macs, 40.0 * moved + 1e6), "peaks": {precision: 1e11}, "bandwidth": 1e9, "offchip": "dram",
-        "layers": layers, "confidence": {"read": 1, "recalled": 4, "assumed": 2, "fitted": 0}, "notes": ("static energy is left out",),
+        "energy_interval_picojoules": (5.0 * macs, 40.0 * moved + 1e6),
+        "peaks": {precision: 1e11},
+        "bandwidth": 1e9,
+        "offchip": "dram",
+        "layers": layers,
+        "confidence": {"read": 1, "recalled": 4, "assumed": 2, "fitted": 0},
+        "notes": ("static energy is left out",),
         "hashes": {"graph": "a" * 64, "plan": "b" * 64, "machine": "c" * 64},
-    }  # fmt: skip
+    }
     return Cost(**(values | changes))  # type: ignore[arg-type]
 
 
 def comparison(names: list[str], model: str = "net") -> Comparison:
     levels = [30.0, 12.5, math.inf, 41.0, 22.0]
-    layers = tuple(ComparedLayer(name, "Conv", (name,), levels[i % len(levels)], 0.999, 2.0) for i, name in enumerate(names))
+    layers = tuple(
+        ComparedLayer(name, "Conv", (name,), levels[i % len(levels)], 0.999, 2.0) for i, name in enumerate(names)
+    )
     return Comparison(model, 500, 0.99, 0.0012, 0.98, 0.976, 0.6, layers, {"graph": "a" * 64})
 
 
 def records(names: list[str], model: str = "net") -> Records:
     counts, edges = np.histogram(np.random.default_rng(0).normal(size=5000), 60)
-    histograms = tuple(Histogram(name, kind, edges, counts.astype(np.float64), (-1.5, 2.5), 0.07, "int8")
-                       for name, kind in zip(names, ("activation", "weight", "activation"), strict=False))
+    histograms = tuple(
+        Histogram(name, kind, edges, counts.astype(np.float64), (-1.5, 2.5), 0.07, "int8")
+        for name, kind in zip(names, ("activation", "weight", "activation"), strict=False)
+    )
     costs = [cost(names, machine, model=model) for machine in ("array", "chip")]
     costs += [cost(names[:2], "chip", precision, f"{model} two") for precision in ("float16", "int8")]
     return Records(
-        costs=tuple(costs), comparisons=(comparison(names, model),), histograms=histograms,
-        footprints=(Footprint(model, "source", "float32", 5, 1000, 4000, "ort", "d" * 64),), plans=(Planned('schema = 1\n# <b> & "x"', "e" * 64),),
-        unsupported=(Unsupported(f"{model} two", "array", "float16", "integers only <b>"),), calibrations=(Calibrated("3 samples", 3, 5, "f" * 64),),
-    )  # fmt: skip
+        costs=tuple(costs),
+        comparisons=(comparison(names, model),),
+        histograms=histograms,
+        footprints=(Footprint(model, "source", "float32", 5, 1000, 4000, "ort", "d" * 64),),
+        plans=(Planned('schema = 1\n# <b> & "x"', "e" * 64),),
+        unsupported=(Unsupported(f"{model} two", "array", "float16", "integers only <b>"),),
+        calibrations=(Calibrated("3 samples", 3, 5, "f" * 64),),
+    )
 
 
 def rendered(found: Records) -> str:
@@ -139,13 +194,21 @@ def written(request) -> str:
 
 def test_the_page_is_well_formed_and_has_every_figure(written: str) -> None:
     reader = Reader(written)
-    assert written.startswith("<!doctype html>\n<html lang=\"en\">")
+    assert written.startswith('<!doctype html>\n<html lang="en">')
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     drawn = figures(written)
     # layers, 2 rooflines, traffic, energy, 3 histograms; the other model: 1 roofline, traffic, energy.
     assert len(drawn) == 11 == len(reader.all("figure")) == len(reader.all("figcaption"))
-    for name in ("layer-chart", "roofline-0", "roofline-1", "focus-traffic", "focus-energy", "histogram-0", "model-0-roofline-0"):
+    for name in (
+        "layer-chart",
+        "roofline-0",
+        "roofline-1",
+        "focus-traffic",
+        "focus-energy",
+        "histogram-0",
+        "model-0-roofline-0",
+    ):
         assert name in ids
 
 
@@ -173,7 +236,11 @@ UNITS = r", (ms|µs|dB|%|MB|mJ)|MAC/s|MAC per byte of \w+ traffic|LSB|real units
 
 def test_axes_name_quantity_and_unit(plain: str) -> None:
     for drawn in figures(plain):
-        named = [text for element in drawn.iter("text") if (text := element.text or "") and re.search(UNITS, text) and not re.search(r"\d", text)]
+        named = [
+            text
+            for element in drawn.iter("text")
+            if (text := element.text or "") and re.search(UNITS, text) and not re.search(r"\d", text)
+        ]
         assert len(named) >= 2, (drawn.get("id"), named)
         assert drawn.get("role") == "img" and len(drawn.get("aria-label") or "") > 30
 
@@ -217,7 +284,7 @@ def test_tables_and_headings_are_accessible(plain: str) -> None:
     assert len(reader.all("caption")) == len(reader.all("table")) > 5
     levels = [int(tag[1]) for tag, _ in reader.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert any(meta.get("name") == "viewport" for meta in reader.all("meta"))
 
 
@@ -240,7 +307,10 @@ def test_hostile_names_in_csv_and_json() -> None:
     assert [row["layer"] for row in rows[: len(HOSTILE)]][2] == "'=1+1" and rows[0]["model"] == "'@SUM(A1)"
     assert "\x1b" not in stream.getvalue() and len(stream.getvalue()) < 100_000
     document = json.loads(serialization.to_json(found))
-    assert document["costs"][0]["layers"][0]["name"] == HOSTILE[0] and len(document["costs"][0]["layers"][8]["name"]) <= 4000
+    assert (
+        document["costs"][0]["layers"][0]["name"] == HOSTILE[0]
+        and len(document["costs"][0]["layers"][8]["name"]) <= 4000
+    )
 
 
 def test_csv_columns_name_their_units_and_hold_the_numbers() -> None:
@@ -248,9 +318,22 @@ def test_csv_columns_name_their_units_and_hold_the_numbers() -> None:
     stream = io.StringIO(newline="")
     meeting.write_csv(stream, found.costs, found.comparisons)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue(), newline="")))
-    assert {"time_seconds", "macs", "dram_bytes", "energy_picojoules", "mac_utilization_percent", "sqnr_db", "max_error_lsb"} <= set(rows[0])
+    assert {
+        "time_seconds",
+        "macs",
+        "dram_bytes",
+        "energy_picojoules",
+        "mac_utilization_percent",
+        "sqnr_db",
+        "max_error_lsb",
+    } <= set(rows[0])
     first = rows[0]
-    assert (float(first["time_seconds"]), int(first["macs"]), float(first["dram_bytes"]), float(first["sqnr_db"])) == (1e-6, 1000, 500.0, 30.0)
+    assert (float(first["time_seconds"]), int(first["macs"]), float(first["dram_bytes"]), float(first["sqnr_db"])) == (
+        1e-6,
+        1000,
+        500.0,
+        30.0,
+    )
     # 1 us of 10 us.
     assert float(first["share_of_time_percent"]) == pytest.approx(10.0)
     assert len(rows) == sum(len(one.layers) for one in found.costs)
@@ -264,25 +347,43 @@ def test_csv_columns_name_their_units_and_hold_the_numbers() -> None:
 def test_json_has_a_schema_and_only_what_json_knows() -> None:
     text = serialization.to_json(records(PLAIN), command="hwq demo")
     document = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert document["schema_version"] == 1 and document["hwq_version"] == hwq.__version__ and document["command"] == "hwq demo"
+    assert (
+        document["schema_version"] == 1
+        and document["hwq_version"] == hwq.__version__
+        and document["command"] == "hwq demo"
+    )
     one = document["costs"][0]
-    assert one["seconds"] == pytest.approx(1e-5) and one["dram_bytes"] == 8500.0 and one["inferences_per_second"] == pytest.approx(1e5)
+    assert (
+        one["seconds"] == pytest.approx(1e-5)
+        and one["dram_bytes"] == 8500.0
+        and one["inferences_per_second"] == pytest.approx(1e5)
+    )
     assert document["comparisons"][0]["layers"][2]["sqnr_db"] == "inf"
 
 
 def test_roofline_dots_are_where_the_numbers_say() -> None:
     drawn = ElementTree.fromstring(cost_plots.roofline("r", [cost(PLAIN)]).svg)
-    told = {element.findtext("title", "").split(" ")[0]: element for element in drawn if element.find("title") is not None}
-    assert set(told) == {"stem/conv", "block/depthwise", "block/pointwise", "head/dense"}, "layers without MACs have no place"
+    told = {
+        element.findtext("title", "").split(" ")[0]: element for element in drawn if element.find("title") is not None
+    }
+    assert set(told) == {"stem/conv", "block/depthwise", "block/pointwise", "head/dense"}, (
+        "layers without MACs have no place"
+    )
     assert "2 MAC/byte, 1 GMAC/s, 10 % of the time" in told["stem/conv"].findtext("title", "")
     assert told["block/pointwise"].tag == "path" and "no DRAM traffic" in told["block/pointwise"].findtext("title", "")
     x = {name: float(element.get("cx", "nan")) for name, element in told.items() if element.tag == "circle"}
     y = {name: float(element.get("cy", "nan")) for name, element in told.items() if element.tag == "circle"}
     # Logarithmic axes: 2 -> 40 MAC/byte is log10(20) decades, 2 -> 1 one of log10(2); 1 -> 10 GMAC/s a decade up.
-    assert (x["block/depthwise"] - x["stem/conv"]) / (x["stem/conv"] - x["head/dense"]) == pytest.approx(math.log10(20) / math.log10(2), rel=0.01)
-    assert (y["stem/conv"] - y["block/depthwise"]) / (y["stem/conv"] - y["head/dense"]) == pytest.approx(1 / math.log10(5), rel=0.01)
+    assert (x["block/depthwise"] - x["stem/conv"]) / (x["stem/conv"] - x["head/dense"]) == pytest.approx(
+        math.log10(20) / math.log10(2), rel=0.01
+    )
+    assert (y["stem/conv"] - y["block/depthwise"]) / (y["stem/conv"] - y["head/dense"]) == pytest.approx(
+        1 / math.log10(5), rel=0.01
+    )
     # Area is the share of the time: 4 us against 1 us is twice the radius.
-    assert float(told["block/depthwise"].get("r", 0)) == pytest.approx(2 * float(told["stem/conv"].get("r", 0)), rel=0.01)
+    assert float(told["block/depthwise"].get("r", 0)) == pytest.approx(
+        2 * float(told["stem/conv"].get("r", 0)), rel=0.01
+    )
     words = " ".join(element.text or "" for element in drawn.iter("text"))
     assert "int8 100 GMAC/s" in words and "DRAM 1 GB/s" in words
 
@@ -311,13 +412,28 @@ def test_many_layers_keep_the_costliest_and_the_worst() -> None:
     assert {"layer299", "layer7"} <= texts and "60 cheaper and more precise layers are left out" in drawn.caption
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.0303, "0.0303"), (33055.4, "33,055"), (999.9, "1000"), (1.5e-6, "1.50e-06"), (None, "–"),
-                                             (math.inf, "exact"), (math.nan, "–"), (12.345, "12.3"), (-3.0, "-3.00")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.0303, "0.0303"),
+        (33055.4, "33,055"),
+        (999.9, "1000"),
+        (1.5e-6, "1.50e-06"),
+        (None, "–"),
+        (math.inf, "exact"),
+        (math.nan, "–"),
+        (12.345, "12.3"),
+        (-3.0, "-3.00"),
+    ],
+)
 def test_numbers_in_tables(value: float | None, text: str) -> None:
     assert tables.number(value).text == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(46.0e12, "46 T"), (999.6e6, "1 G"), (0.5, "500 m"), (0, "0"), (3.2e11, "320 G"), (12, "12")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(46.0e12, "46 T"), (999.6e6, "1 G"), (0.5, "500 m"), (0, "0"), (3.2e11, "320 G"), (12, "12")]
+)
 def test_si_prefixes(value: float, text: str) -> None:
     assert drawing.si(value) == text
 
@@ -325,7 +441,9 @@ def test_si_prefixes(value: float, text: str) -> None:
 def test_users_matplotlib_settings_neither_change_nor_are_changed(plain: str) -> None:
     import matplotlib
 
-    with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "red", "svg.fonttype": "path", "text.usetex": False}):
+    with matplotlib.rc_context(
+        {"font.size": 40, "axes.facecolor": "red", "svg.fonttype": "path", "text.usetex": False}
+    ):
         before = dict(matplotlib.rcParams)
         again = rendered(records(PLAIN))
         assert dict(matplotlib.rcParams) == before
@@ -339,7 +457,12 @@ def small() -> Graph:
     """relu(x * W) with x of 4 and W of 4 x 2."""
     weights = np.array([[1.0, 0.02], [-0.5, 0.004], [0.25, -0.02], [0.1, 0.01]], np.float32)
     nodes = [Node("MatMul", "dense", ("x", "w"), ("y",)), Node("Relu", "relu", ("y",), ("z",))]
-    tensors = [Tensor("x", shape=("N", 4)), Tensor("w", shape=(4, 2), data=weights), Tensor("y", shape=("N", 2)), Tensor("z", shape=("N", 2))]
+    tensors = [
+        Tensor("x", shape=("N", 4)),
+        Tensor("w", shape=(4, 2), data=weights),
+        Tensor("y", shape=("N", 2)),
+        Tensor("z", shape=("N", 2)),
+    ]
     return Graph(nodes, tensors, ["x"], ["z"], name="small")
 
 
@@ -351,18 +474,31 @@ def nouns() -> list[object]:
     calibration = hwq.calibrate(graph, data)
     quantized = hwq.quantize(graph, plan, calibration)
     compared = hwq.compare(graph, quantized, data)
-    return [graph, quantized, plan, calibration, compared, *(hwq.estimate(quantized, name) for name in ("tpu-v1", "t4", "ethos-u55-128"))]
+    return [
+        graph,
+        quantized,
+        plan,
+        calibration,
+        compared,
+        *(hwq.estimate(quantized, name) for name in ("tpu-v1", "t4", "ethos-u55-128")),
+    ]
 
 
 def test_a_report_of_every_noun(nouns, tmp_path) -> None:
     files = hwq.report(nouns, tmp_path / "report.html", command="hwq report small.onnx")
-    assert [file.name for file in files] == ["report.html", "report.json", "layers.csv"] and all(file.is_file() for file in files)
+    assert [file.name for file in files] == ["report.html", "report.json", "layers.csv"] and all(
+        file.is_file() for file in files
+    )
     text = files[0].read_text("utf-8")
     reader = Reader(text)
     estimates = nouns[5:]
     document = json.loads(files[1].read_text("utf-8"))
     for told, estimate in zip(document["costs"], estimates, strict=True):
-        assert told["seconds"] == estimate.seconds and told["macs"] == estimate.macs and told["machine"] == estimate.machine.name
+        assert (
+            told["seconds"] == estimate.seconds
+            and told["macs"] == estimate.macs
+            and told["machine"] == estimate.machine.name
+        )
         assert told["total_picojoules"] == pytest.approx(estimate.picojoules)
         assert told["traffic_bytes"] == estimate.traffic
         offchip = estimate.traffic.get("dram", estimate.traffic.get("flash", {}))
@@ -375,7 +511,15 @@ def test_a_report_of_every_noun(nouns, tmp_path) -> None:
     shown = " ".join(data for _, data in reader.text)
     for estimate in estimates:
         assert estimate.machine.hash[:12] in shown and estimate.validity in shown
-    for fact in (nouns[2].hash[:12], "64 samples", hwq.__version__, "hwq report small.onnx", "onnxruntime", "not validated", "recalled"):
+    for fact in (
+        nouns[2].hash[:12],
+        "64 samples",
+        hwq.__version__,
+        "hwq report small.onnx",
+        "onnxruntime",
+        "not validated",
+        "recalled",
+    ):
         assert fact in shown, fact
     assert [attributes["id"] for attributes in reader.all("figure")].count("layer-chart-figure") == 1
     assert any((attributes["id"] or "").startswith("histogram-") for attributes in reader.all("figure"))
@@ -417,7 +561,11 @@ def test_files_come_whole_and_together(nouns, tmp_path, monkeypatch) -> None:
         hwq.report(nouns, tmp_path / "report.html")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["layers.csv", "report.json"]
     for name in ("write_csv", "to_json", "render"):
-        place = {"write_csv": "hwq.reporting.meeting", "to_json": "hwq.reporting.serialization", "render": "hwq.reporting.page"}[name]
+        place = {
+            "write_csv": "hwq.reporting.meeting",
+            "to_json": "hwq.reporting.serialization",
+            "render": "hwq.reporting.page",
+        }[name]
         with monkeypatch.context() as patch:
             patch.setattr(f"{place}.{name}", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
@@ -438,7 +586,9 @@ def test_histograms_count_everything_and_clip_where_the_type_does() -> None:
     graph = small()
     data = np.random.default_rng(4).normal(size=(500, 4)).astype(np.float32)
     calibration = hwq.calibrate(graph, data)
-    quantized = hwq.quantize(graph, hwq.Plan.uniform("int8", "uint8", granularity="channel", observer="percentile"), calibration)
+    quantized = hwq.quantize(
+        graph, hwq.Plan.uniform("int8", "uint8", granularity="channel", observer="percentile"), calibration
+    )
     found = {histogram.tensor: histogram for histogram in distributions.choose([calibration], [graph, quantized], [])}
     scale, zero = float(quantized.constant("x_scale")), int(quantized.constant("x_zero_point"))
     histogram = found["x"]
@@ -448,5 +598,10 @@ def test_histograms_count_everything_and_clip_where_the_type_does() -> None:
     assert histogram.clipped_share == pytest.approx(exact, abs=2 / data.size)
     # Weights stand in steps of their channel: the largest of each channel is 127 steps.
     steps = found["w"]
-    assert steps.kind == "weight" and steps.counts.sum() == 8 and steps.clip == (-128.0, 127.0) and steps.clipped_share == 0.0
+    assert (
+        steps.kind == "weight"
+        and steps.counts.sum() == 8
+        and steps.clip == (-128.0, 127.0)
+        and steps.clipped_share == 0.0
+    )
     assert max(abs(steps.edges[0]), steps.edges[-1]) == pytest.approx(127.0, rel=1e-5)

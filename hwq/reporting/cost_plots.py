@@ -10,6 +10,7 @@ from hwq.names import plot_name
 from hwq.reporting.drawing import SERIES, Canvas, Dot, Drawing, canvas, labels, legend, role, series, si, ticks_si
 from hwq.reporting.plots import precision_colour
 from hwq.reporting.records import Cost, CostLayer, memory_name
+from hwq.reporting.tables import number
 
 __all__ = ["energy", "roofline", "traffic"]
 
@@ -18,7 +19,7 @@ _OPERANDS = ("weight", "input", "output", "other", "partial", "bias", "scale")
 _COMPONENTS = ("mac", "dram", "sram", "buffer", "l2", "vector", "static", "array")
 # Radius of a dot that takes all the time (area is the share), and of the smallest that still can be pointed at.
 _LARGEST_RADIUS = 17.0
-_SMALLEST_RADIUS = 2.2
+_SMALLEST_RADIUS = 2.6
 
 
 def roofline(identifier: str, costs: Sequence[Cost]) -> Drawing:
@@ -264,7 +265,9 @@ def _draw_panel(
             page.tell(line, f"{machine}, {name}: {band[0]:.4g} to {band[1]:.4g} {unit}")
             axes.plot(band, [place, place], "|", color=role("ink"), markersize=7)
             end = max(left, band[1])
-        axes.annotate(f"{left:.3g}", (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9.5)
+        axes.annotate(
+            number(left).text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9.5
+        )
     axes.set_xlim(0, largest * 1.2 or 1.0)
     axes.locator_params(axis="x", nbins=5)
     axes.set_yticks(range(len(rows)), labels([name for name, _, _ in rows], 24))

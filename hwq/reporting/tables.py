@@ -311,15 +311,15 @@ def layer_table(costs: Sequence[Cost], comparison: Comparison | None, caption: s
         Column("operator", numeric=False),
         Column("machine", numeric=False),
         Column("arithmetic", numeric=False),
+        Column("SQNR", "dB"),
+        Column("largest error", "LSB"),
         Column("time", "ms"),
         Column("MACs", "10^6"),
         Column("DRAM traffic", "MB"),
         Column("energy", "mJ"),
         Column("MAC utilization", "%"),
         Column("bound by", numeric=False),
-        Column("SQNR", "dB"),
         Column("cosine"),
-        Column("largest error", "LSB"),
     )
     table = match([comparison] if comparison else [])
     rows = []
@@ -332,15 +332,15 @@ def layer_table(costs: Sequence[Cost], comparison: Comparison | None, caption: s
                     Cell(layer.op),
                     Cell(cost.machine),
                     Cell(layer.precision),
+                    number(error.sqnr_db if error else None),
+                    number(error.max_lsb if error else None),
                     number(layer.seconds * 1e3),
                     number(layer.macs / 1e6),
                     number(layer.dram_bytes / 1e6),
                     number(layer.energy_picojoules / 1e9),
                     number(layer.utilization * 100),
                     Cell(memory_name(layer.bound)),
-                    number(error.sqnr_db if error else None),
                     Cell(f"{error.cosine:.6f}", repr(error.cosine)) if error else Cell("–"),
-                    number(error.max_lsb if error else None),
                 )
             )
     cut = f" The first {MAX_ROWS} of {len(rows)} rows." if len(rows) > MAX_ROWS else ""
