@@ -27,7 +27,9 @@ def cnn() -> Graph:
 
 
 def relu() -> Graph:
-    return tiny.graph(tiny.model([helper.make_node("Relu", ["x"], ["y"], "relu")], {"x": ["N", 4]}, {"y": ["N", 4]}, {}))
+    return tiny.graph(
+        tiny.model([helper.make_node("Relu", ["x"], ["y"], "relu")], {"x": ["N", 4]}, {"y": ["N", 4]}, {})
+    )
 
 
 def reference_histogram(values: np.ndarray, width: float) -> np.ndarray:
@@ -56,12 +58,18 @@ def test_one_array(values: np.ndarray) -> None:
     assert seen.mean == pytest.approx(values.astype(np.float64).mean())
     assert seen.squares == pytest.approx((values.astype(np.float64) ** 2).sum())
     assert np.array_equal(seen.histogram, reference_histogram(values, seen.width))
-    # At least a quarter of the bins on the side of the largest magnitude, so 2048 cover |x| (unless width is already the finest).
+    # At least a quarter of the bins cover the largest magnitude, so 2048 cover |x| (unless the width is the finest).
     assert np.abs(values).max() / seen.width >= BINS / 4 or seen.exponent == -149
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_merging_in_any_order_is_one_pass(parts: list[list[float]]) -> None:
     arrays = [np.array(part, np.float32) for part in parts]
     together = observe(np.concatenate(arrays))
@@ -92,7 +100,9 @@ def test_every_tensor_equals_numpy_on_the_values(cnn: Graph) -> None:
         assert (seen.minimum, seen.maximum, seen.count) == (value.min(), value.max(), value.size), name
         assert np.array_equal(seen.histogram, reference_histogram(value, seen.width)), name
         axes = tuple(axis for axis in range(value.ndim) if axis != 1)
-        assert np.array_equal(seen.minima, value.min(axis=axes)) and np.array_equal(seen.maxima, value.max(axis=axes)), name
+        assert np.array_equal(seen.minima, value.min(axis=axes)) and np.array_equal(
+            seen.maxima, value.max(axis=axes)
+        ), name
         assert np.allclose(seen.means, value.mean(axis=axes, dtype=np.float64)), name
 
 
@@ -108,7 +118,9 @@ def test_the_batching_changes_nothing(cnn: Graph) -> None:
         assert other.samples == 30 and other.graph == whole.graph
         for name, seen in whole.tensors.items():
             assert np.array_equal(other[name].histogram, seen.histogram), name
-            assert np.array_equal(other[name].minima, seen.minima) and np.array_equal(other[name].maxima, seen.maxima), name
+            assert np.array_equal(other[name].minima, seen.minima) and np.array_equal(
+                other[name].maxima, seen.maxima
+            ), name
             assert other[name].mean == pytest.approx(seen.mean, rel=1e-12, abs=1e-12)
 
 
@@ -130,7 +142,9 @@ def patches(x: np.ndarray, weight: np.ndarray, group: int, pad: int, stride: int
         for i in range(0, padded.shape[2] - reach + 1, stride):
             for j in range(0, padded.shape[3] - reach + 1, stride):
                 for g in range(group):
-                    window = image[g * channels : (g + 1) * channels, i : i + reach : dilation, j : j + reach : dilation]
+                    window = image[
+                        g * channels : (g + 1) * channels, i : i + reach : dilation, j : j + reach : dilation
+                    ]
                     found[g].append(window.reshape(-1))
     return np.array(found, np.float64)
 
@@ -208,7 +222,9 @@ def test_progress_is_reported(cnn: Graph) -> None:
     hwq.calibrate(cnn, tiny.images(130), progress=lambda done, total, what: seen.append((done, total, what)))
     assert seen[-1] == (130, 130, "calibrate: samples") and len(seen) == 3
     seen.clear()
-    hwq.calibrate(cnn, iter([tiny.images(3), tiny.images(2)]), progress=lambda done, total, what: seen.append((done, total, what)))
+    hwq.calibrate(
+        cnn, iter([tiny.images(3), tiny.images(2)]), progress=lambda done, total, what: seen.append((done, total, what))
+    )
     assert [entry[:2] for entry in seen] == [(3, None), (5, None)]
 
 

@@ -69,7 +69,13 @@ def test_the_design_s_example_survives_writing_and_reading(tmp_path: Path) -> No
 
 
 def test_later_rules_win_and_match_by_name_op_and_tensor(cnn: Graph, tmp_path: Path) -> None:
-    plan = Plan.load(written(tmp_path, FULL + '[[layers]]\nmatch = { name = "conv1", op = "Conv" }\nweights = { dtype = "int8", scale = "minmax" }\n'))
+    plan = Plan.load(
+        written(
+            tmp_path,
+            FULL
+            + '[[layers]]\nmatch = { name = "conv1", op = "Conv" }\nweights = { dtype = "int8", scale = "minmax" }\n',
+        )
+    )
     planned = plan.resolve(cnn.nodes)
     assert planned["conv1"].weights.dtype == "int8" and planned["conv1"].weights.scale == "minmax"
     assert planned["dense"].label == "W4A32" and planned["depthwise"].label == "W8A8"
@@ -92,7 +98,23 @@ def test_a_tensor_rule_fits_a_weight_or_the_layer_that_makes_the_tensor(cnn: Gra
     assert by_operand.weights_of(cnn.node("depthwise"), "w2").dtype == "int8"
 
 
-@pytest.mark.parametrize("name", ["conv[/a]", "a*b", "what?", r"$\frac{1$", "<script>", "=1+1", "\x1b[31mred", 'quo"te\\', "ünïcode 🙂", "tab\tnew\nline", "del\x7f", "x" * 1_000_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv[/a]",
+        "a*b",
+        "what?",
+        r"$\frac{1$",
+        "<script>",
+        "=1+1",
+        "\x1b[31mred",
+        'quo"te\\',
+        "ünïcode 🙂",
+        "tab\tnew\nline",
+        "del\x7f",
+        "x" * 1_000_000,
+    ],
+)
 def test_hostile_names_match_and_survive_the_file(name: str, tmp_path: Path) -> None:
     proto = tiny.mlp()
     proto.graph.node[0].name = name
@@ -101,7 +123,10 @@ def test_hostile_names_match_and_survive_the_file(name: str, tmp_path: Path) -> 
     plan = Plan._checked({"schema": 1, "layers": [{"match": {"name": name}, "weights": {"dtype": "uint8"}}]}, "test")
     plan.save(tmp_path / "plan.toml")
     plan = Plan.load(tmp_path / "plan.toml")
-    assert plan.resolve(graph.nodes)[name].weights.dtype == "uint8" and plan.resolve(graph.nodes)["down"].weights.dtype == "int8"
+    assert (
+        plan.resolve(graph.nodes)[name].weights.dtype == "uint8"
+        and plan.resolve(graph.nodes)["down"].weights.dtype == "int8"
+    )
     cal = hwq.calibrate(graph, tiny.rows(4))
     q = hwq.quantize(graph, plan, cal)
     assert q.tensors["w1_quantized"].dtype == "uint8" and q.tensors["w2_quantized"].dtype == "int8"
@@ -116,27 +141,44 @@ def saved(plan: Plan, path: Path) -> Path:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(min_value=2.0**-140, max_value=2.0**120, width=32), min_size=1, max_size=8), st.text(min_size=1, max_size=12))
+@given(
+    st.lists(st.floats(min_value=2.0**-140, max_value=2.0**120, width=32), min_size=1, max_size=8),
+    st.text(min_size=1, max_size=12),
+)
 def test_given_scales_keep_their_float32_bits(scales: list[float], name: str) -> None:
     plan = Plan._checked({"schema": 1, "layers": [{"match": {"tensor": name}, "weights": {"scale": scales}}]}, "test")
     back = Plan._checked(tomllib.loads(plan.to_toml()), "test")
     assert back == plan and back.layers[0].match.tensor == name
-    assert np.array_equal(np.float32(back.layers[0].weights["scale"]).view(np.uint32), np.float32(scales).view(np.uint32))
+    assert np.array_equal(
+        np.float32(back.layers[0].weights["scale"]).view(np.uint32), np.float32(scales).view(np.uint32)
+    )
 
 
 def test_uniform_s_defaults() -> None:
     plan = Plan.uniform()
-    assert plan.default.weights.model_dump() == {"dtype": "int8", "granularity": "channel", "symmetric": True, "scale": "minmax",
-                                                 "zero_point": None, "rounding": "nearest"}  # fmt: skip
+    assert plan.default.weights.model_dump() == {
+        "dtype": "int8",
+        "granularity": "channel",
+        "symmetric": True,
+        "scale": "minmax",
+        "zero_point": None,
+        "rounding": "nearest",
+    }
     assert plan.default.activations.mode == "static" and not plan.default.activations.symmetric
     assert Plan.uniform(activations="float32").default.activations.mode == "float"
     assert Plan.uniform(activations="int16").default.activations.symmetric
     assert Plan.uniform(weights="int4", granularity=32).default.weights.granularity.group == 32
 
 
-@pytest.mark.parametrize("options", [{}, {"granularity": "tensor", "weights": "uint8", "symmetric": False, "activations": "int8"},
-                                     {"weights": "int4", "granularity": 8, "activations": "float32"},
-                                     {"symmetric_activations": True, "activations": "int8"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"granularity": "tensor", "weights": "uint8", "symmetric": False, "activations": "int8"},
+        {"weights": "int4", "granularity": 8, "activations": "float32"},
+        {"symmetric_activations": True, "activations": "int8"},
+    ],
+)
 def test_the_plan_of_a_quantized_graph_gives_it_back(options: dict, cnn: Graph, tmp_path: Path) -> None:
     q = hwq.quantize(cnn, Plan.uniform(**options), hwq.calibrate(cnn, tiny.images(16)))
     plan = Plan.load(saved(Plan.of(q), tmp_path / "plan.toml"))
@@ -148,7 +190,9 @@ def test_the_plan_of_a_quantized_graph_gives_it_back(options: dict, cnn: Graph, 
 
 
 def test_the_plan_of_a_file_made_by_onnxruntime_s_tool(cnn: Graph, tmp_path: Path) -> None:
-    quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime's quantization tool is the oracle here")
+    quantization = pytest.importorskip(
+        "onnxruntime.quantization", reason="onnxruntime's quantization tool is the oracle here"
+    )
     (tmp_path / "float.onnx").write_bytes(tiny.cnn().SerializeToString())
 
     class Reader(quantization.CalibrationDataReader):
@@ -158,8 +202,14 @@ def test_the_plan_of_a_file_made_by_onnxruntime_s_tool(cnn: Graph, tmp_path: Pat
         def get_next(self):
             return self.left.pop() if self.left else None
 
-    quantization.quantize_static(tmp_path / "float.onnx", tmp_path / "q.onnx", Reader(), per_channel=True,
-                                 activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)  # fmt: skip
+    quantization.quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "q.onnx",
+        Reader(),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
     theirs = hwq.load(tmp_path / "q.onnx")
     plan = Plan.load(saved(Plan.of(theirs), tmp_path / "plan.toml"))
     ours = hwq.quantize(hwq.load(tmp_path / "float.onnx"), plan)
@@ -174,12 +224,20 @@ def test_the_plan_of_a_file_made_by_onnxruntime_s_tool(cnn: Graph, tmp_path: Pat
 def stored(graph: Graph) -> dict:
     from hwq.plan_reading import float_name
 
-    return {float_name(graph, tensor.name): tensor for tensor in graph.tensors.values()
-            if tensor.quantization is not None and tensor.dtype != "int32"}  # fmt: skip
+    return {
+        float_name(graph, tensor.name): tensor
+        for tensor in graph.tensors.values()
+        if tensor.quantization is not None and tensor.dtype != "int32"
+    }
 
 
 def test_given_values_from_a_file_beside_the_plan(cnn: Graph, tmp_path: Path) -> None:
-    np.savez(tmp_path / "encodings.npz", r1=np.float32(0.0371), w1=np.linspace(0.01, 0.02, 8).astype(np.float32), zero=np.int64(7))
+    np.savez(
+        tmp_path / "encodings.npz",
+        r1=np.float32(0.0371),
+        w1=np.linspace(0.01, 0.02, 8).astype(np.float32),
+        zero=np.int64(7),
+    )
     text = """schema = 1
 [[layers]]
 match = { tensor = "r1" }

@@ -1,4 +1,4 @@
-"""Quantization: hand-worked scales, the structure that onnxruntime fuses, accuracy on the real models, cost-only graphs."""
+"""Quantization: hand-worked scales, the structure that onnxruntime fuses, real models, cost-only graphs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan_of(**table) -> Plan:
     return Plan._checked({"schema": 1, **table}, "test")
 
 
-# Scales by hand ---------------------------------------------------------------------------------------------------------
+# Scales by hand
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,15 @@ def test_affine_by_hand(low: float, high: float, dtype: str, symmetric: bool, sc
 # The tool's symmetric uint8 is [0, 254] around 127, ours [0, 255] around 128, so that pair is not compared.
 @pytest.mark.parametrize("dtype, symmetric", [("uint8", False), ("int8", False), ("int8", True)])
 def test_affine_equals_onnxruntime_s_tool(dtype: str, symmetric: bool) -> None:
-    utilities = pytest.importorskip("onnxruntime.quantization.quant_utils", reason="onnxruntime's quantization tool is the oracle here")
+    utilities = pytest.importorskip(
+        "onnxruntime.quantization.quant_utils", reason="onnxruntime's quantization tool is the oracle here"
+    )
     random = np.random.default_rng(0)
     qmin, qmax = (0, 255) if dtype == "uint8" else (-127, 127) if symmetric else (-128, 127)
     for low, high in np.sort(random.normal(size=(50, 2)) * 5, axis=1):
-        zero, scale = utilities.compute_scale_zp(np.float64(low), np.float64(high), np.int64(qmin), np.int64(qmax), symmetric)
+        zero, scale = utilities.compute_scale_zp(
+            np.float64(low), np.float64(high), np.int64(qmin), np.int64(qmax), symmetric
+        )
         made = affine(float(low), float(high), dtype, symmetric)
         assert made[0] == np.float32(scale) and made[1] == int(zero)
 
@@ -100,7 +104,10 @@ def test_observers_by_their_definitions() -> None:
     seen = observe(values)
     assert activation_range(seen, Activations()) == (values.min(), 12.0)
     low, high = activation_range(seen, Activations(observer="percentile", percentile=99.9))
-    assert abs(low - np.quantile(values, 0.001)) < 2 * seen.width and abs(high - np.quantile(values, 0.999)) < 2 * seen.width
+    assert (
+        abs(low - np.quantile(values, 0.001)) < 2 * seen.width
+        and abs(high - np.quantile(values, 0.999)) < 2 * seen.width
+    )
     # Nothing of a ReLU's output is cut at zero.
     assert activation_range(observe(np.abs(values)), Activations(observer="percentile"))[0] == 0.0
 
@@ -115,13 +122,13 @@ def test_observers_by_their_definitions() -> None:
     assert error(searched) < 1.05 * brute
 
 
-# Structure --------------------------------------------------------------------------------------------------------------
+# Structure
 
 
 def test_q_and_dq_stand_where_integer_runtimes_fuse(cnn: Graph, cal: hwq.Calibration) -> None:
     q = hwq.quantize(cnn, Plan.uniform(), cal)
     pairs = [node.inputs[0] for node in q if node.op == "QuantizeLinear"]
-    # Behind clamps, not before them; on the sum and both its operands; through pools and reshapes; the model's output too.
+    # Behind clamps, not before; on the sum and both its operands; through pools and reshapes; the output too.
     assert pairs == ["x", "r1", "r2", "c3", "r3", "p1", "g1", "f1", "l1", "y_float"]
     assert q.outputs == ("y",) and q.producers["y"].op == "DequantizeLinear"
     assert q.node("relu1").inputs == ("c1",) and q.node("residual").inputs == ("c3_dequantized", "r1_dequantized")
@@ -131,7 +138,11 @@ def test_q_and_dq_stand_where_integer_runtimes_fuse(cnn: Graph, cal: hwq.Calibra
     # Every float name that still has a meaning is there; weights are integers.
     assert {node.name for node in cnn} <= {node.name for node in q}
     assert not {"w1", "w2", "w3", "w4"} & set(q.tensors)
-    assert q.source["float_graph"] == cnn.hash and q.source["plan"] == Plan.uniform().hash and q.source["calibration"] == cal.hash
+    assert (
+        q.source["float_graph"] == cnn.hash
+        and q.source["plan"] == Plan.uniform().hash
+        and q.source["calibration"] == cal.hash
+    )
 
 
 def test_onnxruntime_fuses_it_to_integers_from_end_to_end(cnn: Graph, cal: hwq.Calibration, tmp_path: Path) -> None:
@@ -160,7 +171,9 @@ def test_scales_and_integers_by_numpy(cnn: Graph, cal: hwq.Calibration) -> None:
     assert q.constant("y_scale") == np.float32(1 / 255) and q.constant("y_zero_point") == 0
 
 
-def test_the_input_quantized_at_the_evaluator_equals_onnxruntime(cnn: Graph, cal: hwq.Calibration, tmp_path: Path) -> None:
+def test_the_input_quantized_at_the_evaluator_equals_onnxruntime(
+    cnn: Graph, cal: hwq.Calibration, tmp_path: Path
+) -> None:
     """The whole QDQ graph in float, ours against onnxruntime without fusion: equal but for float accumulation order."""
     q, x = hwq.quantize(cnn, Plan.uniform(), cal), tiny.images(64, seed=5)
     hwq.export(q, tmp_path / "q.onnx")
@@ -194,12 +207,18 @@ def test_a_layer_of_zeros_keeps_its_bias() -> None:
 def with_constants(graph: Graph, **values: np.ndarray) -> Graph:
     import dataclasses
 
-    return graph.replace(tensors=[dataclasses.replace(t, data=values.get(t.name, t.data)) for t in graph.tensors.values()])
+    return graph.replace(
+        tensors=[dataclasses.replace(t, data=values.get(t.name, t.data)) for t in graph.tensors.values()]
+    )
 
 
 def test_constant_and_denormal_activations_are_guarded() -> None:
     graph = tiny.graph(tiny.cnn())
-    for x in (np.zeros((2, 3, 8, 8), np.float32), np.full((2, 3, 8, 8), 1e-42, np.float32), np.full((2, 3, 8, 8), 3e4, np.float32)):
+    for x in (
+        np.zeros((2, 3, 8, 8), np.float32),
+        np.full((2, 3, 8, 8), 1e-42, np.float32),
+        np.full((2, 3, 8, 8), 3e4, np.float32),
+    ):
         q = hwq.quantize(graph, Plan.uniform(), hwq.calibrate(graph, x))
         scales = [t.quantization.scales() for t in q.tensors.values() if t.quantization]
         assert all((s >= 2.0**-126).all() and np.isfinite(s).all() for s in scales)
@@ -215,7 +234,10 @@ def test_a_bias_vector_and_a_scalar_factor_stay_inside_the_product(tmp_path: Pat
     proto = tiny.model(nodes, {"x": ["N", 4, 8], "k": ["N", 8, 4]}, {"y": ["N", 4, 4]}, {"root": np.float32(2.0)})
     graph = tiny.graph(proto)
     random = np.random.default_rng(0)
-    feed = {"x": random.normal(size=(6, 4, 8)).astype(np.float32), "k": random.normal(size=(6, 8, 4)).astype(np.float32)}
+    feed = {
+        "x": random.normal(size=(6, 4, 8)).astype(np.float32),
+        "k": random.normal(size=(6, 8, 4)).astype(np.float32),
+    }
     q = hwq.quantize(graph, Plan.uniform(), hwq.calibrate(graph, feed))
     assert [node.inputs[0] for node in q if node.op == "QuantizeLinear"] == ["x", "k", "d", "y_float"]
     q = hwq.quantize(tiny.graph(tiny.mlp()), Plan.uniform(), hwq.calibrate(tiny.graph(tiny.mlp()), tiny.rows(8)))
@@ -231,11 +253,19 @@ def test_concatenated_tensors_share_a_scale_unless_read_elsewhere() -> None:
         helper.make_node("Add", ["d", "b"], ["y"], "skip"),
     ]
     random = np.random.default_rng(0)
-    weights = {"w": random.normal(size=(2, 3, 1, 1)), "v": 9 * random.normal(size=(2, 3, 1, 1)), "u": random.normal(size=(2, 4, 1, 1))}
+    weights = {
+        "w": random.normal(size=(2, 3, 1, 1)),
+        "v": 9 * random.normal(size=(2, 3, 1, 1)),
+        "u": random.normal(size=(2, 4, 1, 1)),
+    }
     graph = tiny.graph(tiny.model(nodes, {"x": ["N", 3, 5, 5]}, {"y": ["N", 2, 5, 5]}, weights))
     cal = hwq.calibrate(graph, random.normal(size=(4, 3, 5, 5)).astype(np.float32))
     q = hwq.quantize(graph, Plan.uniform(), cal)
-    assert q.producers["a_quantized"].inputs[1] == q.producers["c_quantized"].inputs[1] != q.producers["b_quantized"].inputs[1]
+    assert (
+        q.producers["a_quantized"].inputs[1]
+        == q.producers["c_quantized"].inputs[1]
+        != q.producers["b_quantized"].inputs[1]
+    )
     # TFLite's concatenation has one scale for all (its Prepare fails otherwise).
     lite = hwq.quantize(graph, Plan.uniform(activations="int8", dialect="litert-ref"), cal)
     assert len({lite.producers[f"{name}_quantized"].inputs[1] for name in "abc"}) == 1
@@ -257,7 +287,13 @@ def test_a_decomposed_layer_norm_stays_float(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["b", "w"], ["y"], "last"),
     ]
     random = np.random.default_rng(0)
-    constants = {"w": random.normal(size=(8, 8)), "two": np.float32(2), "eps": np.float32(1e-5), "gamma": np.ones(8), "beta": np.zeros(8)}
+    constants = {
+        "w": random.normal(size=(8, 8)),
+        "two": np.float32(2),
+        "eps": np.float32(1e-5),
+        "gamma": np.ones(8),
+        "beta": np.zeros(8),
+    }
     graph = tiny.graph(tiny.model(nodes, {"x": ["N", 3, 8]}, {"y": ["N", 3, 8]}, constants))
     q = hwq.quantize(graph, Plan.uniform(), hwq.calibrate(graph, random.normal(size=(9, 3, 8)).astype(np.float32)))
     assert [node.inputs[0] for node in q if node.op == "QuantizeLinear"] == ["x", "h", "s", "b", "y_float"]
@@ -265,11 +301,13 @@ def test_a_decomposed_layer_norm_stays_float(tmp_path: Path) -> None:
     assert sum(name.startswith("w_quantized") for name in q.tensors) == 1
 
 
-# The plan's rules -------------------------------------------------------------------------------------------------------
+# The plan's rules
 
 
 def test_a_float_layer_between_integer_layers(cnn: Graph, cal: hwq.Calibration) -> None:
-    plan = plan_of(layers=[{"match": {"name": "depthwise"}, "activations": {"mode": "float"}, "weights": {"dtype": "float32"}}])
+    plan = plan_of(
+        layers=[{"match": {"name": "depthwise"}, "activations": {"mode": "float"}, "weights": {"dtype": "float32"}}]
+    )
     q = hwq.quantize(cnn, plan, cal)
     assert "w2" in q.tensors and q.node("depthwise").inputs == ("r1_dequantized", "w2", "b2")
     assert "r2_quantized" in q.tensors  # the next integer layer wants its input stored
@@ -299,7 +337,10 @@ def test_group_scales_by_numpy() -> None:
 
 
 def test_a_wider_layer_reads_a_second_storage(cnn: Graph, cal: hwq.Calibration) -> None:
-    plan = plan_of(dialect="ort-unfused", layers=[{"match": {"name": "pointwise"}, "activations": {"dtype": "int16", "symmetric": True}}])
+    plan = plan_of(
+        dialect="ort-unfused",
+        layers=[{"match": {"name": "pointwise"}, "activations": {"dtype": "int16", "symmetric": True}}],
+    )
     q = hwq.quantize(cnn, plan, cal)
     border = q.producers["r2_int16_quantized"]
     assert border.op == "QuantizeLinear" and border.inputs[0] == "r2_dequantized"
@@ -333,7 +374,7 @@ def test_what_is_not_built_is_named_and_never_replaced(table: dict, key: str, cn
     assert key in str(caught.value)
 
 
-# Cost only --------------------------------------------------------------------------------------------------------------
+# Cost only
 
 
 def test_annotate_has_the_structure_of_quantize(cnn: Graph, cal: hwq.Calibration) -> None:
@@ -351,14 +392,21 @@ def test_annotate_has_the_structure_of_quantize(cnn: Graph, cal: hwq.Calibration
         evaluate(planned, {"x": tiny.images(1)})
 
 
-@pytest.mark.parametrize("weights, activations, share", [("int8", "uint8", 4), ("int4", "uint8", 8), ("float16", "float16", 2), ("int4", "float16", 8)])  # fmt: skip
+@pytest.mark.parametrize(
+    "weights, activations, share",
+    [("int8", "uint8", 4), ("int4", "uint8", 8), ("float16", "float16", 2), ("int4", "float16", 8)],
+)
 @pytest.mark.parametrize("name", ["resnet50", "bert_base"])
 def test_cost_only_plans_of_the_zoo(name: str, weights: str, activations: str, share: int) -> None:
     from hwq.ops.inference import infer_shapes
 
     graph = hwq.load(f"zoo:{name}", weights=False)
     planned = annotate(graph, Plan.uniform(weights=weights, activations=activations))
-    matrix = [node for node in graph if node.op in {"Conv", "Gemm"} or (node.op == "MatMul" and node.inputs[1] not in graph.producers)]
+    matrix = [
+        node
+        for node in graph
+        if node.op in {"Conv", "Gemm"} or (node.op == "MatMul" and node.inputs[1] not in graph.producers)
+    ]
     plain = sum(graph.tensors[node.inputs[1]].bytes for node in matrix)
     readers = {node.name: node for node in planned}
     stored = 0
@@ -368,33 +416,49 @@ def test_cost_only_plans_of_the_zoo(name: str, weights: str, activations: str, s
         stored += planned.tensors[weight if source is None else source.inputs[0]].bytes
     assert stored * share == plain
     if "float16" in activations:
-        assert {planned.tensors[output].dtype for node in planned for output in node.outputs} <= {"float16", "int64", "bool", "int4"}
+        assert {planned.tensors[output].dtype for node in planned for output in node.outputs} <= {
+            "float16",
+            "int64",
+            "bool",
+            "int4",
+        }
     again = infer_shapes(planned, batch=4)
-    assert all(tensor.dtype == planned.tensors[key].dtype for key, tensor in again.tensors.items() if key in planned.tensors)
+    assert all(
+        tensor.dtype == planned.tensors[key].dtype for key, tensor in again.tensors.items() if key in planned.tensors
+    )
 
 
 def test_one_float16_layer_has_casts_at_its_borders(cnn: Graph) -> None:
-    plan = plan_of(layers=[{"match": {"name": "pointwise"}, "weights": {"dtype": "float16"}, "activations": {"dtype": "float16"}}])
+    plan = plan_of(
+        layers=[{"match": {"name": "pointwise"}, "weights": {"dtype": "float16"}, "activations": {"dtype": "float16"}}]
+    )
     planned = annotate(cnn, plan)
     node = planned.node("pointwise")
     assert [planned.tensors[name].dtype for name in (*node.inputs, *node.outputs)] == ["float16"] * 3
-    assert planned.producers[node.inputs[0]].op == "Cast" and [r.op for r in planned.consumers[node.outputs[0]]] == ["Cast"]
+    assert planned.producers[node.inputs[0]].op == "Cast" and [r.op for r in planned.consumers[node.outputs[0]]] == [
+        "Cast"
+    ]
     assert planned.tensors["w1_quantized"].dtype == "int8"
 
 
-# Dialects ---------------------------------------------------------------------------------------------------------------
+# Dialects
 
 
 def test_tflite_s_rules(cnn: Graph, cal: hwq.Calibration) -> None:
     q = hwq.quantize(cnn, Plan.uniform(activations="int8", dialect="litert-ref"), cal)
-    assert all(int(q.constant(name).min()) >= -127 for name in ("w1_quantized", "w2_quantized", "w3_quantized", "w4_quantized"))
+    assert all(
+        int(q.constant(name).min()) >= -127 for name in ("w1_quantized", "w2_quantized", "w3_quantized", "w4_quantized")
+    )
     assert q.constant("y_scale") == np.float32(1 / 256) and q.constant("y_zero_point") == -128
-    given = plan_of(dialect="litert-ref", default={"activations": {"dtype": "int8"}},
-                    layers=[{"match": {"tensor": "w1"}, "weights": {"granularity": "tensor", "scale": 0.001}}])  # fmt: skip
+    given = plan_of(
+        dialect="litert-ref",
+        default={"activations": {"dtype": "int8"}},
+        layers=[{"match": {"tensor": "w1"}, "weights": {"granularity": "tensor", "scale": 0.001}}],
+    )
     assert int(hwq.quantize(cnn, given, cal).constant("w1_quantized").min()) == -127  # a given scale clips there, too
 
 
-# Real models ------------------------------------------------------------------------------------------------------------
+# Real models
 
 
 def real(kind: str) -> tuple[Graph, np.ndarray, np.ndarray, np.ndarray, float]:
@@ -418,7 +482,9 @@ def test_static_int8_of_the_real_models(kind: str, tmp_path: Path) -> None:
     hwq.export(q, tmp_path / "q.onnx")
     hwq.export(graph, tmp_path / "float.onnx")
     name = graph.inputs[0]
-    plain, made = (tiny.session(tmp_path / file).run(None, {name: x})[0].argmax(axis=1) for file in ("float.onnx", "q.onnx"))
+    plain, made = (
+        tiny.session(tmp_path / file).run(None, {name: x})[0].argmax(axis=1) for file in ("float.onnx", "q.onnx")
+    )
     agreement, before, after = np.mean(plain == made), np.mean(plain == y), np.mean(made == y)
     print(f"{kind}: agreement {agreement:.4f}, accuracy float {before:.4f}, int8 {after:.4f}")
     assert agreement >= floor and abs(after - before) <= 0.01

@@ -32,18 +32,25 @@ def model(
         for key, value in constants.items()
     }
     graph = helper.make_graph(
-        nodes, "tiny",
-        [helper.make_tensor_value_info(name, dtypes.get(name, TensorProto.FLOAT), shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, dtypes.get(name, TensorProto.FLOAT), shape) for name, shape in outputs.items()],
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info(name, dtypes.get(name, TensorProto.FLOAT), shape)
+            for name, shape in inputs.items()
+        ],
+        [
+            helper.make_tensor_value_info(name, dtypes.get(name, TensorProto.FLOAT), shape)
+            for name, shape in outputs.items()
+        ],
         [numpy_helper.from_array(value, name) for name, value in values.items()],
-    )  # fmt: skip
+    )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     made.ir_version = 8 if opset < 21 else 10
     return made
 
 
 def cnn(seed: int = 0) -> onnx.ModelProto:
-    """Convolution and clamp, depthwise convolution, a residual sum, pools, a dense layer, softmax: every shape of placement."""
+    """Convolution and clamp, depthwise, a residual sum, pools, a dense layer, softmax: every shape of placement."""
     random = np.random.default_rng(seed)
     weights = {
         "w1": random.normal(size=(8, 3, 3, 3)) * 0.3,
@@ -128,5 +135,3 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path.name} in HWQ_SHARED")
     return path
-
-
