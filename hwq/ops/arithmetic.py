@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq import kernels
 from hwq.graph import Array
 
 __all__ = ["convolve", "integer_matmul", "matmul", "total", "windows", "wrap_int32"]
@@ -26,6 +25,8 @@ def matmul(a: Array, b: Array) -> Array:
         return integer_matmul(a, b).astype(a.dtype)
     if a.dtype == np.float64:
         return np.asarray(np.matmul(a, b))
+    from hwq import kernels  # where it computes: shapes and cost need no compiled kernels
+
     return kernels.matmul_f32(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
 
 
@@ -33,6 +34,8 @@ def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """Sum over `axes`; float32 in the fixed order, integers wrap in their own type."""
     if x.dtype == np.float64 or x.dtype.kind in "iu":
         return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=x.dtype))
+    from hwq import kernels
+
     return np.asarray(kernels.sum_f32(x.astype(np.float32), axes, keepdims=keepdims)).astype(x.dtype)
 
 
@@ -91,6 +94,8 @@ def convolve(
     """Convolution of `x` [N, C, *space] by `weight` [M, C / groups, *kernel]; integers give int64 (padding is 0)."""
     rank = len(counts)
     if rank <= 3 and (x.dtype in (np.float32, np.float16) or x.dtype.name == "bfloat16"):
+        from hwq import kernels
+
         packed = kernels.pack_conv(weight.astype(np.float32), groups=groups)
         offsets = None if bias is None else bias.astype(np.float32)
         return kernels.conv2d(

@@ -47,8 +47,8 @@ def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[st
     crossing = offchip_bytes(columns, given["cache"])
     half = given["cache"] / 2
     far = (columns["input_live"] > given["cache"]) & (columns["macs"] > 0)
-    first = crossing["input"] * stripe_passes(crossing["weight"], half) + crossing["weight"]
-    second = crossing["input"] + crossing["weight"] * stripe_passes(crossing["input"], half)
+    first = crossing["input"] * stripe_passes(columns, "weight", half) + crossing["weight"]
+    second = crossing["input"] + crossing["weight"] * stripe_passes(columns, "input", half)
     keep_weights = far & (first < second)
     dram = {
         "input": np.where(keep_weights, first - crossing["weight"], crossing["input"]),

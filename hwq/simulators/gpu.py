@@ -10,6 +10,11 @@ For a product of M x K by K x N on S multiprocessors, a tile T_m x T_n of the re
     t_DRAM = bytes that L2 does not hold / (DRAM bandwidth efficiency)
     t      = launch + max(t_math, t_L2, t_DRAM), the least over tiles and s, as a builder's profiler picks it
 
+An input that L2 does not keep is read again: the least of input stripes of half the L2 (the weights as often as there
+are stripes), weight stripes likewise, and waves that share what they read, ceil(N / W) times the input and ceil(M / W)
+times the weights with W = 128 sqrt(S). Kernels without matrix units, 8 x 64 results a block, stand among the tiles: few
+rows take them.
+
 What is left out: shared-memory bank conflicts, instruction issue, clocks that change with temperature, kernels that
 overlap. Structure as in LLMCompass (Zhang et al., ISCA 2024); tile efficiencies are the machine file's.
 """
@@ -40,6 +45,10 @@ MEMORIES: Mapping[str, tuple[str, str]] = {"dram": ("offchip", "dram.kind"), "l2
 K_STEP_BYTES = 64
 # Ways to cut K over thread blocks; partial sums in 32 bits cross L2 once each way.
 SPLITS = (1, 2, 4, 8, 16)
+# Tile whose waves share what they read from DRAM: S blocks side by side cover a square of side WAVE_TILE sqrt(S).
+WAVE_TILE = 128
+# Results of one block of a kernel without matrix units: few rows, as in a matrix times a vector.
+PLAIN_ROWS, PLAIN_COLS = 8, 64
 # Operators that only change representation: their time is the price of a layout or of an unfused Q/DQ.
 REFORMATS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "Cast"})
 
@@ -140,13 +149,21 @@ def _dram(columns: Mapping[str, Column], given: Mapping[str, Any], product: Colu
         padded[name] = np.where(packed & (crossing[name] > 0), np.maximum(crossing[name], vectors), crossing[name])
     half = given["l2"] / 2
     far = (columns["input_live"] > given["l2"]) & product
-    first = padded["input"] * stripe_passes(padded["weight"], half) + padded["weight"]
-    second = padded["input"] + padded["weight"] * stripe_passes(padded["input"], half)
-    keep_weights = far & (first < second)
-    keep_input = far & ~keep_weights
+    side = WAVE_TILE * np.sqrt(given["sms"])
+    once = np.ones_like(columns["m"])
+    orders = [
+        (stripe_passes(columns, "weight", half), once),
+        (once, stripe_passes(columns, "input", half)),
+        (np.ceil(np.maximum(columns["n"], 1) / side), np.ceil(np.maximum(columns["m"], 1) / side)),
+    ]
+    entering, weight = padded["input"] * orders[0][0], padded["weight"] * orders[0][1]
+    for passes_a, passes_b in orders[1:]:
+        a, b = padded["input"] * passes_a, padded["weight"] * passes_b
+        less = a + b < entering + weight
+        entering, weight = np.where(less, a, entering), np.where(less, b, weight)
     table = {
-        "input": np.where(keep_weights, first - padded["weight"], padded["input"]),
-        "weight": np.where(keep_input, second - padded["input"], padded["weight"]),
+        "input": np.where(far, entering, padded["input"]).astype(np.int64),
+        "weight": np.where(far, weight, padded["weight"]).astype(np.int64),
         "other": padded["other"],
         "output": padded["output"],
         "bias": columns["bias_bytes"],
@@ -168,7 +185,12 @@ def _best_tile(columns: Mapping[str, Column], given: Mapping[str, Any], dram_sec
     per_step = K_STEP_BYTES * 8 // bits
     # A kernel of several taps reads its input window once: L1 catches the overlap, so stride decides what is new.
     fresh = np.minimum(taps, columns["stride_h"] * columns["stride_w"]) / taps
-    best = None
+    plain = columns["macs"] / (given["sms"] * given["vector"] * given["clock"])
+    plain_a = columns["input_bytes"] * np.maximum(1, ceil_divide(n, PLAIN_COLS))
+    plain_b = columns["weight_bytes"] * np.maximum(1, ceil_divide(m, PLAIN_ROWS))
+    l2 = (plain_a + plain_b + columns["other_bytes"] + columns["output_bytes"]) / given["l2_bandwidth"]
+    best: tuple[Column, ...] = (plain, plain_a, plain_b, 0 * plain)
+    least = _rank(plain, l2, dram_seconds)
     for rows, cols, efficiency in given["tiles"]:
         for split in SPLITS:
             share = ceil_divide(steps, split)
@@ -180,15 +202,14 @@ def _best_tile(columns: Mapping[str, Column], given: Mapping[str, Any], dram_sec
             sums = groups * m * n * (8.0 * split if split > 1 else 0.0)
             l2 = (moved_a + moved_b + sums + columns["other_bytes"] + columns["output_bytes"]) / given["l2_bandwidth"]
             found = (math, moved_a, moved_b, sums + 0 * moved_a)
-            seconds = np.maximum(np.maximum(math, l2), dram_seconds)
-            # Among equals the least math, then the least L2 traffic: order of the file otherwise.
-            rank = seconds + 1e-6 * math + 1e-9 * l2
-            if best is None:
-                best, least = found, rank
-                continue
+            rank = _rank(math, l2, dram_seconds)
             better = rank < least
             best = tuple(np.where(better, new, old) for new, old in zip(found, best, strict=True))
             least = np.where(better, rank, least)
-    assert best is not None  # the reader asked for a tile
     math, moved_a, moved_b, sums = best
     return math, moved_a.astype(np.int64), moved_b.astype(np.int64), sums.astype(np.int64)
+
+
+def _rank(math: Column, l2: Column, dram: Column) -> Column:
+    """Seconds without the launch; among equals the least arithmetic, then the least L2 time, then the file's order."""
+    return np.asarray(np.maximum(np.maximum(math, l2), dram) + 1e-6 * math + 1e-9 * l2)

@@ -70,7 +70,7 @@ def _roots(graph: Graph, works: Sequence[Work]) -> dict[str, str]:
 
 
 def _lives(graph: Graph, root: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Index of the first and of the last node that touches each activation. A model input starts at its first reader."""
+    """Index of the first and of the last node that touches each activation. Inputs start at their first reader."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
@@ -98,7 +98,7 @@ def _operands(node: Node, work: Work, known: Mapping[str, int], root: Mapping[st
 
 
 def offchip_bytes(columns: Mapping[str, Column], capacity: Any) -> dict[str, Column]:
-    """Bytes of each operand that cross the chip's edge once; 0 for what stays within `capacity` bytes.
+    """Bytes of each operand that cross the chip's edge, 0 for what stays within `capacity` bytes.
 
     Model inputs and outputs always cross.
     """
@@ -111,9 +111,10 @@ def offchip_bytes(columns: Mapping[str, Column], capacity: Any) -> dict[str, Col
     return crossing
 
 
-def stripe_passes(kept_bytes: Any, half: Any) -> Any:
+def stripe_passes(columns: Mapping[str, Column], operand: str, half: Any) -> Column:
     """How often the other operand streams by when this one is kept a stripe of `half` bytes at a time.
 
-    Half the memory, because the next stripe loads while this one is used.
+    Half the memory, because the next stripe loads while this one is used. Each group of a product has its own stripes.
     """
-    return np.maximum(1, np.ceil(kept_bytes / half)).astype(np.int64)
+    kept = columns[f"{operand}_bytes"] / np.maximum(columns["groups"], 1)
+    return np.asarray(np.maximum(1, np.ceil(kept / half))).astype(np.int64)

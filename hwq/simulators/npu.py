@@ -1,9 +1,9 @@
 """Microcontroller NPUs of the Ethos-U kind: block MACs and an output unit against SRAM and flash.
 
 A MAC array computes one microblock of H_u x W_u x C_u outputs at a time and takes 8 input channels per output and
-cycle, so it makes 8 H_u W_u C_u MACs a cycle; its steps last four cycles. With P = ceil(H / H_u) ceil(W / W_u) microblocks
-in the plane, D = ceil(C_out / C_u) in depth, e taps of a kernel and C input channels, weights decoded at one microblock's
-depth a cycle (the floor of 4 C_u):
+cycle, so it makes 8 H_u W_u C_u MACs a cycle; its steps last four cycles. With P = ceil(H / H_u) ceil(W / W_u)
+microblocks in the plane, D = ceil(C_out / C_u) in depth, e taps of a kernel, C input channels, and weights decoded at
+one microblock's depth a cycle (the floor of 4 C_u):
 
     convolution, depth first    max(4 C_u, 4 P) e D ceil(C / 32)
     convolution, part kernel    max(4 C_u, 4 P) ceil(e / 4) D ceil(C / 8)
@@ -38,7 +38,7 @@ HOST_MEMORY = "sram"
 
 MEMORIES: Mapping[str, tuple[str, str]] = {"sram": ("sram", "sram.capacity"), "flash": ("offchip", "flash.kind")}
 
-# Input channels that one MAC step takes, channels of one depth-first step, taps of one part-kernel step, cycles of a step.
+# Input channels of one MAC step and of one depth-first step, taps of one part-kernel step, cycles of a step.
 STEP_CHANNELS = 8
 DEPTH_CHANNELS = 32
 KERNEL_TAPS = 4
@@ -53,16 +53,15 @@ TABLES = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu", "Soft
 def parameters(machine: Accelerator) -> dict[str, Any]:
     """What `evaluate` reads of a machine: numbers in base units; any of them may become an array."""
     keys = (
-        "sram.bandwidth",
-        "sram.capacity",
-        "flash.bandwidth",
-        "weights.encoded",
-        "output.conv",
-        "output.maxpool",
-        "output.add",
-        "output.multiply",
-        "activation.table",
-        "activation.clamp",
+        *(
+            "sram.bandwidth",
+            "sram.capacity",
+            "flash.bandwidth",
+            "weights.encoded",
+            "activation.table",
+            "activation.clamp",
+        ),
+        *("output.conv", "output.maxpool", "output.add", "output.multiply"),
     )
     given: dict[str, Any] = {key.replace(".", "_"): machine.value(key) for key in keys}
     given |= {axis: int(machine.value(f"microblock.{axis}")) for axis in ("height", "width", "depth")}
@@ -141,9 +140,7 @@ def _output_cycles(columns: Mapping[str, Column], given: Mapping[str, Any]) -> C
         [given["output_maxpool"], given["output_add"], given["output_multiply"]],
         given["output_conv"],
     )
-    done = [frozenset((name, *fused)) for name, fused in zip(op, columns["fused"], strict=True)]
-    table = np.array([bool(TABLES & names) for names in done])
-    clamp = np.array([bool(CLAMPS & names) for names in done])
+    table, clamp = (_does(op, columns["fused"], kinds) for kinds in (TABLES, CLAMPS))
     activation = np.where(table, given["activation_table"], np.where(clamp, given["activation_clamp"], 0.0))
     # A softmax passes its rows several times: one pass for each scalar operation of its formula.
     passes = np.where(
@@ -159,6 +156,12 @@ def _output_cycles(columns: Mapping[str, Column], given: Mapping[str, Any]) -> C
     return np.asarray(
         np.ceil(columns["output_elements"] * np.maximum(per_element, activation) * passes * moved)
     ).astype(np.int64)
+
+
+def _does(op: Column, fused: Column, kinds: frozenset[str]) -> Column:
+    """Whether a layer's own operator or one that it does on the way is among `kinds`."""
+    among = np.frompyfunc(lambda name, others: name in kinds or not kinds.isdisjoint(others), 2, 1)
+    return np.asarray(among(op, fused), np.bool_)
 
 
 def _traffic(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[str, Column]:

@@ -11,8 +11,8 @@ Array cycles are those of `hwq.simulators.dataflow` (the cycle-stepped engine co
 * DRAM is double buffered: a layer takes ``max(array, DRAM, host link, vector unit)`` cycles. While the array waits, the
   next weights shift in: of the idle cycles ``min(F R, idle)`` count as load and the rest as stall, as the counters of
   Jouppi et al., ISCA 2017, table 3 do.
-* Weights come from DRAM once a chunk. Activations stay in the buffer where they fit (`hwq.simulators.memory`); the others
-  cross the DRAM in stripes of half a buffer: the cheaper of keeping input stripes and streaming the weights
+* Weights come from DRAM once a chunk. Activations stay in the buffer where they fit (`hwq.simulators.memory`); the
+  others cross the DRAM in stripes of half a buffer: the cheaper of keeping input stripes and streaming the weights
   ``ceil(input / half)`` times, or the other way round.
 """
 
@@ -187,8 +187,8 @@ def _offchip(
     external = columns["input_external"]
     # Only an input that must come from DRAM can need a second reading: the buffer holds the others whole.
     far = (columns["input_live"] > given["buffer"]) & product
-    keep_weights = stripe_passes(columns["weight_bytes"], half)
-    keep_input = np.maximum(array["chunks"], stripe_passes(columns["input_bytes"], half))
+    keep_weights = stripe_passes(columns, "weight", half)
+    keep_input = np.maximum(array["chunks"], stripe_passes(columns, "input", half))
     weight, entering = crossing["weight"], crossing["input"]
     first = entering * keep_weights + weight * array["chunks"]
     second = entering + weight * keep_input
