@@ -202,6 +202,9 @@ def dequantize(q: Any, scale: Any, zero_point: Any = 0, *, axis: int | None = No
     given = dense(q, "q", ["uint8", "int8", "uint16", "int16", "int32"])
     outer, channels, inner = _channels(given.shape, axis)
     scales, points = _parameters(scale, zero_point, channels, axis)
+    lo, hi = RANGES[given.dtype.name]
+    if points.size and not (lo <= points.min() and points.max() <= hi):
+        raise Error(f"a zero point does not fit {given.dtype}")
     result = output(out, given.shape, np.float32, given)
     _kernels.dequantize(outer, channels, inner, given, TYPES[given.dtype], scales, points, result)
     return result

@@ -1,5 +1,5 @@
 /* Add, subtract and multiply of quantized tensors, each in the arithmetic of the runtime that its formula names. */
-#include "fixedpoint.h"
+#include "binary.h"
 #include "isa.h"
 
 /* TFLite scales both inputs by 2^left before the sum: 20 bits for 8-bit tensors, 15 for 16-bit ones. */
@@ -51,48 +51,7 @@ int hwq_binary_prepare(hwq_binary *b)
     return b->shift > 31 || b->a_shift > 31 || b->b_shift > 31 ? -1 : 0;
 }
 
-static inline int32_t load(const void *x, int32_t type, int64_t i)
-{
-    return type == HWQ_U8 ? ((const uint8_t *)x)[i] : type == HWQ_S8 ? ((const int8_t *)x)[i] : ((const int16_t *)x)[i];
-}
-
-static inline int32_t combine(const hwq_binary *p, int32_t a, int32_t b)
-{
-    const int32_t ca = a - p->a_zero_point, cb = b - p->b_zero_point; /* 17 bits each at most: products fit with bytes, and
-                                                                         with 16-bit tensors, whose zero points are 0 */
-    const int32_t zp = p->zero_point, lo = p->lo, hi = p->hi;
-    switch (p->formula) {
-    case HWQ_BINARY_ORT_ADD: {
-        float v = fmaf((float)a, p->a_factor, fmaf((float)b, p->b_factor, p->a_offset));
-        return (int32_t)rintf(hwq_clamp_f32(v, (float)lo, (float)hi));
-    }
-    case HWQ_BINARY_ORT_MUL: {
-        float v = (float)(ca * cb) * p->factor + (float)zp; /* the zero point before rounding: it decides ties */
-        return (int32_t)rintf(hwq_clamp_f32(v, (float)lo, (float)hi));
-    }
-    case HWQ_BINARY_TORCH_ADD: {
-        float fa = fmaf((float)a, p->a_scale, p->a_offset), fb = fmaf((float)b, p->b_scale, p->b_offset);
-        return hwq_rint_clamped((fa + fb) * p->factor, zp, lo, hi);
-    }
-    case HWQ_BINARY_TFLITE_ADD: case HWQ_BINARY_TFLITE_SUB: {
-        int32_t sa = hwq_round_gemmlowp(hwq_wrap_shl(ca, p->left), p->a_multiplier, p->a_shift);
-        int32_t sb = hwq_round_gemmlowp(hwq_wrap_shl(cb, p->left), p->b_multiplier, p->b_shift);
-        return hwq_clamp_s64((int64_t)hwq_round_gemmlowp(hwq_wrap_add(sa, sb), p->multiplier, p->shift) + zp, lo, hi);
-    }
-    case HWQ_BINARY_TFLITE_MUL:
-        return hwq_clamp_s64((int64_t)hwq_round_gemmlowp(ca * cb, p->multiplier, p->shift) + zp, lo, hi);
-    case HWQ_BINARY_XNN_ADD: case HWQ_BINARY_XNN_SUB:
-        return hwq_clamp_s64(hwq_up((int64_t)ca * p->a_multiplier + (int64_t)cb * p->b_multiplier, p->shift) + zp, lo, hi);
-    default: /* XNN_MUL, TORCH_MUL */
-        return hwq_round_fp32((float)(ca * cb), p->factor, zp, lo, hi);
-    }
-}
-
 void hwq_binary_run__ref(const hwq_binary *p, int64_t n, const void *a, int64_t a_step, const void *b, int64_t b_step, void *out)
 {
-    for (int64_t i = 0; i < n; i++) {
-        int32_t q = combine(p, load(a, p->a_type, i * a_step), load(b, p->b_type, i * b_step));
-        if (p->out_type == HWQ_S16) ((int16_t *)out)[i] = (int16_t)q;
-        else ((uint8_t *)out)[i] = (uint8_t)q;
-    }
+    combine_all(p, n, a, a_step, b, b_step, out);
 }

@@ -21,7 +21,8 @@
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
-    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(conv_s32, ) X(conv_f32, ) X(depthwise_s32, ) X(depthwise_f32, ) X(requantize, )
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, ) X(depthwise_s32, )                   \
+    X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )
 #define HWQ_ROW_avxvnni(X)
 #define HWQ_ROW_avx512vnni(X)
 #define HWQ_ROW_neon(X)
@@ -51,6 +52,11 @@ HWQ_OPS(HWQ_DECLARE)
 hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2;
 hwq_gemm_f32_fn hwq_gemm_f32__avx2;
 hwq_requantize_fn hwq_requantize__avx2;
+hwq_sum_f32_fn hwq_sum_f32__avx2;
+hwq_pool_fn hwq_pool_run__avx2;
+hwq_binary_fn hwq_binary_run__avx2;
+hwq_quantize_fn hwq_quantize__avx2;
+hwq_dequantize_fn hwq_dequantize__avx2;
 hwq_conv_fn hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2;
 hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
 #define hwq_conv_s32__avx2 hwq_conv_s32__blocked

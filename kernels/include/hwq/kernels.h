@@ -198,10 +198,10 @@ typedef enum {
     HWQ_QUANTIZE_TORCH_CHANNEL, /* clip(rint(zp + x * (1 / s))); NaN -> hi */
     HWQ_QUANTIZE_TORCH_FAKE     /* clip(rint(x * (1 / s)) + zp); NaN -> hi */
 } hwq_quantize_formula;
-/* x, out: outer x channels x inner; scales and zero_points one per channel (channels 1: per tensor). lo, hi inside out_type. */
+/* x, out: outer x channels x inner; scales and zero_points one per channel (channels 1: per tensor). lo, hi inside out_type: u8 s8 u16 s16. */
 void hwq_quantize(int32_t formula, int64_t outer, int64_t channels, int64_t inner, const float *x, const float *scales,
                   const int32_t *zero_points, int32_t lo, int32_t hi, void *out, int32_t out_type);
-/* out = f32(q - zp) * s */
+/* out = f32(q - zp) * s; zero points within the type of q */
 void hwq_dequantize(int64_t outer, int64_t channels, int64_t inner, const void *q, int32_t type, const float *scales,
                     const int32_t *zero_points, float *out);
 /* out[i] = table[x[i] ^ flip]; flip = 0x80 for s8, 0 for u8: the table is indexed by value - lowest value. May be in place. */
