@@ -1,7 +1,8 @@
 """Sums of products as TFLite's layouts have them: NHWC images, OHWI filters, 1HWC depthwise filters.
 
 Integers are summed exactly: in float64 while every partial sum stays below 2**53 (then any order gives the same), else
-in int64. Floats go through `hwq.ops.arithmetic`, so their order is the package's fixed one.
+in int64. Floats are summed as LiteRT's reference kernels sum them: one product after the other from 0 on, each step
+rounded to float32, no fused multiply-add.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = ["convolve", "depthwise", "exact", "multiply", "multiply_matrices", "t
 
 # Bytes of gathered windows that are held at once.
 GATHER_BYTES = 32 << 20
+# Sums that stay in a core's cache while one product after the other is added.
+CACHED_ELEMENTS = 1 << 15
 
 
 def windows_of(node: Node, space: tuple[Dim, ...], kernel: tuple[int, int]) -> spatial.Windows:
@@ -28,15 +31,31 @@ def windows_of(node: Node, space: tuple[Dim, ...], kernel: tuple[int, int]) -> s
 
 
 def multiply(rows: Array, filters: Array) -> Array:
-    """``rows @ filters.T``: floats in the fixed order; integers exact, in int64."""
-    if rows.dtype.kind == "f":
-        return arithmetic.matmul(rows, filters.T)
-    return arithmetic.integer_matmul(rows, filters.T)
+    """``rows @ filters.T``: floats in order; integers exact, in int64."""
+    if rows.dtype.kind != "f":
+        return arithmetic.integer_matmul(rows, filters.T)
+    total = np.zeros((len(rows), len(filters)), np.float32)
+    step = max(CACHED_ELEMENTS // max(len(filters), 1), 1)
+    columns = np.ascontiguousarray(filters.T, np.float32)
+    for start in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[start : start + step].T, np.float32)
+        block = total[start : start + step]
+        product = np.empty_like(block)
+        for left, right in zip(part, columns, strict=True):
+            np.multiply(left[:, None], right, out=product)
+            block += product
+    return total
 
 
 def multiply_matrices(a: Array, b: Array) -> Array:
-    """``a @ b`` over the last two dimensions: floats in the fixed order; integers exact, in int64."""
-    return arithmetic.matmul(a, b) if a.dtype.kind == "f" else arithmetic.integer_matmul(a, b)
+    """``a @ b`` over the last two dimensions: floats in order; integers exact, in int64."""
+    if a.dtype.kind != "f":
+        return arithmetic.integer_matmul(a, b)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    left = np.broadcast_to(a, (*lead, *a.shape[-2:])).reshape(-1, *a.shape[-2:])
+    right = np.broadcast_to(b, (*lead, *b.shape[-2:])).reshape(-1, *b.shape[-2:])
+    made = [multiply(x, np.swapaxes(y, 0, 1)) for x, y in zip(left, right, strict=True)]
+    return np.stack(made).reshape(*lead, a.shape[-2], b.shape[-1]) if made else np.zeros((*lead, a.shape[-2], b.shape[-1]), np.float32)
 
 
 def exact(x: Array, zero_point: int = 0) -> Array:

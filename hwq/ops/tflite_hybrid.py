@@ -70,10 +70,19 @@ def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) ->
 
 
 def convolve(call: Call, windows: spatial.Windows, add: Callable[[Array, Array, spatial.Windows], Array]) -> Float32:
-    """CONV_2D and DEPTHWISE_CONV_2D: each image is one asymmetric row; ``f32(f32(acc * s_w) * s_x) + bias``."""
-    x, weight = call.array(0), call.array(1)
-    stored, scale, point = quantize_asymmetric(x.reshape(x.shape[0], -1))
-    total = add((stored - point[:, None]).reshape(x.shape), weight.astype(np.int32), windows).astype(np.float32)
-    scales = call.scheme(1).scales().reshape(-1)
-    made = ((total * scales).astype(np.float32) * scale[:, None, None, None]).astype(np.float32)
+    """CONV_2D and DEPTHWISE_CONV_2D: each image is quantized as one row.
+
+    One weight scale: symmetric, ``f32(acc) * f32(s_x * s_w) + bias``. Scales per channel: asymmetric,
+    ``f32(f32(acc * s_w) * s_x) + bias``.
+    """
+    x, weight = call.array(0), call.array(1).astype(np.int32)
+    rows, scales = x.reshape(x.shape[0], -1), call.scheme(1).scales()
+    if scales.size == 1 and call.node.op == "CONV_2D":
+        stored, scale = quantize_symmetric(rows)
+        total = add(stored.reshape(x.shape), weight, windows).astype(np.float32)
+        made = (total * (scale * scales).astype(np.float32)[:, None, None, None]).astype(np.float32)
+    else:
+        stored, scale, point = quantize_asymmetric(rows)
+        total = add((stored - point[:, None]).reshape(x.shape), weight, windows).astype(np.float32)
+        made = ((total * scales.reshape(-1)).astype(np.float32) * scale[:, None, None, None]).astype(np.float32)
     return made if not call.has(2) else (made + call.array(2)).astype(np.float32)

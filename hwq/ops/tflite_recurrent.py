@@ -65,7 +65,7 @@ class Svdf(TfliteOp):
         rank, rows = int(call.attribute("rank")), len(x)
         kept = _state(call, 4, rows).reshape(rows, filters, memory)
         if not call.quantized:
-            newest = arithmetic.matmul(x, feature.T)
+            newest = sums.multiply(x, feature)
             state = np.concatenate([kept[:, :, 1:], newest[:, :, None]], axis=2)
             total = arithmetic.total(state * time[None], (2,)).reshape(rows, filters // rank, rank).sum(axis=2, dtype=np.float32)
             made = total if not call.has(3) else total + call.array(3)

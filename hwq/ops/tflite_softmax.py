@@ -44,10 +44,20 @@ class Softmax(TfliteOp):
             return [np.zeros(x.shape, carrier(call.made_dtype()))]
         beta = np.float32(call.attribute("beta", 1.0))
         if not call.quantized:
-            return [functions.in_float64(functions.softmax, (x * beta.astype(x.dtype)).astype(x.dtype), -1)]
+            return [_softmax_float(x, beta)]
         if call.dtype(0) == "int16":
             return [_softmax16(call, beta)]
         return [_softmax8(call, beta)]
+
+
+def _softmax_float(x: Array, beta: np.float32) -> Array:
+    """exp of each step rounded to float32, their sum in order, one division."""
+    distance = ((x - x.max(axis=-1, keepdims=True)).astype(np.float32) * beta).astype(np.float32)
+    powers = np.exp(distance.astype(np.float64)).astype(np.float32)
+    total = np.zeros((*x.shape[:-1], 1), np.float32)
+    for column in range(x.shape[-1]):
+        total += powers[..., column : column + 1]
+    return (powers / total).astype(x.dtype)
 
 
 def leading_zeros(x: Int64) -> Int64:
