@@ -1,0 +1,134 @@
+"""Sums over a stream of batches: of one layer, and of the whole model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq import kernels
+from hwq.comparison.records import Comparison, LayerComparison
+from hwq.comparison.statistics import distributions, mcnemar
+from hwq.errors import Error
+from hwq.graph import Array, Node, Quantization
+
+__all__ = ["LayerSums", "ModelSums"]
+
+
+class LayerSums:
+    """Sums of one layer, grown batch by batch, in float64."""
+
+    def __init__(self, node: Node, tensor: str, stored: str, dtype: str, quantization: Quantization | None):
+        self.node, self.tensor, self.stored, self.dtype, self.quantization = node, tensor, stored, dtype, quantization
+        self.elements = self.differing = self.clipped = 0
+        self.signal = self.noise = self.product = self.power = 0.0
+        self.max_lsb = 0
+        self.first: tuple[int, ...] | None = None
+
+    def add(self, real: Array, stored: Array, first_sample: int) -> None:
+        if real.shape != stored.shape:
+            raise Error(
+                f"the float value has shape {list(real.shape)}, the quantized one {list(stored.shape)}",
+                where=f"tensor {self.tensor}",
+            )
+        if self.quantization is None:
+            value, differing = stored, real != stored
+        else:
+            value, differing = self._distances(real, stored)
+        reference, found = real.astype(np.float64), value.astype(np.float64)
+        self.elements += real.size
+        self.signal += float(np.sum(reference * reference))
+        self.noise += float(np.sum((reference - found) ** 2))
+        self.product += float(np.sum(reference * found))
+        self.power += float(np.sum(found * found))
+        count = int(np.count_nonzero(differing))
+        if count and self.first is None:
+            place = np.unravel_index(int(np.argmax(differing)), real.shape)
+            self.first = (first_sample + int(place[0]), *(int(one) for one in place[1:])) if place else ()
+        self.differing += count
+
+    def _distances(self, real: Array, stored: Array) -> tuple[Array, Array]:
+        quantization = self.quantization
+        assert quantization is not None
+        scale, zero, axis = quantization.scales(), quantization.zero_points(), quantization.axis
+        expected = kernels.quantize(np.ascontiguousarray(real), scale, zero, quantization.dtype, axis=axis)
+        distance = np.abs(stored.astype(np.int64) - expected.astype(np.int64))
+        self.max_lsb = max(self.max_lsb, int(distance.max(initial=0)))
+        value = kernels.dequantize(stored, scale, zero, axis=axis)
+        limits = np.iinfo(stored.dtype)
+        shape = [1] * real.ndim
+        if axis is not None:
+            shape[axis] = -1
+        step, offset = (scale.astype(np.float64).reshape(shape), zero.reshape(shape)) if real.ndim else (scale, zero)
+        steps = real / step + offset
+        self.clipped += int(np.count_nonzero((steps < limits.min - 0.5) | (steps > limits.max + 0.5)))
+        return value, distance != 0
+
+    def result(self) -> LayerComparison:
+        sqnr = math.inf if self.noise == 0 else 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        norm = math.sqrt(self.signal) * math.sqrt(self.power)
+        return LayerComparison(
+            name=self.node.name,
+            op=self.node.op,
+            tensor=self.tensor,
+            stored=self.stored,
+            dtype=self.dtype,
+            elements=self.elements,
+            sqnr_db=sqnr,
+            cosine=self.product / norm if norm else 1.0 if self.signal == self.power else 0.0,
+            max_lsb=None if self.quantization is None else self.max_lsb,
+            differing=self.differing,
+            first_differing=self.first,
+            saturation=self.clipped / self.elements if self.elements else 0.0,
+        )
+
+
+class ModelSums:
+    """Counts of the whole model, grown batch by batch."""
+
+    def __init__(self, labels: NDArray[np.int64] | None):
+        self.labels = labels
+        self.samples = self.positions = self.agreeing = 0
+        self.divergence = 0.0
+        self.right_float = self.right = self.gained = self.lost = 0
+
+    def add(self, real: Array, found: Array, samples: int) -> None:
+        if real.shape != found.shape or not real.ndim:
+            raise Error(
+                f"the first outputs have shapes {list(real.shape)} and {list(found.shape)}", why="they must be equal"
+            )
+        left, right = real.astype(np.float64), found.astype(np.float64)
+        best, chosen = left.argmax(axis=-1), right.argmax(axis=-1)
+        self.positions += best.size
+        self.agreeing += int(np.count_nonzero(best == chosen))
+        p, q = distributions(left, right)
+        self.divergence += float(np.sum(p * (np.log(p) - np.log(q))))
+        if self.labels is not None:
+            wanted = self.labels[self.samples : self.samples + samples]
+            if best.shape != wanted.shape:
+                raise Error(f"labels do not fit outputs of shape {list(real.shape)}", where="labels",
+                            why="one label a sample is needed, and the classes last in the first output")  # fmt: skip
+            good, now = best == wanted, chosen == wanted
+            self.right_float += int(good.sum())
+            self.right += int(now.sum())
+            self.gained += int((now & ~good).sum())
+            self.lost += int((good & ~now).sum())
+        self.samples += samples
+
+    def result(self, model: str, layers: tuple[LayerComparison, ...], hashes: Mapping[str, str]) -> Comparison:
+        known = self.labels is not None and self.samples > 0
+        return Comparison(
+            model=model,
+            samples=self.samples,
+            layers=layers,
+            agreement=self.agreeing / self.positions if self.positions else 1.0,
+            kl=self.divergence / self.positions if self.positions else 0.0,
+            accuracy_float=self.right_float / self.samples if known else None,
+            accuracy=self.right / self.samples if known else None,
+            gained=self.gained if known else None,
+            lost=self.lost if known else None,
+            mcnemar_p=mcnemar(self.gained, self.lost) if known else None,
+            hashes=hashes,
+        )
