@@ -142,7 +142,7 @@ def _pairs(graph: Graph, q: Graph, program: Program) -> Iterator[tuple[Node, str
 def _real_name(
     q: Graph, part: Node, sources: Mapping[str, Node], named: set[str], origins: Mapping[str, Node]
 ) -> str | None:
-    """The float graph's name of what a Q node quantizes: its operand, what its DQ makes, or its maker's twin's output."""
+    """The float graph's name of what a Q node quantizes: its operand, what its DQ makes, or its maker's twin."""
     source = sources.get(part.name)
     if source is None:
         return None
