@@ -156,8 +156,8 @@ def run(out: PathLike, *, overwrite: bool = False, progress: Progress | None = N
         kernels=hwq.kernels.isa(),
         images=len(digits.images),
         calibration_images=statistics.samples,
-        accuracy_float=comparison.accuracy_float,
-        accuracy_int8=comparison.accuracy,
+        accuracy_float=comparison.accuracy_float or 0.0,
+        accuracy_int8=comparison.accuracy or 0.0,
         agreement=comparison.agreement,
         parameter_bytes={
             "float32": graph.parameter_bytes,

@@ -24,6 +24,8 @@ __all__ = ["render"]
 MAX_FIGURES = 24
 
 _SECTIONS = 10
+# Which hashes the header shows, and what it calls them.
+_HASHES = {"graph": "graph", "float_graph": "float graph", "plan": "plan", "calibration": "calibration"}
 
 _WORDS = (
     ("MAC", "one multiplication and one addition to a sum; never counted twice as two operations"),
@@ -145,15 +147,15 @@ def _subtitle(records: Records) -> str:
 def _facts(records: Records, focus: Focus, command: str | None) -> list[Fact]:
     facts = [Fact("model", focus.model)]
     hashes: dict[str, dict[str, None]] = {}
-    known = [cost.hashes for cost in focus.costs] + ([focus.comparison.hashes] if focus.comparison else [])
-    for found in known:
-        for kind, value in found.items():
-            if kind != "machine" and value:
-                hashes.setdefault(kind, {})[value[:12]] = None
+    run = focus.comparison.hashes if focus.comparison else {}
+    for found in (*(cost.hashes for cost in focus.costs), run):
+        for kind in _HASHES:
+            if found.get(kind):
+                hashes.setdefault(kind, {})[found[kind][:12]] = None
     for plan in records.plans:
         hashes.setdefault("plan", {})[plan.hash[:12]] = None
     facts += [
-        Fact(f"{kind} hash", ", ".join(values), code=True)
+        Fact(f"{_HASHES[kind]} hash", ", ".join(values), code=True)
         for kind, values in sorted(hashes.items())
         if len(values) <= 4
     ]
@@ -162,12 +164,10 @@ def _facts(records: Records, focus: Focus, command: str | None) -> list[Fact]:
         Fact(f"machine {machine}", f"file {value}" if value else "no hash", code=True)
         for machine, value in machine_hashes.items()
     ]
-    facts += [
-        Fact("dialect", dialect)
-        for dialect in dict.fromkeys(
-            _dialect(graph.dialect) for graph in records.footprints if graph.model == focus.model or not focus.costs
-        )
-    ]
+    mine = [graph.dialect for graph in records.footprints if graph.model == focus.model or not focus.costs]
+    facts += [Fact("dialect", _dialect(name)) for name in dict.fromkeys([run["dialect"]] if "dialect" in run else mine)]
+    if "kernel_path" in run:
+        facts.append(Fact("kernel path", f"{run['kernel_path']}: every path gives the same bits"))
     facts += [Fact("calibration", calibration.summary) for calibration in records.calibrations]
     facts.append(Fact("hwq version", hwq.__version__))
     if command:
@@ -179,7 +179,9 @@ def _dialect(name: str) -> str:
     from hwq.dialect import DIALECTS
 
     found = DIALECTS.get(name)
-    return name if found is None else f"{name}: {found.status} ({found.runtime})"
+    if found is None:
+        return name
+    return f"{name}: {found.status}, {found.runtime}" + (f"; {found.evidence}" if found.evidence else "")
 
 
 def _sections(records: Records, focus: Focus) -> Iterator[Section | None]:

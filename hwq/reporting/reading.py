@@ -79,7 +79,9 @@ def _comparison_type() -> type[Comparison]:
 
 def _comparison(found: Comparison) -> records.Comparison:
     layers = tuple(
-        records.ComparedLayer(layer.name, layer.op, (layer.tensor,), layer.sqnr_db, layer.cosine, layer.max_lsb)
+        records.ComparedLayer(
+            layer.name, layer.op, (layer.tensor,), layer.sqnr_db, layer.cosine, layer.max_lsb, layer.saturation
+        )
         for layer in found.layers
     )
     return records.Comparison(
@@ -90,7 +92,10 @@ def _comparison(found: Comparison) -> records.Comparison:
         accuracy_float=found.accuracy_float,
         accuracy_quantized=found.accuracy,
         mcnemar_p=found.mcnemar_p,
+        gained=found.gained,
+        lost=found.lost,
         layers=layers,
+        hashes=dict(found.hashes),
     )
 
 

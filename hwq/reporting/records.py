@@ -163,6 +163,7 @@ class ComparedLayer:
     sqnr_db: float
     cosine: float
     max_lsb: float | None
+    saturation_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,11 @@ class Comparison:
     samples : int
     agreement, kl_nats, accuracy_float, accuracy_quantized, mcnemar_p : float or None
         Shares are 0..1.
+    gained, lost : int or None
+        Inputs that only the quantized, only the float model gets right.
     layers : tuple of ComparedLayer
+    hashes : mapping
+        What was run: graph, plan, calibration, dialect, kernel path, as far as they are known.
     """
 
     model: str
@@ -185,6 +190,8 @@ class Comparison:
     accuracy_float: float | None
     accuracy_quantized: float | None
     mcnemar_p: float | None
+    gained: int | None
+    lost: int | None
     layers: tuple[ComparedLayer, ...]
     hashes: Mapping[str, str] = field(default_factory=dict)
 

@@ -65,7 +65,7 @@ def number(value: float | None, digits: int = 3) -> Cell:
     if value is None or math.isnan(value):
         return Cell("–")
     if math.isinf(value):
-        return Cell("exact" if value > 0 else "–", "1e999" if value > 0 else "")
+        return Cell("exact", "1e999") if value > 0 else Cell("-inf", "-1e999")
     magnitude = abs(value)
     if value == 0:
         return Cell("0", "0")
@@ -193,6 +193,8 @@ def accuracy(comparisons: Sequence[Comparison]) -> Table:
         Column("accuracy, quantized", "%"),
         Column("agreement", "%"),
         Column("KL divergence", "nats"),
+        Column("only quantized right", "inputs"),
+        Column("only float right", "inputs"),
         Column("McNemar", "p"),
         Column("lowest SQNR", "dB"),
         Column("at layer", numeric=False),
@@ -212,6 +214,8 @@ def accuracy(comparisons: Sequence[Comparison]) -> Table:
                 percent(found.accuracy_quantized),
                 percent(found.agreement),
                 number(found.kl_nats),
+                Cell("–") if found.gained is None else count(found.gained),
+                Cell("–") if found.lost is None else count(found.lost),
                 number(found.mcnemar_p),
                 number(worst.sqnr_db if worst else None),
                 Cell(worst.name if worst else "–"),
