@@ -114,14 +114,23 @@ class Placement:
 
 
 def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
-    """Decide what `plan` stores as integers in `graph`.
+    """Decide what `plan` stores as integers in `graph`, whose constants are folded.
+
+    Raises
+    ------
+    NotSupportedYet
+        The plan asks for dynamic activations.
+    """
+    return _Placer(graph, plan, dialect).run()
+
+
+def require_float(graph: Graph) -> None:
+    """Refuse a graph that cannot be quantized.
 
     Raises
     ------
     Error
-        The graph is quantized already or lowered, or a rule of the plan fits nothing.
-    NotSupportedYet
-        The plan asks for dynamic activations.
+        The graph is quantized already, or lowered.
     """
     if graph.form != "source":
         raise Error(
@@ -143,8 +152,6 @@ def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
             where=f"graph {graph.name}" if taken is None else f"node {taken.name} ({taken.op})",
             remedy="quantize the float model; Plan.of(this model) gives the plan that it obeys",
         )
-    plan.resolve(graph.nodes)
-    return _Placer(graph, plan, dialect).run()
 
 
 class _Placer:
@@ -231,13 +238,17 @@ class _Placer:
                 and follower.inputs[0] == value
                 and not any(map(self._computed, filter(None, follower.inputs[1:])))
             )
-            affine = head.op == "MatMul" and chain[-1].op not in CLAMPS and self._affine(follower, value)
+            affine = chain[-1].op not in CLAMPS and self._affine(head, follower, value)
             if follower.domain or not (clamps or affine):
                 return tuple(chain)
             chain.append(follower)
 
-    def _affine(self, follower: Node, value: str) -> bool:
-        """Whether `follower` adds a constant vector along the last axis, or scales by a constant number."""
+    def _affine(self, head: Node, follower: Node, value: str) -> bool:
+        """Whether `follower` is a part of `head` that exporters write apart: behind a MatMul a constant vector that is
+        added along the last axis or a constant factor, behind others a normalization that has no values to fold.
+        """
+        if head.op != "MatMul":
+            return head.op in MATRIX and follower.op == "BatchNormalization" and follower.inputs[0] == value
         if follower.op not in {"Add", "Mul", "Div"} or (follower.op == "Div" and follower.inputs[0] != value):
             return False
         other = follower.inputs[1] if follower.inputs[0] == value else follower.inputs[0]

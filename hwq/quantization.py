@@ -13,7 +13,8 @@ from hwq.errors import Error, NotSupportedYet
 from hwq.floating import half_keys, retyped
 from hwq.graph import BITS, Graph, Node, Quantization, Tensor, carrier
 from hwq.names import display_name
-from hwq.placement import Constant, Placement, place
+from hwq.ops.folding import fold
+from hwq.placement import Constant, Placement, place, require_float
 from hwq.plan import Activations, Plan
 from hwq.scales import Scales
 
@@ -69,8 +70,9 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
             raise Error(
                 "the calibration belongs to another graph", where=f"graph {graph.name}", remedy="calibrate this graph"
             )
-    placement = place(graph, plan, dialect)
-    made = _Builder(graph, placement, Scales(graph, plan, dialect, placement, cal)).graph()
+    folded = _folded(graph, plan)
+    placement = place(folded, plan, dialect)
+    made = _Builder(folded, placement, Scales(folded, plan, dialect, placement, cal)).graph()
     facts = {
         **graph.source,
         "float_graph": graph.hash,
@@ -84,8 +86,7 @@ def annotate(graph: Graph, plan: Plan) -> Graph:
     """The same structure as `quantize` gives, without calibration and weights: for cost only.
 
     Scales, zero points and stored integers are declared but have no values (``Quantization(scale=None)``); execution
-    refuses such
-    a graph. Floating-point types of the plan (float16, bfloat16) become the types of the tensors.
+    refuses such a graph. Floating-point types of the plan (float16, bfloat16) become the types of the tensors.
 
     Raises
     ------
@@ -93,9 +94,23 @@ def annotate(graph: Graph, plan: Plan) -> Graph:
         As `quantize`, but for the dialect's limits: what a machine can do is for the machine to say.
     """
     dialect = find(plan.dialect)
-    typed = retyped(graph, plan)
+    typed = retyped(_folded(graph, plan), plan)
     made = _Builder(typed, place(typed, plan, dialect), None).graph()
     return made.replace(source={**graph.source, "float_graph": graph.hash, "plan": plan.hash}, dialect=plan.dialect)
+
+
+def _folded(graph: Graph, plan: Plan) -> Graph:
+    """The graph with constants computed and batch normalization inside the layers before it.
+
+    Raises
+    ------
+    Error
+        A rule of the plan fits nothing, neither as the model says it nor as it is folded.
+    """
+    require_float(graph)
+    folded = fold(graph)
+    plan.resolve([*graph.nodes, *folded.nodes])
+    return folded
 
 
 def _require_built(graph: Graph, plan: Plan) -> None:
@@ -112,9 +127,7 @@ def _require_built(graph: Graph, plan: Plan) -> None:
 
 
 class _Builder:
-    """Writes the quantized graph node by node. Without `scales` every scale, zero point and stored integer stays
-    unset.
-    """
+    """Writes the quantized graph node by node. Without `scales` nothing has a value."""
 
     def __init__(self, graph: Graph, placement: Placement, scales: Scales | None):
         self.old, self.placement, self.scales = graph, placement, scales

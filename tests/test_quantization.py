@@ -301,6 +301,41 @@ def test_a_decomposed_layer_norm_stays_float(tmp_path: Path) -> None:
     assert sum(name.startswith("w_quantized") for name in q.tensors) == 1
 
 
+def test_what_exporters_leave_apart_is_folded_first(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"], "norm"),
+        helper.make_node("Relu", ["n"], ["r"], "relu"),
+        helper.make_node("Flatten", ["r"], ["f"], "flatten"),
+        helper.make_node("Dropout", ["f"], ["d"], "dropout"),
+        helper.make_node("Transpose", ["u"], ["t"], "turned", perm=[1, 0]),
+        helper.make_node("MatMul", ["d", "t"], ["y"], "dense"),
+    ]
+    constants = {
+        "w": random.normal(size=(4, 3, 3, 3)),
+        "g": random.uniform(0.5, 2.0, 4),
+        "b": random.normal(size=4),
+        "m": random.normal(size=4),
+        "v": random.uniform(0.5, 2.0, 4),
+        "u": random.normal(size=(5, 4 * 36)),
+    }
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 5]}, constants))
+    x = tiny.images(16)
+    q = hwq.quantize(graph, Plan.uniform(), hwq.calibrate(graph, x))
+    assert [node.op for node in q if "Linear" not in node.op] == ["Conv", "Relu", "Flatten", "MatMul"]
+    assert [node.inputs[0] for node in q if node.op == "QuantizeLinear"] == ["x", "r", "f", "y_float"]
+    plain, made = evaluate(graph, {"x": x})["y"], evaluate(q, {"x": x})["y"]
+    assert np.square(plain).sum() / np.square(plain - made).sum() > 10**3  # 30 dB
+    # A rule may name what the folding takes away, and the plan of the result fits the model as it was.
+    hwq.quantize(
+        graph,
+        plan_of(layers=[{"match": {"op": "BatchNormalization"}, "weights": {"dtype": "float32"}}]),
+        hwq.calibrate(graph, x),
+    )
+    assert hwq.quantize(graph, Plan.of(q)).hash == q.hash
+
+
 # The plan's rules
 
 
