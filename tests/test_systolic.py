@@ -77,7 +77,7 @@ def test_int4_packs_and_int16_takes_passes():
         plan = Plan.uniform(weights=weights, activations=activations)
         entry = next(one for one in estimate(graph, machine, plan=plan, batch=100).layers if one.op == "Gemm")
         folds[weights, activations] = round(entry.terms["compute"] * machine.clock) // 100
-    # 8 x 2 tiles of 32 x 32; int4 pairs along K, a 16-bit operand doubles rows or columns, int4 weights alone save nothing.
+    # 8 x 2 tiles of 32 x 32; int4 pairs along K, a 16-bit operand doubles rows or columns, int4 weights save nothing.
     assert folds == {
         ("int8", "int8"): 16,
         ("int4", "int4"): 8,

@@ -177,7 +177,7 @@ def _fallback(machine: Accelerator) -> str:
 
 
 def _level(node: Node, machine: Accelerator) -> str:
-    entry = machine.support.get(node.kind)
+    entry = machine.support.get(node.kind, machine.support.get(node.op))
     if entry is None:
         return "native"
     if entry.level == "unsupported":
@@ -188,6 +188,12 @@ def _level(node: Node, machine: Accelerator) -> str:
             remedy="replace the operator, or choose another machine",
         )
     return entry.level
+
+
+def _support(op: str, machine: Accelerator) -> str:
+    """Why the machine gives this operator away; a name of another domain stands under its own or ONNX's name."""
+    entry = machine.support.get(op) or machine.support.get(op.rpartition("::")[2])
+    return entry.why if entry else "not native"
 
 
 def _resolved(work: Work, machine: Accelerator) -> str:
@@ -262,7 +268,7 @@ def _notes(prepared: Prepared, machine: Accelerator) -> tuple[str, ...]:
     ops = dict.fromkeys(every["op"][every["host"]].tolist())
     for op in ops:
         notes.append(
-            f"{op} runs on the host ({machine.support[op].why}); rate and latency are assumed, energy is not counted"
+            f"{op} runs on the host ({_support(op, machine)}); rate and latency are assumed, energy is not counted"
         )
     if "energy.static_power" not in machine.quantities:
         notes.append("no static power is known: static energy is left out")
