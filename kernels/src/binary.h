@@ -27,10 +27,10 @@ HWQ_INLINE int32_t combine(const int formula, const hwq_binary *p, int32_t a, in
     case HWQ_BINARY_TFLITE_ADD: case HWQ_BINARY_TFLITE_SUB: {
         int32_t sa = hwq_round_gemmlowp(hwq_wrap_shl(ca, p->left), p->a_multiplier, p->a_shift);
         int32_t sb = hwq_round_gemmlowp(hwq_wrap_shl(cb, p->left), p->b_multiplier, p->b_shift);
-        return hwq_clamp_s64((int64_t)hwq_round_gemmlowp(hwq_wrap_add(sa, sb), p->multiplier, p->shift) + zp, lo, hi);
+        return hwq_clamp_shifted(hwq_round_gemmlowp(hwq_wrap_add(sa, sb), p->multiplier, p->shift), zp, lo, hi);
     }
     case HWQ_BINARY_TFLITE_MUL:
-        return hwq_clamp_s64((int64_t)hwq_round_gemmlowp(ca * cb, p->multiplier, p->shift) + zp, lo, hi);
+        return hwq_clamp_shifted(hwq_round_gemmlowp(ca * cb, p->multiplier, p->shift), zp, lo, hi);
     case HWQ_BINARY_XNN_ADD: case HWQ_BINARY_XNN_SUB:
         return hwq_clamp_s64(hwq_up((int64_t)ca * p->a_multiplier + (int64_t)cb * p->b_multiplier, p->shift) + zp, lo, hi);
     default: /* XNN_MUL, TORCH_MUL */

@@ -10,21 +10,20 @@ static inline int32_t hwq_wrap_add(int32_t a, int32_t b) { return (int32_t)((uin
 static inline int32_t hwq_wrap_mul(int32_t a, int32_t b) { return (int32_t)((uint32_t)a * (uint32_t)b); }
 static inline int32_t hwq_wrap_shl(int32_t a, int shift) { return (int32_t)((uint32_t)a << shift); } /* shift 0..31 */
 
-/* Nearest of a * b / 2^31, exact halves up; INT32_MIN^2 saturates (gemmlowp SaturatingRoundingDoublingHighMul). */
+/* Nearest of a * b / 2^31, exact halves up; INT32_MIN^2 saturates (gemmlowp SaturatingRoundingDoublingHighMul, whose nudge
+ * by sign and truncating division come to the same). The result is bits 31..62, which a logical shift gives too. */
 static inline int32_t hwq_srdhm(int32_t a, int32_t b)
 {
-    if (a == b && a == INT32_MIN) return INT32_MAX;
-    int64_t product = (int64_t)a * b;
-    return (int32_t)((product + (product >= 0 ? (INT64_C(1) << 30) : 1 - (INT64_C(1) << 30))) / (INT64_C(1) << 31));
+    uint64_t product = (uint64_t)((int64_t)a * b) + (UINT64_C(1) << 30);
+    return a == INT32_MIN && b == INT32_MIN ? INT32_MAX : (int32_t)(uint32_t)(product >> 31);
 }
 
 /* Nearest of x / 2^e, halves away from zero, e in 0..31 (gemmlowp RoundingDivideByPOT). */
 static inline int32_t hwq_rdbpot(int32_t x, int e)
 {
-    int64_t mask = (INT64_C(1) << e) - 1;
-    int64_t rest = x & mask;
-    int64_t threshold = (mask >> 1) + (x < 0);
-    return (int32_t)(((int64_t)x >> e) + (rest > threshold));
+    int32_t mask = (int32_t)((UINT32_C(1) << e) - 1);
+    int32_t threshold = (mask >> 1) + (x < 0);
+    return (x >> e) + ((x & mask) > threshold);
 }
 
 /* floor(v / 2^e + 1/2), e in 0..62. Bound: |v| < 2^62 where e = 62, so that the sum fits. */
@@ -66,6 +65,14 @@ static inline int64_t hwq_round_single(int32_t acc, int32_t multiplier, int32_t 
 
 static inline int32_t hwq_clamp_s64(int64_t v, int32_t lo, int32_t hi) { return (int32_t)(v < lo ? lo : v > hi ? hi : v); }
 
+/* clamp(v + zero_point, lo, hi) without overflow: |lo - zp| and |hi - zp| are below 2^17. */
+static inline int32_t hwq_clamp_shifted(int32_t v, int32_t zero_point, int32_t lo, int32_t hi)
+{
+    const int32_t low = lo - zero_point, high = hi - zero_point;
+    v = v < low ? low : v;
+    return (v > high ? high : v) + zero_point;
+}
+
 /* NaN becomes lo, as maxps(v, lo) does. */
 static inline float hwq_clamp_f32(float v, float lo, float hi)
 {
@@ -94,11 +101,14 @@ static inline int32_t hwq_round_f64(double acc, double scale, int32_t zero_point
     return (int32_t)v + zero_point;
 }
 
-/* Ties away from zero to int32; what does not fit, NaN included, becomes INT32_MIN, as x86's conversion does. */
+/* Ties away from zero to int32; what does not fit, NaN included, becomes INT32_MIN, as x86's conversion does.
+ * Adding the float below one half and truncating is exact: no float below a tie reaches it. */
 static inline int32_t hwq_away_s32(float v)
 {
-    float rounded = roundf(v);
-    return rounded >= -2147483648.0f && rounded < 2147483648.0f ? (int32_t)rounded : INT32_MIN;
+    const int fits = v >= -2147483648.0f && v < 2147483648.0f;
+    const float safe = fits ? v : 0.0f;
+    const int32_t rounded = (int32_t)(safe + copysignf(0.49999997f, safe));
+    return fits ? rounded : INT32_MIN;
 }
 
 #endif

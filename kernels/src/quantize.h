@@ -20,7 +20,7 @@ HWQ_INLINE int32_t quantize_one(const int formula, float x, float scale, float r
     switch (formula) {
     case HWQ_QUANTIZE_ONNX: return hwq_rint_clamped(x / scale, zp, lo, hi);
     case HWQ_QUANTIZE_RECIPROCAL: return hwq_rint_clamped(x * reciprocal, zp, lo, hi);
-    case HWQ_QUANTIZE_TFLITE: return hwq_clamp_s64(hwq_wrap_add(hwq_away_s32(x / scale), zp), lo, hi);
+    case HWQ_QUANTIZE_TFLITE: return hwq_clamp_shifted(hwq_wrap_add(hwq_away_s32(x / scale), zp), 0, lo, hi);
     case HWQ_QUANTIZE_TORCH_TENSOR: return torch_clamp(rintf(fmaf(x, reciprocal, (float)zp)), lo, hi);
     case HWQ_QUANTIZE_TORCH_CHANNEL: return torch_clamp(rintf((float)zp + x * reciprocal), lo, hi);
     default: return torch_clamp(rintf(x * reciprocal) + (float)zp, lo, hi);
