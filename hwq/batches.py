@@ -34,9 +34,8 @@ def feeds(graph: Graph, batches: Batches) -> Iterator[Feed]:
     ----------
     graph : Graph
     batches : array, mapping, path, or iterable of them
-        An array feeds the one input of the graph, a mapping feeds inputs by name. A path is an ``.npz`` (members
-        named as
-        the inputs, or one plain array ``x`` for a graph with one input), an ``.npy``, or a folder of such files in
+        An array feeds the one input of the graph, a mapping feeds inputs by name. A path is an ``.npz`` (members named
+        as the inputs, or one plain array ``x`` for a graph with one input), an ``.npy``, or a folder of such files in
         name order.
 
     Yields
@@ -48,8 +47,7 @@ def feeds(graph: Graph, batches: Batches) -> Iterator[Feed]:
     ------
     Error
         Nothing to read, a missing or unknown input, a wrong type or shape, an object array, NaN or infinity; the
-        message names
-        input and sample.
+        message names input and sample.
     """
     empty = True
     for batch, where in _each(batches, "batches"):

@@ -232,9 +232,9 @@ def calibrate(
 ) -> Calibration:
     """Run the float model over the data once and gather statistics of every float activation.
 
-    Memory is bounded whatever the amount of data: samples are run in small pieces, a tensor lives until its last
-    reader has
-    run, and each keeps one histogram of fixed size. Ranges and histograms do not depend on how the samples are batched.
+    Memory is bounded whatever the amount of data: samples are run in small pieces, a tensor lives until its last reader
+    has run, and each keeps one histogram of fixed size. Ranges and histograms do not depend on how the samples are
+    batched.
 
     Parameters
     ----------
@@ -257,8 +257,7 @@ def calibrate(
     ------
     Error
         Bad data (missing input, wrong type or shape, NaN, infinity, nothing at all), a graph that cannot run, or a
-        value that
-        overflows on the way; the message names tensor and sample.
+        value that overflows on the way; the message names tensor and sample.
     """
     _require_runnable(graph)
     identity = fingerprint(graph)

@@ -1,10 +1,9 @@
 """Placement: which values of a float graph a plan stores as integers, and which of them share one scale.
 
 The rules follow what integer runtimes fuse. A matrix operator and what its epilogue can do (a MatMul's bias vector or
-scalar factor, a
-clamp) are one step, so the stored value is the last one; an operator that only moves values keeps the scale of its
-input; sums and products of activations are integer
-where every operand is; what no rule names is a float island between a DequantizeLinear and the next QuantizeLinear.
+scalar factor, a clamp) are one step, so the stored value is the last one; an operator that only moves values keeps the
+scale of its input; sums and products of activations are integer where every operand is; what no rule names is a float
+island between a DequantizeLinear and the next QuantizeLinear.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ class Plan(_Strict):
                 "this is not a plan: it cannot be read as TOML",
                 where=str(path),
                 why=str(error),
-                remedy="see the plan format in README.md; `hwq plan` writes an example",
+                remedy="see the plan format in README.md; Plan.uniform().save(path) writes an example",
             ) from None
         plan._folder = str(Path(path).parent)
         return plan

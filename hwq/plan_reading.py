@@ -21,10 +21,9 @@ _SUFFIX = re.compile(r"_quantized(_\d+)?$")
 def read(graph: Graph) -> dict[str, Any]:
     """The plan of a quantized graph, as the plain values of a plan file.
 
-    Everything is float by default; each stored weight and activation has a rule of its own, named by the tensor of
-    the float
-    model, that gives type, granularity, scale and zero point. int32 biases have none: their scale follows from the
-    others.
+    Everything is float by default; each stored weight and activation has a rule of its own, named by the tensor of the
+    float model, that gives type, granularity, scale and zero point. int32 biases have none: their scale follows from
+    the others.
 
     Raises
     ------

@@ -28,15 +28,12 @@ __all__ = ["annotate", "quantize"]
 def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: Batches | None = None) -> Graph:
     """The quantized graph that a plan makes of a float graph.
 
-    Weights become integer constants behind a DequantizeLinear; activations pass a QuantizeLinear and a
-    DequantizeLinear where
-    integer runtimes fuse them (behind the clamp that follows a matrix operator, on both operands and the result of a
-    residual
-    sum, with one scale through operators that only move values); biases of integer layers become int32 with
-    ``scale = float32(input scale * weight scale)``; a model output made by an integer layer is stored as integers and
-    dequantized.
-    Softmax, Sigmoid and HardSigmoid outputs take their function's range [0, 1], every other activation its calibrated
-    one.
+    Weights become integer constants behind a DequantizeLinear; activations pass a QuantizeLinear and a DequantizeLinear
+    where integer runtimes fuse them (behind the clamp that follows a matrix operator, on both operands and the result
+    of a residual sum, with one scale through operators that only move values); biases of integer layers become int32
+    with ``scale = float32(input scale * weight scale)``; a model output made by an integer layer is stored as integers
+    and dequantized. Softmax, Sigmoid and HardSigmoid outputs take their function's range [0, 1], every other activation
+    its calibrated one.
 
     Parameters
     ----------
