@@ -1,0 +1,74 @@
+/* Float32 products and sums: every path against the fixed order, spelled out, bit for bit. */
+#include "check.h"
+
+#include <math.h>
+
+static float tree(const float *l) { return ((l[0] + l[1]) + (l[2] + l[3])) + ((l[4] + l[5]) + (l[6] + l[7])); }
+
+static float wild(void) /* wide exponents, so that another order shows; sometimes what hurts */
+{
+    const int64_t pick = between(0, 40);
+    if (pick == 0) return ldexpf(real(), -140);
+    if (pick == 1) return 0.0f * real();
+    return ldexpf(real(), (int)between(-20, 20));
+}
+
+static int same(float a, float b) { return memcmp(&a, &b, 4) == 0 || (a != a && b != b); }
+
+static void products(int64_t m, int64_t k, int64_t n, int with_bias, int special)
+{
+    guarded a = guard((size_t)(m * k) * 4, 0), w = guard((size_t)(k * n) * 4, 0), packed = guard((size_t)hwq_packed_f32_floats(k, n) * 4, 0);
+    guarded bias = guard((size_t)n * 4, 0), out = guard((size_t)(m * n) * 4, 0);
+    float *x = a.data, *v = w.data, *b = bias.data, *y = out.data;
+    for (int64_t i = 0; i < m * k; i++) x[i] = wild();
+    for (int64_t i = 0; i < k * n; i++) v[i] = wild();
+    for (int64_t i = 0; i < n; i++) b[i] = wild();
+    if (special && m * k > 2) { x[0] = NAN; x[m * k - 1] = INFINITY; }
+    hwq_pack_f32(v, k, n, n, 1, packed.data);
+    const hwq_gemm_f32_args args = {.m = m, .k = k, .n = n, .a = x, .a_stride = k, .weights = packed.data, .bias = with_bias ? b : NULL,
+                                    .out = y, .out_stride = n};
+    hwq_gemm_f32(&args);
+    int equal = 1;
+    for (int64_t r = 0; r < m; r++)
+        for (int64_t j = 0; j < n; j++) {
+            float lane[8] = {0};
+            for (int64_t i = 0; i < (k + 7) / 8 * 8; i++)
+                lane[i % 8] = i < k ? fmaf(x[r * k + i], v[i * n + j], lane[i % 8]) : fmaf(0.0f, 0.0f, lane[i % 8]);
+            equal &= same(y[r * n + j], with_bias ? tree(lane) + b[j] : tree(lane));
+        }
+    check_true(equal, "the fixed order");
+    check_guard(&a), check_guard(&w), check_guard(&packed), check_guard(&bias), check_guard(&out);
+}
+
+static void sums(int64_t outer, int64_t k, int64_t inner)
+{
+    guarded in = guard((size_t)(outer * k * inner) * 4, 0), out = guard((size_t)(outer * inner) * 4, 0);
+    float *x = in.data, *y = out.data;
+    for (int64_t i = 0; i < outer * k * inner; i++) x[i] = wild();
+    hwq_sum_f32(outer, k, inner, x, y);
+    int equal = 1;
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t i = 0; i < inner; i++) {
+            float lane[8] = {0};
+            for (int64_t j = 0; j < k; j++) lane[j % 8] += x[(o * k + j) * inner + i];
+            equal &= same(y[o * inner + i], tree(lane));
+        }
+    check_true(equal, "the fixed order");
+    check_guard(&in), check_guard(&out);
+}
+
+void check_float(void)
+{
+    EACH_PATH(path)
+    {
+        check_begin("gemm_f32", path);
+        for (int64_t k = 0; k <= 33; k++) products(4, k, 5, (int)(k & 1), 0);
+        for (int64_t m = 0; m <= 7; m++)
+            for (int64_t n = 0; n <= 9; n++) products(m, 11, n, 1, 0);
+        products(7, 40, 70, 0, 1);
+        products(2, 5000, 40, 1, 0); /* past the column block */
+        check_begin("sum_f32", path);
+        for (int64_t k = 0; k <= 26; k++) sums(3, k, 1), sums(2, k, 19);
+        sums(1, 1000, 1), sums(1, 100, 8), sums(0, 3, 4);
+    }
+}

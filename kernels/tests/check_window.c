@@ -1,0 +1,194 @@
+/* Convolution, depthwise convolution and pooling: every path and layout against ref, and ref's integers against an int64
+ * reading of channel-first data. */
+#include "check.h"
+#include "conv.h"
+#include "window.h"
+
+typedef struct {
+    int64_t batch, groups, depth, per; /* channels = groups * depth, outputs = groups * per */
+    hwq_window window;                 /* out is filled in */
+} shape;
+
+static const shape SHAPES[] = {
+    {2, 1, 3, 5, {{1, 7, 8}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {1, 1, 16, 17, {{1, 5, 13}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0}}},
+    {1, 1, 5, 3, {{1, 6, 7}, {1, 1, 1}, {1, 2, 2}, {1, 1, 1}, {0, 0, 0}, {0}}},
+    {2, 2, 3, 4, {{1, 9, 8}, {1, 3, 2}, {1, 2, 1}, {1, 1, 2}, {0, 2, 1}, {0}}},
+    {1, 9, 1, 1, {{1, 6, 7}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {2, 33, 1, 1, {{1, 5, 9}, {1, 5, 3}, {1, 2, 2}, {1, 1, 1}, {0, 2, 0}, {0}}},
+    {1, 3, 1, 1, {{1, 14, 14}, {1, 9, 9}, {1, 1, 1}, {1, 1, 1}, {0, 4, 4}, {0}}},
+    {1, 3, 1, 2, {{1, 6, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {1, 1, 2, 3, {{4, 5, 6}, {2, 3, 2}, {1, 2, 1}, {1, 1, 2}, {1, 0, 1}, {0}}},
+    {1, 1, 2, 3, {{1, 3, 3}, {1, 2, 2}, {1, 4, 4}, {1, 1, 1}, {0, 5, 5}, {0}}}, /* windows wholly in the padding */
+};
+enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
+
+static hwq_window complete(hwq_window w)
+{
+    for (int d = 0; d < 3; d++) w.out[d] = (w.in[d] + 2 * w.pad[d] - w.dilation[d] * (w.kernel[d] - 1) - 1) / w.stride[d] + 1;
+    return w;
+}
+
+static int64_t at(int layout, int64_t image, int64_t pixel, int64_t channel, int64_t pixels, int64_t channels)
+{
+    return layout == HWQ_NHWC ? (image * pixels + pixel) * channels + channel : (image * channels + channel) * pixels + pixel;
+}
+
+static int64_t activation(const hwq_conv *c, int64_t i)
+{
+    return c->a_type == HWQ_U8 ? ((const uint8_t *)c->x)[i] : ((const int8_t *)c->x)[i];
+}
+
+static int reads_the_same(const hwq_conv *c, const int8_t *weights, const int32_t *points, int64_t k)
+{
+    const int64_t outputs = hwq_window_outputs(&c->window), inputs = hwq_window_inputs(&c->window), depth = c->channels / c->groups;
+    for (int64_t i = 0; i < c->batch * outputs; i++)
+        for (int64_t o = 0; o < c->out_channels; o++) {
+            int64_t origin[3], want = c->bias[o], j = 0;
+            hwq_window_origin(&c->window, i % outputs, origin);
+            for (int64_t t0 = 0; t0 < c->window.kernel[0]; t0++)
+                for (int64_t t1 = 0; t1 < c->window.kernel[1]; t1++)
+                    for (int64_t t2 = 0; t2 < c->window.kernel[2]; t2++)
+                        for (int64_t d = 0; d < depth; d++, j++) {
+                            const int64_t pixel = hwq_window_pixel(&c->window, origin, t0, t1, t2);
+                            const int64_t channel = o / (c->out_channels / c->groups) * depth + d;
+                            if (pixel >= 0)
+                                want += (activation(c, at(c->layout, i / outputs, pixel, channel, inputs, c->channels)) - c->a_zero_point) *
+                                        (weights[o * k + j] - points[o]);
+                        }
+            if (((int32_t *)c->out)[at(c->layout, i / outputs, i % outputs, o, outputs, c->out_channels)] != (int32_t)want) return 0;
+        }
+    return 1;
+}
+
+/* Run the op on `path` in two unequal runs of positions, as threads would. */
+static void convolve(hwq_conv *c, void (*op)(const hwq_conv *), void *out, int64_t total)
+{
+    guarded workspace = guard((size_t)hwq_conv_workspace(c), 0);
+    c->workspace = workspace.data;
+    c->out = out;
+    c->first = 0, c->last = total / 3;
+    op(c);
+    c->first = c->last, c->last = total;
+    op(c);
+    check_guard(&workspace);
+}
+
+static void integers(const shape *s, int path, int layout, int a_type, int fill)
+{
+    const hwq_window w = complete(s->window);
+    const int64_t channels = s->groups * s->depth, outs = s->groups * s->per, k = hwq_window_taps(&w) * s->depth;
+    const int64_t inputs = s->batch * hwq_window_inputs(&w) * channels, total = s->batch * hwq_window_outputs(&w), outputs = total * outs;
+    const int depthwise = s->groups > 1 && s->depth == 1 && s->per == 1;
+    guarded x = guard((size_t)inputs, 0), weights = guard((size_t)(outs * k), 0), bias = guard((size_t)outs * 4, 0), skip = guard((size_t)outputs, 0);
+    guarded quads = guard((size_t)(s->groups * hwq_packed_bytes(k, s->per)), 0), taps = guard((size_t)(outs * k) * 2, 0);
+    guarded out = guard((size_t)outputs * 4, 0), bytes = guard((size_t)outputs, 0), want = guard((size_t)outputs, 0);
+    int32_t *points = calloc((size_t)outs, 4), *stored = calloc((size_t)outs, 4), *sums = calloc((size_t)outs, 4), *products = calloc((size_t)outs, 4);
+    int64_t *positive = calloc((size_t)outs, 8), *negative = calloc((size_t)outs, 8);
+    fill_bytes(x.data, inputs, fill);
+    fill_bytes(weights.data, outs * k, fill);
+    fill_bytes(skip.data, outputs, 0);
+    for (int64_t o = 0; o < outs; o++) {
+        points[o] = (int32_t)between(-128, 127);
+        ((int32_t *)bias.data)[o] = (int32_t)between(-9999, 9999);
+        for (int64_t j = 0; j < k; j++) ((int16_t *)taps.data)[j * outs + o] = (int16_t)(((int8_t *)weights.data)[o * k + j] - points[o]);
+    }
+    for (int64_t g = 0; g < s->groups; g++) {
+        const int64_t o = g * s->per;
+        hwq_pack((int8_t *)weights.data + o * k, HWQ_S8, k, s->per, 1, k, points + o, (int8_t *)quads.data + g * hwq_packed_bytes(k, s->per),
+                 stored + o, sums + o, products + o, positive + o, negative + o);
+    }
+    const hwq_packed packed = {.k = k, .n = s->per, .groups = s->groups, .quads = quads.data, .zero_points = stored, .column_sums = sums,
+                               .column_products = products};
+    hwq_epilogue e = {.kind = HWQ_KIND_S32, .out_type = HWQ_S32};
+    hwq_conv c = {.window = w, .batch = s->batch, .channels = channels, .out_channels = outs, .groups = s->groups, .layout = layout,
+                  .a_type = a_type, .a_zero_point = a_type == HWQ_U8 ? 200 : -7, .depthwise = depthwise, .x = x.data, .weights = &packed,
+                  .taps_s16 = taps.data, .bias = bias.data, .epilogue = &e};
+    convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, out.data, total);
+    check_true(reads_the_same(&c, weights.data, points, k), "int64 reading");
+
+    hwq_binary add = {.formula = HWQ_BINARY_ORT_ADD, .lo = 0, .hi = 255, .a_scale = 0.5f, .b_scale = 0.25f, .scale = 1.0f};
+    const float scale = 1e-3f;
+    check_true(hwq_binary_prepare(&add) == 0, "the operator can be prepared");
+    e = (hwq_epilogue){.kind = HWQ_KIND_REQUANT, .rounding = HWQ_ROUND_FP32, .out_type = HWQ_U8, .scales_f32 = &scale, .zero_point = 77,
+                       .hi = 255, .residual_op = &add, .residual = skip.data};
+    convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, bytes.data, total);
+    hwq_path_choose(0);
+    convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, want.data, total);
+    hwq_path_choose(path);
+    check_equal(bytes.data, want.data, (size_t)outputs, "ref, requantized with a residual");
+    check_guard(&x), check_guard(&weights), check_guard(&bias), check_guard(&skip), check_guard(&quads), check_guard(&taps);
+    check_guard(&out), check_guard(&bytes), check_guard(&want);
+    free(points), free(stored), free(sums), free(products), free(positive), free(negative);
+}
+
+static void floats(const shape *s, int path, int layout)
+{
+    const hwq_window w = complete(s->window);
+    const int64_t channels = s->groups * s->depth, outs = s->groups * s->per, k = hwq_window_taps(&w) * s->depth;
+    const int64_t inputs = s->batch * hwq_window_inputs(&w) * channels, total = s->batch * hwq_window_outputs(&w), outputs = total * outs;
+    const int depthwise = s->groups > 1 && s->depth == 1 && s->per == 1;
+    const int64_t held = depthwise ? outs * k : s->groups * hwq_packed_f32_floats(k, s->per);
+    guarded x = guard((size_t)inputs * 4, 0), weights = guard((size_t)held * 4, 0), bias = guard((size_t)outs * 4, 0);
+    guarded out = guard((size_t)outputs * 4, 0), want = guard((size_t)outputs * 4, 0);
+    float *raw = calloc((size_t)(outs * k), 4);
+    for (int64_t i = 0; i < inputs; i++) ((float *)x.data)[i] = real();
+    for (int64_t i = 0; i < outs * k; i++) raw[i] = real();
+    for (int64_t i = 0; i < outs; i++) ((float *)bias.data)[i] = real();
+    if (depthwise) memcpy(weights.data, raw, (size_t)(outs * k) * 4);
+    else
+        for (int64_t g = 0; g < s->groups; g++)
+            hwq_pack_f32(raw + g * s->per * k, k, s->per, 1, k, (float *)weights.data + g * hwq_packed_f32_floats(k, s->per));
+    hwq_conv c = {.window = w, .batch = s->batch, .channels = channels, .out_channels = outs, .groups = s->groups, .layout = layout,
+                  .a_type = HWQ_F32, .depthwise = depthwise, .x = x.data, .weights_f32 = weights.data, .bias_f32 = bias.data};
+    convolve(&c, depthwise ? hwq_depthwise_f32 : hwq_conv_f32, out.data, total);
+    hwq_path_choose(0);
+    convolve(&c, depthwise ? hwq_depthwise_f32 : hwq_conv_f32, want.data, total);
+    hwq_path_choose(path);
+    check_equal(out.data, want.data, (size_t)outputs * 4, "ref");
+    check_guard(&x), check_guard(&weights), check_guard(&bias), check_guard(&out), check_guard(&want);
+    free(raw);
+}
+
+static void pools(const shape *s, int path, int layout, int type, int kind)
+{
+    static const int32_t lows[] = {0, -128, 0, -32768}, highs[] = {255, 127, 0, 32767};
+    const hwq_window w = complete(s->window);
+    const int64_t channels = s->groups * s->depth * 40 + 3, size = hwq_type_size(type);
+    const int64_t inputs = s->batch * hwq_window_inputs(&w) * channels * size, outputs = s->batch * hwq_window_outputs(&w) * channels * size;
+    guarded x = guard((size_t)inputs, 0), out = guard((size_t)outputs, 0), want = guard((size_t)outputs, 0);
+    for (int64_t i = 0; i < inputs / size; i++)
+        if (type == HWQ_F32) ((float *)x.data)[i] = real();
+        else fill_bytes((char *)x.data + i * size, size, 0);
+    for (int count_padding = 0; count_padding < 2; count_padding++) {
+        hwq_pool p = {.window = w, .batch = s->batch, .channels = channels, .layout = layout, .type = type, .kind = kind,
+                      .count_padding = count_padding, .pad_end = {w.pad[0], w.pad[1], w.pad[2]}, .x = x.data, .out = out.data};
+        if (type != HWQ_F32) p.lo = lows[type], p.hi = highs[type];
+        hwq_pool_run(&p);
+        hwq_path_choose(0);
+        p.out = want.data;
+        hwq_pool_run(&p);
+        hwq_path_choose(path);
+        check_equal(out.data, want.data, (size_t)outputs, "ref");
+    }
+    check_guard(&x), check_guard(&out), check_guard(&want);
+}
+
+void check_window(void)
+{
+    EACH_PATH(path)
+        for (int layout = HWQ_NCHW; layout <= HWQ_NHWC; layout++)
+            for (int i = 0; i < SHAPE_COUNT; i++) {
+                check_begin("conv_s32", path);
+                for (int fill = 0; fill < FILLS; fill++) integers(&SHAPES[i], path, layout, fill & 1 ? HWQ_S8 : HWQ_U8, fill);
+                integers(&SHAPES[i], path, layout, HWQ_S8, 0);
+                check_begin("conv_f32", path);
+                floats(&SHAPES[i], path, layout);
+                check_begin("pool_run", path);
+                static const int cases[][2] = {{HWQ_U8, HWQ_POOL_MAX}, {HWQ_S8, HWQ_POOL_MAX}, {HWQ_F32, HWQ_POOL_MAX},
+                                               {HWQ_U8, HWQ_POOL_AVERAGE_TFLITE}, {HWQ_S8, HWQ_POOL_AVERAGE_TFLITE},
+                                               {HWQ_S16, HWQ_POOL_AVERAGE_TFLITE}, {HWQ_F32, HWQ_POOL_AVERAGE}};
+                if (i != 6)
+                    for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) pools(&SHAPES[i], path, layout, cases[j][0], cases[j][1]);
+            }
+}

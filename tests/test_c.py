@@ -1,0 +1,63 @@
+"""The C checks, without Python: every path against ref in guarded buffers, plain and under the sanitizers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("make") is None or shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler or no make"
+)
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(
+        ["make", "-C", str(ROOT / "kernels" / "tests"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+def test_every_path_equals_ref_in_c() -> None:
+    from hwq import kernels
+
+    out = run("check")
+    assert re.search(r"\d{5,} checks, 0 failed", out)
+    assert f"paths: {' '.join(kernels.available_isas())}\n" in out  # the same probe as in Python
+
+
+def test_the_sanitizers_find_nothing() -> None:
+    out = run("sanitized")
+    assert "checks, 0 failed" in out or "skipped" in out
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")),
+    reason="no aarch64-linux-gnu-gcc with qemu-aarch64-static",
+)
+def test_the_same_sources_pass_on_aarch64() -> None:
+    out = run("check", "CC=aarch64-linux-gnu-gcc", "CFLAGS=-static", "BUILD=build/arm", "RUN=qemu-aarch64-static")
+    assert "checks, 0 failed" in out
+
+
+def test_the_c_house_stays_out_of_python_and_the_heap() -> None:
+    """No Python.h, no allocation, no stdio in kernels/src; no mutable global but the chosen path."""
+    for file in sorted((ROOT / "kernels").glob("src/*")) + sorted((ROOT / "kernels").glob("include/hwq/*")):
+        code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL)
+        for word in ("Python.h", "stdio.h", "malloc(", "calloc(", "free(", "__builtin_cpu_supports", "-march"):
+            assert word not in code, f"{file.name}: {word}"
+        mutable = re.findall(r"^\w[\w ]+ \**\w+(?:\[\w*\])*(?: =.*)?;", code, re.MULTILINE)
+        mutable = [line for line in mutable if not re.match(r"typedef|enum|return|goto", line) and "_fn " not in line]
+        mutable = [line for line in mutable if "const" not in line]
+        assert mutable == (["static _Atomic int chosen = -1;"] if file.name == "isa.c" else []), file.name
