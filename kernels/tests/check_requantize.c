@@ -117,6 +117,9 @@ void check_requantize(void)
             for (int type = HWQ_U8; type <= HWQ_S16; type++)
                 for (int columns = 1; columns <= COLUMNS; columns += columns < 17 ? 5 : 18)
                     epilogues(path, rounding, type, columns & 1, columns);
-        for (int columns = 1; columns <= COLUMNS; columns += 4) others(path, columns);
+        for (int columns = 1; columns <= COLUMNS; columns++) {
+            epilogues(path, HWQ_ROUND_FP32, columns & 1 ? HWQ_U8 : HWQ_S8, columns & 2, columns);
+            others(path, columns);
+        }
     }
 }

@@ -174,8 +174,21 @@ static void pools(const shape *s, int path, int layout, int type, int kind)
     check_guard(&x), check_guard(&out), check_guard(&want);
 }
 
+/* Channels at every tail of a vector, the last pixel against the guard page. */
+static void depthwise_tails(int path)
+{
+    for (int64_t channels = 2; channels <= 34; channels++) {
+        const shape s = {1, channels, 1, 1, {{1, 4, 3}, {1, 3, 2}, {1, 1, 1}, {1, 1, 1}, {0, 1, 0}, {0}}};
+        check_begin("depthwise_s32", path);
+        integers(&s, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, 0);
+        check_begin("depthwise_f32", path);
+        floats(&s, path, HWQ_NHWC);
+    }
+}
+
 void check_window(void)
 {
+    EACH_PATH(path) depthwise_tails(path);
     EACH_PATH(path)
         for (int layout = HWQ_NCHW; layout <= HWQ_NHWC; layout++)
             for (int i = 0; i < SHAPE_COUNT; i++) {
