@@ -47,8 +47,12 @@ class Reader:
 
     def fault(self, what: str) -> Error:
         """An `Error` about this file."""
-        return Error(what, where=self.where, why="the file is damaged, cut off or no FlatBuffer",
-                     remedy="export or download the model again")
+        return Error(
+            what,
+            where=self.where,
+            why="the file is damaged, cut off or no FlatBuffer",
+            remedy="export or download the model again",
+        )
 
     def spend(self, amount: int) -> None:
         """Account for `amount` bytes of reading.
@@ -60,7 +64,9 @@ class Reader:
         """
         self._allowance -= amount
         if self._allowance < 0:
-            raise self.fault(f"its tables overlap: they describe more than {REREADS} times the file's {self.size} bytes")
+            raise self.fault(
+                f"its tables overlap: they describe more than {REREADS} times the file's {self.size} bytes"
+            )
 
     def number(self, kind: str, position: int) -> Any:
         """The scalar at `position`."""

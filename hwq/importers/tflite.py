@@ -33,7 +33,11 @@ MAX_OPERANDS = 1 << 16
 STATES: Mapping[str, tuple[int, ...]] = {"SVDF": (4,), "UNIDIRECTIONAL_SEQUENCE_LSTM": (18, 19)}
 # State may be this much larger than the file that declares it.
 STATE_BYTES = 64 << 20
-_PAIRS = {"strides": ("stride_h", "stride_w"), "dilations": ("dilation_h", "dilation_w"), "kernel_shape": ("filter_h", "filter_w")}
+_PAIRS = {
+    "strides": ("stride_h", "stride_w"),
+    "dilations": ("dilation_h", "dilation_w"),
+    "kernel_shape": ("filter_h", "filter_w"),
+}
 
 
 def is_tflite(data: bytes) -> bool:
@@ -66,7 +70,11 @@ def read(data: bytes, name: str, *, shapes: Mapping[str, Sequence[int]] | None =
     model = reader.root()
     version = model.scalar(0, "uint32", 0)
     if version != 3:
-        raise Error(f"the model has schema version {version}", where=name, why="hwq reads version 3, the only one in use since 2017")
+        raise Error(
+            f"the model has schema version {version}",
+            where=name,
+            why="hwq reads version 3, the only one in use since 2017",
+        )
     return _Import(reader, model, name).graph(shapes)
 
 
@@ -91,7 +99,9 @@ class _Import:
     def _code(self, table: Table) -> _Code:
         # Codes above 127 do not fit the field of the first files; the larger of the two counts.
         number = max(table.scalar(3, "int32", 0), table.scalar(0, "int8", 0))
-        return _Code(number, table.text(1, "custom_code") or "" if number == schema.CUSTOM else "", schema.OPERATORS.get(number))
+        return _Code(
+            number, table.text(1, "custom_code") or "" if number == schema.CUSTOM else "", schema.OPERATORS.get(number)
+        )
 
     def graph(self, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
         if not self.subgraphs:
@@ -100,9 +110,12 @@ class _Import:
         steps = list(main.tables(3, "operators", MAX_ENTRIES))
         codes = [self._code_of(table) for table in steps]
         if len(self.subgraphs) > 1:
-            raise Error(f"the model has {len(self.subgraphs)} subgraphs", where=self.where,
-                        why="control flow and several entry points are not read; hwq reads one graph of operators",
-                        remedy="export one signature without loops and branches")
+            raise Error(
+                f"the model has {len(self.subgraphs)} subgraphs",
+                where=self.where,
+                why="control flow and several entry points are not read; hwq reads one graph of operators",
+                remedy="export one signature without loops and branches",
+            )
         records = self._records(main)
         inputs = self._indices(main, 1, "inputs", records)
         outputs = self._indices(main, 2, "outputs", records)
@@ -110,7 +123,11 @@ class _Import:
         nodes = self._nodes(steps, codes, records)
         used = {name for node in nodes for name in (*node.inputs, *node.outputs) if name}
         used |= {records[index].name for index in (*inputs, *outputs) if index >= 0}
-        states = {node.inputs[read]: node.outputs[written] for node in nodes for read, written in node.attributes.get("states", ())}
+        states = {
+            node.inputs[read]: node.outputs[written]
+            for node in nodes
+            for read, written in node.attributes.get("states", ())
+        }
         tensors: list[Tensor] = []
         entries = []
         for index, record in enumerate(records):
@@ -123,19 +140,34 @@ class _Import:
             elif index in inputs and index not in made and tensor.data is None:
                 entries.append(index)
             elif index not in made and tensor.data is None:
-                raise Error("a value is read that nothing makes", where=f"{self.where}, tensor {record.name}",
-                            why="it is neither an input, nor a constant, nor an operator's output",
-                            remedy="the file is damaged or was cut out of a larger model; export it again")
+                raise Error(
+                    "a value is read that nothing makes",
+                    where=f"{self.where}, tensor {record.name}",
+                    why="it is neither an input, nor a constant, nor an operator's output",
+                    remedy="the file is damaged or was cut out of a larger model; export it again",
+                )
         if any(index < 0 for index in (*inputs, *outputs)):
             raise self.reader.fault("an input or output of the model is no tensor")
         ordered = [index for index in dict.fromkeys(inputs) if index in set(entries)]
         return infer_shapes(
-            nodes, tensors, [records[index] for index in ordered], list(dict.fromkeys(records[index].name for index in outputs)),
-            name=main.text(4, "name") or self.where.replace("\\", "/").rpartition("/")[2], source=self._source(), shapes=shapes, where=self.where)
+            nodes,
+            tensors,
+            [records[index] for index in ordered],
+            list(dict.fromkeys(records[index].name for index in outputs)),
+            name=main.text(4, "name") or self.where.replace("\\", "/").rpartition("/")[2],
+            source=self._source(),
+            shapes=shapes,
+            where=self.where,
+        )
 
     def _source(self) -> dict[str, Any]:
-        return {"file": self.where, "sha256": hashlib.sha256(self.reader.data).hexdigest(), "format": "tflite",
-                "producer": self.model.text(3, "description") or "", "opset": "TFLite schema 3"}
+        return {
+            "file": self.where,
+            "sha256": hashlib.sha256(self.reader.data).hexdigest(),
+            "format": "tflite",
+            "producer": self.model.text(3, "description") or "",
+            "opset": "TFLite schema 3",
+        }
 
     def _code_of(self, table: Table) -> _Code:
         index = table.scalar(0, "uint32", 0)
@@ -145,13 +177,23 @@ class _Import:
         if code.operator is not None:
             return code
         if code.number == schema.CUSTOM:
-            what, why = f"the custom operator {code.custom!r}", "its arithmetic is only known to the program that made the file"
+            what, why = (
+                f"the custom operator {code.custom!r}",
+                "its arithmetic is only known to the program that made the file",
+            )
         elif code.number in schema.CONTROL_FLOW:
-            what, why = f"the control flow operator {schema.CONTROL_FLOW[code.number]}", "hwq reads one graph of operators, no loops and branches"
+            what, why = (
+                f"the control flow operator {schema.CONTROL_FLOW[code.number]}",
+                "hwq reads one graph of operators, no loops and branches",
+            )
         else:
             what, why = f"the operator {_builtin_name(code.number)}", "hwq has no such operator yet"
-        raise Error(f"{what} is not supported", where=f"{self.where}, {table.path}", why=why,
-                    remedy="export without it, or see CONTRIBUTING.md for how to add an operator")
+        raise Error(
+            f"{what} is not supported",
+            where=f"{self.where}, {table.path}",
+            why=why,
+            remedy="export without it, or see CONTRIBUTING.md for how to add an operator",
+        )
 
     def _records(self, main: Table) -> list[TensorRecord]:
         taken: set[str] = set()
@@ -181,8 +223,10 @@ class _Import:
         for index, (table, code) in enumerate(zip(steps, codes, strict=True)):
             assert code.operator is not None
             op = code.operator.name
-            names = [[records[value].name if value >= 0 else "" for value in self._indices(table, field, what, records)]
-                     for field, what in ((1, "inputs"), (2, "outputs"))]
+            names = [
+                [records[value].name if value >= 0 else "" for value in self._indices(table, field, what, records)]
+                for field, what in ((1, "inputs"), (2, "outputs"))
+            ]
             if not names[1] or not names[1][0]:
                 raise self.reader.fault(f"{table.path} ({op}) makes nothing")
             origin = names[1][0]
@@ -197,8 +241,12 @@ class _Import:
                 if not state:
                     raise self.reader.fault(f"{table.path} ({op}) has no state at input {place}")
                 if state in holders:
-                    raise Error("two operators share one state", where=f"{self.where}, tensor {state}",
-                                why=f"{holders[state]} and {name} both update it", remedy="give each operator a state of its own")
+                    raise Error(
+                        "two operators share one state",
+                        where=f"{self.where}, tensor {state}",
+                        why=f"{holders[state]} and {name} both update it",
+                        remedy="give each operator a state of its own",
+                    )
                 holders[state] = name
                 states.append((place, len(names[1])))
                 names[1].append(f"{state}:next")
@@ -227,14 +275,18 @@ class _Import:
             known = [records[index].quantization for index in intermediates]
             usable = [one if one is not None and one.scales().size == 1 else None for one in known]
             found["intermediate_scale"] = np.array([0.0 if one is None else one.scales() for one in usable], np.float32)
-            found["intermediate_zero_point"] = np.array([0 if one is None else one.zero_points() for one in usable], np.int32)
+            found["intermediate_zero_point"] = np.array(
+                [0 if one is None else one.zero_points() for one in usable], np.int32
+            )
         return found
 
     def _option(self, options: Table | None, field: schema.Field) -> Any:
         if field.kind == "ints":
             values = None if options is None else options.numbers(field.index, "int32", field.name, 1 << 10)
             return () if values is None else tuple(int(value) for value in values)
-        choices: Sequence[str | None] | None = schema.TENSOR_TYPES if field.kind == "type" else schema.ENUMS.get(field.kind)
+        choices: Sequence[str | None] | None = (
+            schema.TENSOR_TYPES if field.kind == "type" else schema.ENUMS.get(field.kind)
+        )
         if choices is None:
             # Without an options table LiteRT's parameters are all zero, whatever the schema's defaults are.
             return type(field.default)(0) if options is None else options.scalar(field.index, field.kind, field.default)
@@ -254,13 +306,18 @@ class _Import:
         elif made and read_buffer(self.buffers[record.buffer], record, self.contents, self.reader) is not None:
             raise Error("an operator writes into a constant", where=f"{self.where}, tensor {record.name}")
         if record.variable:
-            raise Error("this variable tensor belongs to no operator that hwq knows", where=f"{self.where}, tensor {record.name}",
-                        why="state is read for SVDF and UNIDIRECTIONAL_SEQUENCE_LSTM")
+            raise Error(
+                "this variable tensor belongs to no operator that hwq knows",
+                where=f"{self.where}, tensor {record.name}",
+                why="state is read for SVDF and UNIDIRECTIONAL_SEQUENCE_LSTM",
+            )
         return Tensor(record.name, record.dtype, record.shape, content, record.quantization)
 
     def _state(self, record: TensorRecord, made: bool) -> Tensor:
         if made or not record.variable:
-            raise Error("a state must be a variable tensor that no operator makes", where=f"{self.where}, tensor {record.name}")
+            raise Error(
+                "a state must be a variable tensor that no operator makes", where=f"{self.where}, tensor {record.name}"
+            )
         # LiteRT resets an int8 variable to its zero point and every other to zero bytes.
         start = 0
         if record.dtype == "int8" and record.quantization is not None and record.quantization.axis is None:
@@ -276,4 +333,7 @@ class _Import:
 def _builtin_name(number: int) -> str:
     from tflite.BuiltinOperator import BuiltinOperator
 
-    return next((name for name, value in vars(BuiltinOperator).items() if value == number and not name.startswith("_")), f"number {number}")
+    return next(
+        (name for name, value in vars(BuiltinOperator).items() if value == number and not name.startswith("_")),
+        f"number {number}",
+    )

@@ -12,8 +12,17 @@ __all__ = ["ACTIVATIONS", "CONTROL_FLOW", "CUSTOM", "DETAILS", "ENUMS", "IDENTIF
 IDENTIFIER = b"TFL3"  # at byte 4 of the file
 CUSTOM = 32
 # Operators that run other subgraphs.
-CONTROL_FLOW: Mapping[int, str] = MappingProxyType({31: "CALL", 118: "IF", 119: "WHILE", 129: "CALL_ONCE", 200: "STABLEHLO_WHILE",
-                                                    206: "STABLEHLO_COMPOSITE", 209: "STABLEHLO_CASE"})
+CONTROL_FLOW: Mapping[int, str] = MappingProxyType(
+    {
+        31: "CALL",
+        118: "IF",
+        119: "WHILE",
+        129: "CALL_ONCE",
+        200: "STABLEHLO_WHILE",
+        206: "STABLEHLO_COMPOSITE",
+        209: "STABLEHLO_CASE",
+    }
+)
 
 # TensorType: the name of `hwq.graph.BITS`, or None for what no tensor of numbers is.
 TENSOR_TYPES: tuple[str | None, ...] = (
@@ -51,7 +60,11 @@ class Operator:
 _WINDOW = (Field("padding", 0, "padding"), Field("stride_w", 1, "int32"), Field("stride_h", 2, "int32"))
 _DILATION = (Field("dilation_w", 5, "int32", 1), Field("dilation_h", 6, "int32", 1))
 _ACTIVATION = (Field("activation", 0, "activation"),)
-_CELL = (Field("activation", 0, "activation"), Field("cell_clip", 1, "float32", 0.0), Field("projection_clip", 2, "float32", 0.0))
+_CELL = (
+    Field("activation", 0, "activation"),
+    Field("cell_clip", 1, "float32", 0.0),
+    Field("projection_clip", 2, "float32", 0.0),
+)
 
 # BuiltinOptions: the options that mean something to the operator's value. A union member that is absent here has none.
 OPTION_FIELDS: Mapping[int, tuple[Field, ...]] = MappingProxyType({

@@ -16,8 +16,17 @@ __all__ = ["infer_shapes"]
 BATCH = "N"
 
 
-def infer_shapes(nodes: Sequence[Node], tensors: Sequence[Tensor], inputs: Sequence[TensorRecord], outputs: Sequence[str], *, name: str,
-                 source: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None, where: str) -> Graph:
+def infer_shapes(
+    nodes: Sequence[Node],
+    tensors: Sequence[Tensor],
+    inputs: Sequence[TensorRecord],
+    outputs: Sequence[str],
+    *,
+    name: str,
+    source: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]] | None,
+    where: str,
+) -> Graph:
     """The graph with every shape inferred from its inputs.
 
     Raises
@@ -53,8 +62,10 @@ def infer_shapes(nodes: Sequence[Node], tensors: Sequence[Tensor], inputs: Seque
 
 def _opened(record: TensorRecord) -> tuple[Dim, ...]:
     """The input's shape with a symbol for every dimension that the signature leaves open; a batch is ``N`` in every input."""
-    return tuple(dim if open_dim >= 0 else BATCH if axis == 0 else f"{record.name}_{axis}"
-                 for axis, (dim, open_dim) in enumerate(zip(record.shape, record.signature, strict=True)))
+    return tuple(
+        dim if open_dim >= 0 else BATCH if axis == 0 else f"{record.name}_{axis}"
+        for axis, (dim, open_dim) in enumerate(zip(record.shape, record.signature, strict=True))
+    )
 
 
 def _checked(graph: Graph, tensors: Sequence[Tensor], where: str) -> Graph:
@@ -62,6 +73,10 @@ def _checked(graph: Graph, tensors: Sequence[Tensor], where: str) -> Graph:
     stated = {tensor.name: tensor.dtype for tensor in tensors}
     for tensor in graph.tensors.values():
         if stated.get(tensor.name, tensor.dtype) != tensor.dtype:
-            raise Error(f"the file says {stated[tensor.name]}, its operator makes {tensor.dtype}", where=f"{where}, tensor {tensor.name}",
-                        why="a tensor has the type that its operator makes", remedy="the file is damaged; export it again")
+            raise Error(
+                f"the file says {stated[tensor.name]}, its operator makes {tensor.dtype}",
+                where=f"{where}, tensor {tensor.name}",
+                why="a tensor has the type that its operator makes",
+                remedy="the file is damaged; export it again",
+            )
     return graph

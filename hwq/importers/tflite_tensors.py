@@ -55,15 +55,25 @@ def read_tensor(table: Table, index: int, where: str) -> TensorRecord:
         raise table.reader.fault(f"tensor {index} has the unknown type {number}")
     dtype = schema.TENSOR_TYPES[number]
     if dtype is None:
-        raise Error(f"tensors of type {schema.UNNUMERIC[number]} are not supported", where=place, why="hwq computes on numbers")
+        raise Error(
+            f"tensors of type {schema.UNNUMERIC[number]} are not supported", where=place, why="hwq computes on numbers"
+        )
     if table.place(6, 4) is not None:
-        raise Error("sparse tensors are not supported", where=place, why="the constant is stored as a sparse block format",
-                    remedy="convert the model without sparsity, or densify it first")
+        raise Error(
+            "sparse tensors are not supported",
+            where=place,
+            why="the constant is stored as a sparse block format",
+            remedy="convert the model without sparsity, or densify it first",
+        )
     if table.place(9, 4) is not None and table.count(9, "variant_tensors"):
         raise Error("variant tensors are not supported", where=place, why="hwq computes on numbers")
     if table.scalar(10, "uint32", 0):
-        raise Error("tensors in external buffers are not supported", where=place, why="their bytes lie in another file",
-                    remedy="export the model with its weights inside")
+        raise Error(
+            "tensors in external buffers are not supported",
+            where=place,
+            why="their bytes lie in another file",
+            remedy="export the model with its weights inside",
+        )
     shape = _dims(table, 0, "shape", place, 0)
     for dim in shape:
         if dim < 0:
@@ -74,10 +84,14 @@ def read_tensor(table: Table, index: int, where: str) -> TensorRecord:
     if bits > MAX_BITS:
         raise Error(f"the shape {list(shape)} is larger than any memory", where=place)
     signature = _dims(table, 7, "shape_signature", place, -1) or shape
-    if len(signature) != len(shape) or any(open_dim not in (-1, dim) for open_dim, dim in zip(signature, shape, strict=True)):
+    if len(signature) != len(shape) or any(
+        open_dim not in (-1, dim) for open_dim, dim in zip(signature, shape, strict=True)
+    ):
         signature = shape  # LiteRT ignores a signature that does not fit
     quantization = _quantization(table.table(4, "quantization"), dtype, shape, place)
-    return TensorRecord(index, name, dtype, shape, signature, table.scalar(2, "uint32", 0), quantization, table.scalar(5, "bool", False))
+    return TensorRecord(
+        index, name, dtype, shape, signature, table.scalar(2, "uint32", 0), quantization, table.scalar(5, "bool", False)
+    )
 
 
 def _dims(table: Table, field: int, what: str, place: str, least: int) -> tuple[int, ...]:
@@ -98,7 +112,11 @@ def _quantization(table: Table | None, dtype: str, shape: tuple[int, ...], place
     details = table.scalar(4, "uint8", 0)
     if details:
         kind = schema.DETAILS[details] if details < len(schema.DETAILS) else f"number {details}"
-        raise Error(f"the quantization {kind} is not supported", where=place, why="hwq reads affine scales per tensor and per channel")
+        raise Error(
+            f"the quantization {kind} is not supported",
+            where=place,
+            why="hwq reads affine scales per tensor and per channel",
+        )
     scale = table.numbers(2, "float32", "scale", 1 << 24)
     if scale is None or not len(scale) or not dtype.startswith(("int", "uint")):
         return None
@@ -124,7 +142,9 @@ def _quantization(table: Table | None, dtype: str, shape: tuple[int, ...], place
     return Quantization(dtype, scales, stored, axis=axis, storage=storage)
 
 
-def read_buffer(table: Table, record: TensorRecord, contents: dict[tuple[int, str], Array], reader: Reader) -> Array | None:
+def read_buffer(
+    table: Table, record: TensorRecord, contents: dict[tuple[int, str], Array], reader: Reader
+) -> Array | None:
     """A constant's value in `carrier(dtype)`, or None where the buffer is empty.
 
     Raises
@@ -147,9 +167,12 @@ def read_buffer(table: Table, record: TensorRecord, contents: dict[tuple[int, st
     bits = BITS[record.dtype]
     needed = (count * bits + 7) // 8
     if len(raw) != needed:
-        raise Error(f"the constant has {len(raw)} bytes where {record.dtype}{list(record.shape)} takes {needed}",
-                    where=f"{reader.where}, tensor {record.name}", why="shape, type and content must fit together",
-                    remedy="the file is damaged; export it again")
+        raise Error(
+            f"the constant has {len(raw)} bytes where {record.dtype}{list(record.shape)} takes {needed}",
+            where=f"{reader.where}, tensor {record.name}",
+            why="shape, type and content must fit together",
+            remedy="the file is damaged; export it again",
+        )
     key = (record.buffer, record.dtype)
     if key not in contents:
         contents[key] = _decode(raw, record.dtype, reader)

@@ -25,8 +25,11 @@ CACHED_ELEMENTS = 1 << 15
 
 def windows_of(node: Node, space: tuple[Dim, ...], kernel: tuple[int, int]) -> spatial.Windows:
     """The windows that padding, strides and dilations lay over `space`; SAME puts the odd element behind."""
-    attributes = {"strides": node.attributes["strides"], "dilations": node.attributes.get("dilations", (1, 1)),
-                  "auto_pad": "SAME_UPPER" if node.attributes["padding"] == "SAME" else "VALID"}
+    attributes = {
+        "strides": node.attributes["strides"],
+        "dilations": node.attributes.get("dilations", (1, 1)),
+        "auto_pad": "SAME_UPPER" if node.attributes["padding"] == "SAME" else "VALID",
+    }
     return spatial.windows_of(dataclasses.replace(node, attributes=attributes), space, kernel)
 
 
@@ -55,7 +58,11 @@ def multiply_matrices(a: Array, b: Array) -> Array:
     left = np.broadcast_to(a, (*lead, *a.shape[-2:])).reshape(-1, *a.shape[-2:])
     right = np.broadcast_to(b, (*lead, *b.shape[-2:])).reshape(-1, *b.shape[-2:])
     made = [multiply(x, np.swapaxes(y, 0, 1)) for x, y in zip(left, right, strict=True)]
-    return np.stack(made).reshape(*lead, a.shape[-2], b.shape[-1]) if made else np.zeros((*lead, a.shape[-2], b.shape[-1]), np.float32)
+    return (
+        np.stack(made).reshape(*lead, a.shape[-2], b.shape[-1])
+        if made
+        else np.zeros((*lead, a.shape[-2], b.shape[-1]), np.float32)
+    )
 
 
 def exact(x: Array, zero_point: int = 0) -> Array:
@@ -99,9 +106,14 @@ def convolve(x: Array, filters: Array, windows: spatial.Windows) -> Array:
         height = rows.stop - rows.start
         for group in range(groups):
             view = np.lib.stride_tricks.as_strided(
-                part[:, rows.start * sh :, :, group * each :], (part.shape[0], height, ow, kh, kw, each),
-                (steps[0], steps[1] * sh, steps[2] * sw, steps[1] * dh, steps[2] * dw, steps[3]), writeable=False)
-            made = multiply(view.reshape(part.shape[0] * height * ow, kh * kw * each), flat[group * per : (group + 1) * per])
+                part[:, rows.start * sh :, :, group * each :],
+                (part.shape[0], height, ow, kh, kw, each),
+                (steps[0], steps[1] * sh, steps[2] * sw, steps[1] * dh, steps[2] * dw, steps[3]),
+                writeable=False,
+            )
+            made = multiply(
+                view.reshape(part.shape[0] * height * ow, kh * kw * each), flat[group * per : (group + 1) * per]
+            )
             result[images, rows, :, group * per : (group + 1) * per] = made.reshape(part.shape[0], height, ow, per)
     return result
 
@@ -115,8 +127,12 @@ def depthwise(x: Array, filters: Array, windows: spatial.Windows) -> Array:
     result = np.zeros((x.shape[0], *windows.sizes, channels, multiplier), wide)
     for row in range(windows.kernel[0]):
         for column in range(windows.kernel[1]):
-            steps = [slice(tap * step, tap * step + (count - 1) * stride + 1, stride) for tap, step, count, stride in zip(
-                (row, column), windows.dilations, windows.sizes, windows.strides, strict=True)]
+            steps = [
+                slice(tap * step, tap * step + (count - 1) * stride + 1, stride)
+                for tap, step, count, stride in zip(
+                    (row, column), windows.dilations, windows.sizes, windows.strides, strict=True
+                )
+            ]
             taps = padded[:, steps[0], steps[1], :].astype(wide, copy=False)
             result += taps[..., None] * filters[0, row, column].reshape(channels, multiplier).astype(wide, copy=False)
     return result.reshape(x.shape[0], *windows.sizes, channels * multiplier)
@@ -133,13 +149,18 @@ def transposed(x: Array, filters: Array, out_space: tuple[int, int], strides: tu
     for size, taps, stride in zip(out_space, kernel, strides, strict=True):
         count = -(-size // stride) if padding == "SAME" else -(-(size - taps + 1) // stride)
         begin.append(max((count - 1) * stride + taps - size, 0) // 2)
-    full = [max((extent - 1) * stride + taps, start + size) for extent, stride, taps, start, size in zip(
-        x.shape[1:3], strides, kernel, begin, out_space, strict=True)]
+    full = [
+        max((extent - 1) * stride + taps, start + size)
+        for extent, stride, taps, start, size in zip(x.shape[1:3], strides, kernel, begin, out_space, strict=True)
+    ]
     result = np.zeros((x.shape[0], *full, filters.shape[0]), wide)
     rows = x.reshape(-1, x.shape[3])
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             made = multiply(rows, np.ascontiguousarray(filters[:, row, column])).reshape(*x.shape[:3], -1)
-            result[:, row : row + (x.shape[1] - 1) * strides[0] + 1 : strides[0],
-                   column : column + (x.shape[2] - 1) * strides[1] + 1 : strides[1]] += made
+            result[
+                :,
+                row : row + (x.shape[1] - 1) * strides[0] + 1 : strides[0],
+                column : column + (x.shape[2] - 1) * strides[1] + 1 : strides[1],
+            ] += made
     return np.ascontiguousarray(result[:, begin[0] : begin[0] + out_space[0], begin[1] : begin[1] + out_space[1]])

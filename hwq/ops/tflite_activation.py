@@ -16,7 +16,17 @@ from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_arithmetic import power_of_two
 from hwq.ops.tflite_base import Call, TfliteOp, inferred, present
 
-__all__ = ["LeakyRelu", "Prelu", "Rectifier", "SigmoidTanh", "Table", "Unary", "integer_sigmoid", "integer_tanh", "lookup"]
+__all__ = [
+    "LeakyRelu",
+    "Prelu",
+    "Rectifier",
+    "SigmoidTanh",
+    "Table",
+    "Unary",
+    "integer_sigmoid",
+    "integer_tanh",
+    "lookup",
+]
 
 Float32 = NDArray[np.float32]
 
@@ -50,7 +60,11 @@ class Rectifier(Elementwise):
         info = np.iinfo(x.dtype)
         zero, scale = call.made_zero_point(), call.made_scale()
         least = max(int(info.min), zero + int(fixed.away(np.float32(np.float32(low) / scale))))
-        most = int(info.max) if high is None else min(int(info.max), zero + int(fixed.away(np.float32(np.float32(high) / scale))))
+        most = (
+            int(info.max)
+            if high is None
+            else min(int(info.max), zero + int(fixed.away(np.float32(np.float32(high) / scale))))
+        )
         mantissa, shift = fixed.quantize_multiplier(float(np.float32(call.scale(0) / scale)))
         values = zero + fixed.multiply(call.wide(0) - call.zero_point(0), mantissa, shift)
         return [np.minimum(np.maximum(values, least), most).astype(x.dtype)]
@@ -75,8 +89,10 @@ class LeakyRelu(Elementwise):
 def _two_sided(call: Call, x: fixed.Int64, factor: fixed.Int64 | None, above: float, below: float) -> Array:
     """R1 by `above` where x >= 0, else of ``x * factor`` by `below`."""
     info = np.iinfo(carrier(call.dtype(0)))
-    high, low = (fixed.multiply(values, *fixed.quantize_multiplier(real))
-                 for values, real in ((x, above), (x if factor is None else x * factor, below)))
+    high, low = (
+        fixed.multiply(values, *fixed.quantize_multiplier(real))
+        for values, real in ((x, above), (x if factor is None else x * factor, below))
+    )
     values = np.where(x >= 0, high, low) + call.made_zero_point()
     return np.clip(values, info.min, info.max).astype(carrier(call.dtype(0)))
 
@@ -105,7 +121,11 @@ class Prelu(TfliteOp):
             return [np.where(x >= 0, x, x * slope).astype(x.dtype)]
         above = np.float32(call.scale(0) / call.made_scale())
         below = np.float32(np.float32(call.scale(0) * call.scale(1)) / call.made_scale())
-        return [_two_sided(call, call.wide(0) - call.zero_point(0), call.wide(1) - call.zero_point(1), float(above), float(below))]
+        return [
+            _two_sided(
+                call, call.wide(0) - call.zero_point(0), call.wide(1) - call.zero_point(1), float(above), float(below)
+            )
+        ]
 
 
 def lookup(call: Call, function: Callable[[Float32], Array]) -> Array:
@@ -194,7 +214,11 @@ class SigmoidTanh(Elementwise):
         x, tanh = call.array(0), call.node.op == "TANH"
         if call.dtype(0) == "int16" and call.quantized:
             function = integer_tanh if tanh else integer_sigmoid
-            return [np.clip(function(call.wide(0), *_table_input(call, (0, 1) if tanh else (0,))), -32768, 32767).astype(np.int16)]
+            return [
+                np.clip(function(call.wide(0), *_table_input(call, (0, 1) if tanh else (0,))), -32768, 32767).astype(
+                    np.int16
+                )
+            ]
         if call.quantized:
             return [lookup(call, _in32(np.tanh) if tanh else _sigmoid32)]
         return [functions.in_float64(np.tanh if tanh else functions.sigmoid, x)]
@@ -235,14 +259,18 @@ def _hard_swish(call: Call) -> Array:
     product = ramp * scaled
     product = np.where(product >= 0, product >> 15, -((-product) >> 15))
     info = np.iinfo(carrier(call.dtype(0)))
-    return np.clip(fixed.divide_by_power(product, -out_shift) + call.made_zero_point(), info.min, info.max).astype(carrier(call.dtype(0)))
+    return np.clip(fixed.divide_by_power(product, -out_shift) + call.made_zero_point(), info.min, info.max).astype(
+        carrier(call.dtype(0))
+    )
 
 
 def _elu(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x < 0, np.expm1(np.minimum(x, 0)), x)
 
 
-_TABLES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = MappingProxyType({"ELU": _elu, "EXP": np.exp})
+_TABLES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = MappingProxyType(
+    {"ELU": _elu, "EXP": np.exp}
+)
 
 
 @register
@@ -254,7 +282,8 @@ class Table(Elementwise):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         function: Callable[..., Any] = _TABLES.get(call.node.op) or (
-            lambda x: functions.gelu(x, "tanh" if call.attribute("approximate", False) else "none"))
+            lambda x: functions.gelu(x, "tanh" if call.attribute("approximate", False) else "none")
+        )
         if call.quantized:
             if call.dtype(0) == "int16":
                 raise call.fault("int16 is not supported in this operator")
@@ -279,6 +308,8 @@ class Unary(Elementwise):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         if call.quantized and call.reads[0] is not None and call.reads[0].quantization is not None:
-            raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+            raise call.fault(
+                f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first"
+            )
         x = call.array(0)
         return [np.asarray(_FLOATS[call.node.op](x)).astype(x.dtype, copy=False)]

@@ -38,7 +38,9 @@ class Broadcasting(TfliteOp):
     def require_plain(self, call: Call) -> None:
         """Raise where operands have a scale that the kernel would have to take into account."""
         if call.quantized and call.reads[0] is not None and call.reads[0].quantization is not None:
-            raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+            raise call.fault(
+                f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first"
+            )
 
 
 @register
@@ -51,7 +53,11 @@ class Arithmetic(Broadcasting):
         """See `TfliteOp.compute`."""
         if call.quantized:
             if call.node.op == "DIV":
-                raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+                raise call.fault(
+                    f"quantized {call.dtype(0)} operands are not supported in this operator",
+                    None,
+                    "dequantize them first",
+                )
             return [_multiplied(call) if call.node.op == "MUL" else _added(call)]
         a, b = call.array(0), call.array(1)
         return [clamp_float(call.node, np.asarray(_PLAIN[call.node.op](a, b)).astype(a.dtype, copy=False))]
@@ -83,7 +89,11 @@ _PLAIN: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
 
 def power_of_two(scale: np.float32) -> int | None:
     """log2 of a scale that is a power of two to within 1e-3 of its exponent, else None."""
-    logarithm = np.float32(np.float32(math.log(float(scale))) * np.float32(1.0 / math.log(2.0))) if scale > 0 else np.float32(0.5)
+    logarithm = (
+        np.float32(np.float32(math.log(float(scale))) * np.float32(1.0 / math.log(2.0)))
+        if scale > 0
+        else np.float32(0.5)
+    )
     rounded = fixed.away(logarithm)
     return int(rounded) if abs(np.float32(logarithm - rounded)) < np.float32(1e-3) else None
 
@@ -101,12 +111,22 @@ def _added(call: Call) -> Array:
     left = 15 if wide_type else 20
     scales = [call.scale(0), call.scale(1)]
     twice = 2.0 * float(max(scales))
-    mantissas, shifts = fixed.quantize_multipliers([float(scales[0]) / twice, float(scales[1]) / twice,
-                                                    twice / float(np.float32(np.float32(1 << left) * call.made_scale()))])
+    mantissas, shifts = fixed.quantize_multipliers(
+        [
+            float(scales[0]) / twice,
+            float(scales[1]) / twice,
+            twice / float(np.float32(np.float32(1 << left) * call.made_scale())),
+        ]
+    )
     if call.node.op == "SUB":
         mantissas[1] = -mantissas[1]
-    terms = [fixed.multiply((call.wide(index) - call.zero_point(index)) << left, mantissas[index], shifts[index]) for index in (0, 1)]
-    return clamp(call, fixed.multiply(fixed.wrap32(terms[0] + terms[1]), mantissas[2], shifts[2]) + call.made_zero_point())
+    terms = [
+        fixed.multiply((call.wide(index) - call.zero_point(index)) << left, mantissas[index], shifts[index])
+        for index in (0, 1)
+    ]
+    return clamp(
+        call, fixed.multiply(fixed.wrap32(terms[0] + terms[1]), mantissas[2], shifts[2]) + call.made_zero_point()
+    )
 
 
 def _added_by_shifts(call: Call, exponents: Sequence[int]) -> Array:

@@ -60,14 +60,21 @@ class Call:
     @staticmethod
     def within(node: Node, arrays: Sequence[Array | None], graph: Graph) -> Call:
         """The call of a node of `graph`."""
-        return Call(node, arrays, [graph.tensors[name] if name else None for name in node.inputs],
-                    [graph.tensors[name] if name else None for name in node.outputs], graph.dialect)
+        return Call(
+            node,
+            arrays,
+            [graph.tensors[name] if name else None for name in node.inputs],
+            [graph.tensors[name] if name else None for name in node.outputs],
+            graph.dialect,
+        )
 
     @staticmethod
     def alone(node: Node, arrays: Sequence[Array | None]) -> Call:
         """The call without a graph: no operand has a quantization."""
-        reads = [None if array is None else Tensor(name, str(array.dtype), tuple(array.shape))
-                 for name, array in zip(node.inputs, arrays, strict=True)]
+        reads = [
+            None if array is None else Tensor(name, str(array.dtype), tuple(array.shape))
+            for name, array in zip(node.inputs, arrays, strict=True)
+        ]
         return Call(node, arrays, reads, [None] * len(node.outputs))
 
     def fault(self, what: str, why: str | None = None, remedy: str | None = None) -> Error:
@@ -133,9 +140,11 @@ class Call:
 
     def _known(self, tensor: Tensor | None, which: str) -> Quantization:
         if tensor is None or tensor.quantization is None or not tensor.quantization.known:
-            raise self.fault(f"{which} is {'integer' if tensor is None else tensor.dtype} without a scale",
-                             "integer kernels need the scale and zero point of every operand and result",
-                             "evaluate the node inside its graph (Op.apply)")
+            raise self.fault(
+                f"{which} is {'integer' if tensor is None else tensor.dtype} without a scale",
+                "integer kernels need the scale and zero point of every operand and result",
+                "evaluate the node inside its graph (Op.apply)",
+            )
         return tensor.quantization
 
     def scale(self, index: int) -> np.float32:
@@ -232,7 +241,11 @@ def checked_activation(node: Node) -> str:
     """
     activation = str(node.attributes.get("activation", "NONE"))
     if activation not in ACTIVATIONS:
-        raise dims.fault(node, f"the fused activation {activation} is not supported", f"kernels have {', '.join(sorted(ACTIVATIONS))}")
+        raise dims.fault(
+            node,
+            f"the fused activation {activation} is not supported",
+            f"kernels have {', '.join(sorted(ACTIVATIONS))}",
+        )
     return activation
 
 
@@ -277,8 +290,11 @@ def present(node: Node, inputs: Sequence[Tensor | None], least: int, most: int |
     """
     most = least if most is None else most
     if len(inputs) > most or len(inputs) < least or any(tensor is None for tensor in inputs[:least]):
-        raise dims.fault(node, f"the operator needs {least if most == least else f'{least} to {most}'} inputs, it has "
-                               f"{sum(tensor is not None for tensor in inputs)}")
+        raise dims.fault(
+            node,
+            f"the operator needs {least if most == least else f'{least} to {most}'} inputs, it has "
+            f"{sum(tensor is not None for tensor in inputs)}",
+        )
     return [*inputs, *[None] * (most - len(inputs))]
 
 

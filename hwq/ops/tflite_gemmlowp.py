@@ -35,7 +35,9 @@ def exponential(a: Int64, integer_bits: int, bits: int = 32) -> Int64:
     for exponent, power in enumerate(_POWERS, -2):
         if integer_bits > exponent:
             factor = _constant(power, bits)
-            result = np.where(rest & (1 << (fraction + exponent)), fixed.double_high_multiply(result, factor, bits), result)
+            result = np.where(
+                rest & (1 << (fraction + exponent)), fixed.double_high_multiply(result, factor, bits), result
+            )
     if integer_bits > 5:
         result = np.where(a < -(32 << fraction), 0, result)
     return np.where(a == 0, (1 << (bits - 1)) - 1, result)

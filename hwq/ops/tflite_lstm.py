@@ -72,22 +72,36 @@ def integer_step(call: Call) -> Step:
     state_scale, state_zero = call.scale(18), call.zero_point(18)
     cell_clip = _quantized_clip(float(call.attribute("cell_clip", 0.0)), call.scale(19), 16)
     projection_clip = _quantized_clip(float(call.attribute("projection_clip", 0.0)), call.made_scale(), 8)
-    inner = {index: fixed.quantize_multiplier(float(np.float32(np.float32(call.scale(1 + index) * call.scale(0)) / GATE_SCALE)))
-             for index in range(4) if call.has(1 + index)}
-    outer = {index: fixed.quantize_multiplier(float(np.float32(np.float32(call.scale(5 + index) * state_scale) / GATE_SCALE)))
-             for index in range(4) if call.has(5 + index)}
+    inner = {
+        index: fixed.quantize_multiplier(
+            float(np.float32(np.float32(call.scale(1 + index) * call.scale(0)) / GATE_SCALE))
+        )
+        for index in range(4)
+        if call.has(1 + index)
+    }
+    outer = {
+        index: fixed.quantize_multiplier(
+            float(np.float32(np.float32(call.scale(5 + index) * state_scale) / GATE_SCALE))
+        )
+        for index in range(4)
+        if call.has(5 + index)
+    }
 
     def product(x: Array, zero: int, weight: int, bias: Array | None) -> fixed.Int64:
         total = sums.multiply(sums.exact(x, zero), call.array(weight).astype(np.int32))
         return fixed.wrap32(total if bias is None else total + bias.astype(np.int64))
 
     def gate(index: int, x: Array, hidden: Array, cell: fixed.Int64) -> fixed.Int64:
-        total = fixed.saturate(fixed.multiply(product(x, call.zero_point(0), 1 + index, call.array(12 + index)), *inner[index]), 16)
+        total = fixed.saturate(
+            fixed.multiply(product(x, call.zero_point(0), 1 + index, call.array(12 + index)), *inner[index]), 16
+        )
         total = fixed.saturate(total + fixed.multiply(product(hidden, state_zero, 5 + index, None), *outer[index]), 16)
         if index in PEEPHOLES and call.has(PEEPHOLES[index]):
             operand = PEEPHOLES[index]
             real = float(np.float32(2.0**exponent * float(call.scale(operand)) / float(GATE_SCALE)))
-            total = fixed.saturate(total + fixed.multiply(call.wide(operand) * cell, *fixed.quantize_multiplier(real)), 16)
+            total = fixed.saturate(
+                total + fixed.multiply(call.wide(operand) * cell, *fixed.quantize_multiplier(real)), 16
+            )
         return gemmlowp.hyperbolic_tangent(total, 3) if index == CELL else gemmlowp.logistic(total, 3)
 
     def step(x: Array, hidden: Array, cell: Array) -> tuple[Array, Array]:
@@ -101,7 +115,9 @@ def integer_step(call: Call) -> Step:
         opened = gate(OUTPUT, x, hidden, after)
         value = fixed.multiply(opened * gemmlowp.hyperbolic_tangent(after, cell_bits), *hidden_rescale)
         if call.has(PROJECTION):
-            value = _projected(call, np.clip(value - hidden_zero, -128, 127), hidden_zero, hidden_scale, projection_clip)
+            value = _projected(
+                call, np.clip(value - hidden_zero, -128, 127), hidden_zero, hidden_scale, projection_clip
+            )
         else:
             value = np.clip(value + hidden_zero, -128, 127)
         return value.astype(np.int8), after.astype(np.int16)
@@ -115,7 +131,9 @@ def _projected(call: Call, value: fixed.Int64, hidden_zero: int, hidden_scale: n
     if call.has(PROJECTION_BIAS):
         total = total + call.wide(PROJECTION_BIAS)
     real = float(np.float32(np.float32(call.scale(PROJECTION) * hidden_scale) / call.scale(18)))
-    made = np.clip(fixed.multiply(fixed.wrap32(total), *fixed.quantize_multiplier(real)) + call.zero_point(18), -128, 127)
+    made = np.clip(
+        fixed.multiply(fixed.wrap32(total), *fixed.quantize_multiplier(real)) + call.zero_point(18), -128, 127
+    )
     return np.clip(made, -clip, clip) if clip else made
 
 

@@ -40,7 +40,9 @@ class Reshape(Moving):
         """See `Op.infer`."""
         x, target = present(node, inputs, 1, 2)
         assert x is not None
-        wanted = _constant(node, target, "the shape") if target is not None else tuple(node.attributes.get("new_shape", ()))
+        wanted = (
+            _constant(node, target, "the shape") if target is not None else tuple(node.attributes.get("new_shape", ()))
+        )
         if wanted is None or not x.known_shape:
             return inferred(x.dtype, None)
         return inferred(x.dtype, _reshaped(node, x.shape, wanted))
@@ -59,7 +61,9 @@ def _reshaped(node: Node, shape: Shape, wanted: Sequence[int]) -> Shape:
     if rest is None and 0 in wanted and 0 in shape:
         rest = 0
     if rest is None or (-1 not in wanted and rest != 1 and not (0 in wanted and 0 in shape)):
-        raise dims.fault(node, f"{list(shape)} cannot become {list(wanted)[:16]}", "the number of elements must stay the same")
+        raise dims.fault(
+            node, f"{list(shape)} cannot become {list(wanted)[:16]}", "the number of elements must stay the same"
+        )
     return tuple(rest if dim == -1 else dim for dim in wanted)
 
 
@@ -82,7 +86,11 @@ class Squeeze(Moving):
     def gone(self, node: Node, shape: Shape) -> set[int]:
         """The axes that are dropped."""
         axes = dims.ints_attribute(node, "axes", ())
-        gone = {dims.axis_of(node, axis, len(shape)) for axis in axes} if axes else {axis for axis, dim in enumerate(shape) if dim == 1}
+        gone = (
+            {dims.axis_of(node, axis, len(shape)) for axis in axes}
+            if axes
+            else {axis for axis, dim in enumerate(shape) if dim == 1}
+        )
         for axis in gone:
             if shape[axis] != 1 and isinstance(shape[axis], int):
                 raise dims.fault(node, f"axis {axis} of {list(shape)} is not 1")
@@ -168,10 +176,14 @@ class Concatenation(Moving):
         axis = dims.axis_of(node, int(node.attributes.get("axis", 0)), len(first))
         for tensor in given[1:]:
             if len(tensor.shape) != len(first) or any(
-                    a != b and isinstance(a, int) and isinstance(b, int) for index, (a, b) in enumerate(zip(first, tensor.shape, strict=False))
-                    if index != axis):
+                a != b and isinstance(a, int) and isinstance(b, int)
+                for index, (a, b) in enumerate(zip(first, tensor.shape, strict=False))
+                if index != axis
+            ):
                 raise dims.fault(node, f"shapes {list(first)} and {list(tensor.shape)} differ outside axis {axis}")
-        return inferred(given[0].dtype, (*first[:axis], dims.total([tensor.shape[axis] for tensor in given]), *first[axis + 1 :]))
+        return inferred(
+            given[0].dtype, (*first[:axis], dims.total([tensor.shape[axis] for tensor in given]), *first[axis + 1 :])
+        )
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
@@ -188,10 +200,15 @@ class Concatenation(Moving):
         if same_scale(call, index):
             return part
         if call.dtype(index) != "uint8":
-            raise call.fault(f"{call.dtype(index)} operands in different scales cannot be joined", "LiteRT refuses them too")
+            raise call.fault(
+                f"{call.dtype(index)} operands in different scales cannot be joined", "LiteRT refuses them too"
+            )
         scale = np.float32(call.scale(index) * np.float32(np.float32(1) / call.made_scale()))
         bias = np.float32(np.float32(-call.zero_point(index)) * scale)
-        moved = fixed.away((part.astype(np.float32) * scale + bias).astype(np.float32)).astype(np.int64) + call.made_zero_point()
+        moved = (
+            fixed.away((part.astype(np.float32) * scale + bias).astype(np.float32)).astype(np.int64)
+            + call.made_zero_point()
+        )
         return np.clip(moved, 0, 255).astype(np.uint8)
 
 
@@ -255,7 +272,10 @@ class Pack(Moving):
             raise dims.fault(node, "an operand is missing")
         given = [tensor for tensor in inputs if tensor is not None]
         first = given[0]
-        if any(tensor.dtype != first.dtype or (tensor.known_shape and first.known_shape and tensor.shape != first.shape) for tensor in given):
+        if any(
+            tensor.dtype != first.dtype or (tensor.known_shape and first.known_shape and tensor.shape != first.shape)
+            for tensor in given
+        ):
             raise dims.fault(node, "only operands of one type and shape can be stacked")
         if not first.known_shape:
             return inferred(first.dtype, None)
@@ -307,7 +327,9 @@ class Pad(Moving):
         if found is None or not x.known_shape:
             return inferred(x.dtype, None)
         self.check(node, found, x.shape)
-        return inferred(x.dtype, [dims.offset(dim, found[2 * axis] + found[2 * axis + 1]) for axis, dim in enumerate(x.shape)])
+        return inferred(
+            x.dtype, [dims.offset(dim, found[2 * axis] + found[2 * axis + 1]) for axis, dim in enumerate(x.shape)]
+        )
 
     def check(self, node: Node, border: Sequence[int], shape: Shape) -> None:
         """Raise where a border is negative, or wider than what it mirrors."""
@@ -371,8 +393,12 @@ class Gather(Moving):
         if x.shape[:batch] != index.shape[:batch]:
             raise call.fault(f"the common axes of {list(x.shape)} and {list(index.shape)} differ")
         lead = int(np.prod(x.shape[:batch], dtype=np.int64))
-        parts = [np.take(one, picks, axis=axis - batch) for one, picks in zip(
-            x.reshape(lead, *x.shape[batch:]), index.reshape(lead, *index.shape[batch:]), strict=True)]
+        parts = [
+            np.take(one, picks, axis=axis - batch)
+            for one, picks in zip(
+                x.reshape(lead, *x.shape[batch:]), index.reshape(lead, *index.shape[batch:]), strict=True
+            )
+        ]
         shape = (*x.shape[:axis], *index.shape[batch:], *x.shape[axis + 1 :])
         return [np.stack(parts).reshape(shape) if parts else np.zeros(shape, x.dtype)]
 
@@ -431,5 +457,3 @@ class ShapeOf(Moving):
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: nothing is read but the shape."""
         return renamed(super().work(node, graph), node, kind="none", input_elements=0)
-
-

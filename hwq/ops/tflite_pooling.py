@@ -50,8 +50,10 @@ class Pool(TfliteOp):
         count = np.zeros((1, *windows.sizes, 1), np.int64)
         for row in range(windows.kernel[0]):
             for column in range(windows.kernel[1]):
-                taps = tuple(slice(tap, tap + (number - 1) * stride + 1, stride)
-                             for tap, number, stride in zip((row, column), windows.sizes, windows.strides, strict=True))
+                taps = tuple(
+                    slice(tap, tap + (number - 1) * stride + 1, stride)
+                    for tap, number, stride in zip((row, column), windows.sizes, windows.strides, strict=True)
+                )
                 part = padded[:, taps[0], taps[1]]
                 total = np.maximum(total, part) if maximum else total + part
                 count += inside[:, taps[0], taps[1]]
@@ -68,7 +70,14 @@ class Pool(TfliteOp):
         made = graph.tensors[node.outputs[0]]
         kernel, strides = node.attributes["kernel_shape"], node.attributes["strides"]
         work = accounting.vector(node, graph, operations=made.elements * int(kernel[0]) * int(kernel[1]))
-        return renamed(work, node, kernel_h=int(kernel[0]), kernel_w=int(kernel[1]), stride_h=int(strides[0]), stride_w=int(strides[1]))
+        return renamed(
+            work,
+            node,
+            kernel_h=int(kernel[0]),
+            kernel_w=int(kernel[1]),
+            stride_h=int(strides[0]),
+            stride_w=int(strides[1]),
+        )
 
 
 @register
@@ -81,7 +90,11 @@ class Reduction(TfliteOp):
         """See `Op.infer`."""
         x, axes = present(node, inputs, 2)
         assert x is not None
-        found = dims.integers(node, axes, "the axes") if axes is None or axes.data is None or axes.data.ndim else (int(axes.data),)
+        found = (
+            dims.integers(node, axes, "the axes")
+            if axes is None or axes.data is None or axes.data.ndim
+            else (int(axes.data),)
+        )
         if not x.known_shape or found is None:
             return inferred(x.dtype, None)
         reduced = _axes(node, found, len(x.shape))
@@ -98,10 +111,18 @@ class Reduction(TfliteOp):
         if op in {"REDUCE_MAX", "REDUCE_MIN"}:
             info: Any = np.iinfo(x.dtype) if x.dtype.kind in "iu" else np.finfo(x.dtype)
             function = np.max if op == "REDUCE_MAX" else np.min
-            return [np.asarray(function(x, axis=axes, keepdims=keep, initial=info.min if op == "REDUCE_MAX" else info.max)).astype(x.dtype)]
+            return [
+                np.asarray(
+                    function(x, axis=axes, keepdims=keep, initial=info.min if op == "REDUCE_MAX" else info.max)
+                ).astype(x.dtype)
+            ]
         if op == "REDUCE_PROD":
             if call.quantized:
-                raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+                raise call.fault(
+                    f"quantized {call.dtype(0)} operands are not supported in this operator",
+                    None,
+                    "dequantize them first",
+                )
             return [np.asarray(x.prod(axis=axes, keepdims=keep, dtype=x.dtype))]
         count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
         if call.quantized:

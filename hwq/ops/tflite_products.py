@@ -31,13 +31,17 @@ def _result_type(node: Node, x: Tensor, weight: Tensor) -> str:
         return x.dtype
     if pair in {("float32", "uint8"), ("float32", "float16")}:
         return x.dtype
-    raise dims.fault(node, f"{x.dtype} activations with {weight.dtype} weights are not supported", "LiteRT has no such kernel")
+    raise dims.fault(
+        node, f"{x.dtype} activations with {weight.dtype} weights are not supported", "LiteRT has no such kernel"
+    )
 
 
 def _require_constant_scale_axis(node: Node, weight: Tensor, axis: int) -> None:
     quantization = weight.quantization
     if quantization is not None and quantization.axis not in (None, axis):
-        raise dims.fault(node, f"the weight's scales lie along axis {quantization.axis}", f"kernels take them along axis {axis}")
+        raise dims.fault(
+            node, f"the weight's scales lie along axis {quantization.axis}", f"kernels take them along axis {axis}"
+        )
 
 
 @register
@@ -94,20 +98,43 @@ class Convolution(TfliteOp):
         channels, filters = int(x.shape[3]), int(made.shape[3])
         each = 1 if deep else int(weight.shape[3])
         groups = channels // max(each, 1)
-        return _product(node, graph, weight, kind="depthwise" if deep or (each == 1 and groups > 1) else "gemm", groups=groups,
-                        m=made.elements // max(filters, 1), k=taps * each, n=filters // max(groups, 1), **_window_geometry(node, x, weight, made))
+        return _product(
+            node,
+            graph,
+            weight,
+            kind="depthwise" if deep or (each == 1 and groups > 1) else "gemm",
+            groups=groups,
+            m=made.elements // max(filters, 1),
+            k=taps * each,
+            n=filters // max(groups, 1),
+            **_window_geometry(node, x, weight, made),
+        )
 
 
 def _window_geometry(node: Node, x: Tensor, weight: Tensor, made: Tensor) -> dict[str, int]:
     strides = node.attributes["strides"]
-    return {"batch": int(made.shape[0]), "input_h": int(x.shape[1]), "input_w": int(x.shape[2]), "input_c": int(x.shape[3]),
-            "output_h": int(made.shape[1]), "output_w": int(made.shape[2]), "output_c": int(made.shape[3]),
-            "kernel_h": int(weight.shape[1]), "kernel_w": int(weight.shape[2]), "stride_h": int(strides[0]), "stride_w": int(strides[1])}
+    return {
+        "batch": int(made.shape[0]),
+        "input_h": int(x.shape[1]),
+        "input_w": int(x.shape[2]),
+        "input_c": int(x.shape[3]),
+        "output_h": int(made.shape[1]),
+        "output_w": int(made.shape[2]),
+        "output_c": int(made.shape[3]),
+        "kernel_h": int(weight.shape[1]),
+        "kernel_w": int(weight.shape[2]),
+        "stride_h": int(strides[0]),
+        "stride_w": int(strides[1]),
+    }
 
 
-def _product(node: Node, graph: Graph, weight: Tensor, *, first: int = 0, second: int = 1, bias: int = 2, **fields: object) -> Work:
+def _product(
+    node: Node, graph: Graph, weight: Tensor, *, first: int = 0, second: int = 1, bias: int = 2, **fields: object
+) -> Work:
     """`accounting.multiply`, with the fused activation counted, and hybrid products in the precision that they run in."""
-    operands = tuple(node.inputs[index] for index in (first, second, bias) if index < len(node.inputs) and node.inputs[index])
+    operands = tuple(
+        node.inputs[index] for index in (first, second, bias) if index < len(node.inputs) and node.inputs[index]
+    )
     bare = Node(node.op, node.name, operands, node.outputs, node.attributes, node.domain, node.origin, node.layout)
     work = accounting.multiply(bare, graph, **fields)  # type: ignore[arg-type]
     changes: dict[str, object] = {}
@@ -146,7 +173,12 @@ class TransposeConvolution(TfliteOp):
             raise dims.fault(node, f"a bias {list(bias.shape)} does not fit {filters} filters")
         if shape is None:
             return inferred(dtype, None)
-        if len(shape) != 4 or min(shape) < 0 or shape[3] != filters or (isinstance(x.shape[0], int) and shape[0] != x.shape[0]):
+        if (
+            len(shape) != 4
+            or min(shape) < 0
+            or shape[3] != filters
+            or (isinstance(x.shape[0], int) and shape[0] != x.shape[0])
+        ):
             raise dims.fault(node, f"an output {list(shape)} does not fit input {list(x.shape)} and {filters} filters")
         if isinstance(x.shape[0], str):
             raise dims.fault(node, "the output's shape fixes the batch, the input leaves it open")
@@ -160,7 +192,13 @@ class TransposeConvolution(TfliteOp):
         space = (shape[1], shape[2])
         if call.dtype(2) in INTEGERS:
             filter_zero = call.zero_point(1) if call.dtype(1) == "uint8" else 0
-            total = sums.transposed(sums.exact(x, call.zero_point(2)), sums.exact(weight, filter_zero), space, strides, call.attribute("padding"))
+            total = sums.transposed(
+                sums.exact(x, call.zero_point(2)),
+                sums.exact(weight, filter_zero),
+                space,
+                strides,
+                call.attribute("padding"),
+            )
             return [rescaling.requantize_convolution(call, total, call.optional(3), first=2, second=1)]
         total = sums.transposed(x, weight.astype(np.float32), space, strides, call.attribute("padding"))
         return [clamp_float(call.node, total if not call.has(3) else total + call.array(3))]
@@ -170,8 +208,20 @@ class TransposeConvolution(TfliteOp):
         weight, x, made = (graph.tensors[name] for name in (node.inputs[1], node.inputs[2], node.outputs[0]))
         taps = int(weight.shape[1]) * int(weight.shape[2])
         positions = x.elements // max(int(x.shape[3]), 1)
-        return _product(node, graph, weight, first=2, second=1, bias=3, kind="gemm", groups=1, m=positions, k=int(x.shape[3]),
-                        n=taps * int(made.shape[3]), **_window_geometry(node, x, weight, made))
+        return _product(
+            node,
+            graph,
+            weight,
+            first=2,
+            second=1,
+            bias=3,
+            kind="gemm",
+            groups=1,
+            m=positions,
+            k=int(x.shape[3]),
+            n=taps * int(made.shape[3]),
+            **_window_geometry(node, x, weight, made),
+        )
 
 
 @register
@@ -217,7 +267,9 @@ class FullyConnected(TfliteOp):
         shape = (*x.shape[:-1], outputs) if call.attribute("keep_dims", False) else (len(rows), outputs)
         bias = None if not call.has(2) else call.array(2).reshape(-1)
         if call.quantized:
-            total = sums.multiply(sums.exact(rows, call.zero_point(0)), sums.exact(weight, hybrid.filter_zero_point(call)))
+            total = sums.multiply(
+                sums.exact(rows, call.zero_point(0)), sums.exact(weight, hybrid.filter_zero_point(call))
+            )
             made = rescaling.requantize_rows(call, total, bias)
         elif call.hybrid:
             made = clamp_float(call.node, hybrid.multiply_rows(call, rows, weight, bias))
@@ -232,8 +284,23 @@ class FullyConnected(TfliteOp):
         outputs, depth = int(weight.shape[0]), int(weight.shape[1])
         rows = x.elements // max(depth, 1)
         batch = int(made.shape[0]) if len(made.shape) > 1 else 1
-        return _product(node, graph, weight, kind="gemm", groups=1, m=rows, k=depth, n=outputs, batch=batch, input_h=1,
-                        input_w=max(rows // max(batch, 1), 1), input_c=depth, output_h=1, output_w=max(rows // max(batch, 1), 1), output_c=outputs)
+        return _product(
+            node,
+            graph,
+            weight,
+            kind="gemm",
+            groups=1,
+            m=rows,
+            k=depth,
+            n=outputs,
+            batch=batch,
+            input_h=1,
+            input_w=max(rows // max(batch, 1), 1),
+            input_c=depth,
+            output_h=1,
+            output_w=max(rows // max(batch, 1), 1),
+            output_c=outputs,
+        )
 
 
 @register
@@ -257,7 +324,9 @@ class BatchMatmul(TfliteOp):
         left = _swapped(a.shape, node.attributes.get("transpose_first", False))
         right = _swapped(b.shape, node.attributes.get("transpose_second", False))
         if left[-1] != right[-2] and isinstance(left[-1], int) and isinstance(right[-2], int):
-            raise dims.fault(node, f"operands {list(a.shape)} and {list(b.shape)} do not fit", f"{left[-1]} meets {right[-2]}")
+            raise dims.fault(
+                node, f"operands {list(a.shape)} and {list(b.shape)} do not fit", f"{left[-1]} meets {right[-2]}"
+            )
         return inferred(dtype, (*dims.broadcast(node, [left[:-2], right[:-2]]), left[-2], right[-1]))
 
     def compute(self, call: Call) -> list[Array]:
@@ -270,7 +339,9 @@ class BatchMatmul(TfliteOp):
             total = sums.multiply_matrices(sums.exact(a, call.zero_point(0)), sums.exact(b, call.zero_point(1)))
             return [rescaling.requantize_matrices(call, total)]
         if call.hybrid:
-            raise call.fault("float activations with integer weights are not supported in this operator", None, "use FULLY_CONNECTED")
+            raise call.fault(
+                "float activations with integer weights are not supported in this operator", None, "use FULLY_CONNECTED"
+            )
         return [sums.multiply_matrices(a, b)]
 
     def work(self, node: Node, graph: Graph) -> Work:
@@ -279,8 +350,21 @@ class BatchMatmul(TfliteOp):
         rows, columns = int(made.shape[-2]), int(made.shape[-1])
         depth = int(_swapped(a.shape, node.attributes.get("transpose_first", False))[-1])
         groups = made.elements // max(rows * columns, 1)
-        return _product(node, graph, b, kind="gemm", groups=groups, m=rows, k=depth, n=columns, batch=1, input_w=rows, input_c=depth,
-                        output_w=rows, output_c=columns)
+        return _product(
+            node,
+            graph,
+            b,
+            kind="gemm",
+            groups=groups,
+            m=rows,
+            k=depth,
+            n=columns,
+            batch=1,
+            input_w=rows,
+            input_c=depth,
+            output_w=rows,
+            output_c=columns,
+        )
 
 
 def _swapped(shape: Sequence[Dim], swap: object) -> tuple[Dim, ...]:

@@ -35,7 +35,13 @@ class Quantize(TfliteOp):
         (x,) = present(node, inputs, 1)
         assert x is not None
         dtype = str(node.attributes.get("to", ""))
-        if dtype not in {"int8", "uint8", "int16", "int32"} or x.dtype not in {"float32", "int8", "uint8", "int16", "int32"}:
+        if dtype not in {"int8", "uint8", "int16", "int32"} or x.dtype not in {
+            "float32",
+            "int8",
+            "uint8",
+            "int16",
+            "int32",
+        }:
             raise dims.fault(node, f"{x.dtype} cannot be quantized to {dtype or 'an unknown type'}")
         return inferred(dtype, x.shape if x.known_shape else None)
 
@@ -52,10 +58,15 @@ class Quantize(TfliteOp):
             stored = np.where(fits, np.where(fits, rounded, 0), fixed.INT32_MIN).astype(np.int64)
             return [np.clip(stored + points, info.min, info.max).astype(info.dtype)]
         real = float(call.scale(0)) / float(call.made_scale())
-        if {call.dtype(0), call.made_dtype()} == {"int8", "uint8"} and real == 1.0 and call.made_zero_point() - call.zero_point(0) == (
-                128 if call.made_dtype() == "uint8" else -128):
+        if (
+            {call.dtype(0), call.made_dtype()} == {"int8", "uint8"}
+            and real == 1.0
+            and call.made_zero_point() - call.zero_point(0) == (128 if call.made_dtype() == "uint8" else -128)
+        ):
             return [(x.view(np.uint8) ^ np.uint8(0x80)).view(info.dtype)]
-        values = fixed.multiply(call.wide(0) - call.zero_point(0), *fixed.quantize_multiplier(real)) + call.made_zero_point()
+        values = (
+            fixed.multiply(call.wide(0) - call.zero_point(0), *fixed.quantize_multiplier(real)) + call.made_zero_point()
+        )
         return [np.clip(values, info.min, info.max).astype(info.dtype)]
 
     def work(self, node: Node, graph: Graph) -> Work:
@@ -92,8 +103,11 @@ class Dequantize(TfliteOp):
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
         x = graph.tensors[node.inputs[0]]
-        return renamed(accounting.vector(node, graph, operations=2 * x.elements), node,
-                       scale_bytes=accounting.scale_bytes(x.quantization, x.shape))
+        return renamed(
+            accounting.vector(node, graph, operations=2 * x.elements),
+            node,
+            scale_bytes=accounting.scale_bytes(x.quantization, x.shape),
+        )
 
 
 @register

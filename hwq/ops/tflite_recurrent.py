@@ -44,10 +44,20 @@ class Svdf(TfliteOp):
         if state is None or not (x.known_shape and feature.concrete and time.concrete):
             raise dims.fault(node, "shapes of filters and state must be known")
         if len(x.shape) != 2 or len(feature.shape) != 2 or len(time.shape) != 2 or rank < 1:
-            raise dims.fault(node, "input, feature filters and time filters must have two dimensions, and the rank must be positive")
+            raise dims.fault(
+                node, "input, feature filters and time filters must have two dimensions, and the rank must be positive"
+            )
         filters, memory = int(time.shape[0]), int(time.shape[1])
-        if feature.shape[0] != filters or filters % rank or (isinstance(x.shape[1], int) and x.shape[1] != feature.shape[1]) or memory < 1:
-            raise dims.fault(node, f"filters {list(feature.shape)} and {list(time.shape)} of rank {rank} do not fit the input {list(x.shape)}")
+        if (
+            feature.shape[0] != filters
+            or filters % rank
+            or (isinstance(x.shape[1], int) and x.shape[1] != feature.shape[1])
+            or memory < 1
+        ):
+            raise dims.fault(
+                node,
+                f"filters {list(feature.shape)} and {list(time.shape)} of rank {rank} do not fit the input {list(x.shape)}",
+            )
         if len(state.shape) != 2 or state.shape[1] != filters * memory:
             raise dims.fault(node, f"a state {list(state.shape)} does not hold {filters} filters of {memory} steps")
         if bias is not None and bias.shape != (filters // rank,):
@@ -67,7 +77,11 @@ class Svdf(TfliteOp):
         if not call.quantized:
             newest = sums.multiply(x, feature)
             state = np.concatenate([kept[:, :, 1:], newest[:, :, None]], axis=2)
-            total = arithmetic.total(state * time[None], (2,)).reshape(rows, filters // rank, rank).sum(axis=2, dtype=np.float32)
+            total = (
+                arithmetic.total(state * time[None], (2,))
+                .reshape(rows, filters // rank, rank)
+                .sum(axis=2, dtype=np.float32)
+            )
             made = total if not call.has(3) else total + call.array(3)
             return [clamp_float(call.node, made), state.reshape(rows, -1)]
         bits = 8 * call.array(4).dtype.itemsize
@@ -91,11 +105,27 @@ class Svdf(TfliteOp):
         filters, memory = int(time.shape[0]), int(time.shape[1])
         rows, depth = int(x.shape[0]), int(feature.shape[1])
         bare = Node(node.op, node.name, node.inputs[:2], node.outputs[:1], node.attributes, node.domain)
-        work = accounting.multiply(bare, graph, kind="gemm", groups=1, m=rows, k=depth + memory, n=filters, batch=rows, input_c=depth,
-                                   output_c=int(made.shape[1]))
+        work = accounting.multiply(
+            bare,
+            graph,
+            kind="gemm",
+            groups=1,
+            m=rows,
+            k=depth + memory,
+            n=filters,
+            batch=rows,
+            input_c=depth,
+            output_c=int(made.shape[1]),
+        )
         bias = graph.tensors[node.inputs[3]].bytes if len(node.inputs) > 3 and node.inputs[3] else 0
-        return renamed(work, node, weight_elements=feature.elements + time.elements, other_elements=2 * rows * filters * memory, bias_bytes=bias,
-                       epilogue_operations=work.epilogue_operations + accounting.REQUANTIZE * rows * filters)
+        return renamed(
+            work,
+            node,
+            weight_elements=feature.elements + time.elements,
+            other_elements=2 * rows * filters * memory,
+            bias_bytes=bias,
+            epilogue_operations=work.epilogue_operations + accounting.REQUANTIZE * rows * filters,
+        )
 
 
 @register
@@ -116,11 +146,15 @@ class Lstm(TfliteOp):
         weight, recurrent = given[4], given[8]
         assert weight is not None and recurrent is not None
         if node.attributes.get("activation") != "TANH":
-            raise dims.fault(node, f"the activation {node.attributes.get('activation')} is not supported", "kernels have TANH")
+            raise dims.fault(
+                node, f"the activation {node.attributes.get('activation')} is not supported", "kernels have TANH"
+            )
         if node.attributes.get("diagonal_recurrence", False):
             raise dims.fault(node, "diagonal recurrent weights are not supported")
         if (x.dtype, weight.dtype) not in {("float32", "float32"), ("int8", "int8")}:
-            raise dims.fault(node, f"{x.dtype} activations with {weight.dtype} weights are not supported in this operator")
+            raise dims.fault(
+                node, f"{x.dtype} activations with {weight.dtype} weights are not supported in this operator"
+            )
         if not x.known_shape or not (weight.concrete and recurrent.concrete):
             raise dims.fault(node, "shapes of input and weights must be known")
         if len(x.shape) != 3 or len(weight.shape) != 2 or len(recurrent.shape) != 2:
@@ -129,8 +163,14 @@ class Lstm(TfliteOp):
         self._check(node, given, cells, outputs, x.shape[2])
         rows: Dim = x.shape[1] if node.attributes.get("time_major", False) else x.shape[0]
         states = [given[18], given[19]]
-        return [(x.dtype, (*x.shape[:2], outputs), True),
-                *((state.dtype, (rows, size), True) for state, size in zip(states, (outputs, cells), strict=True) if state is not None)]
+        return [
+            (x.dtype, (*x.shape[:2], outputs), True),
+            *(
+                (state.dtype, (rows, size), True)
+                for state, size in zip(states, (outputs, cells), strict=True)
+                if state is not None
+            ),
+        ]
 
     def _check(self, node: Node, given: Sequence[Tensor | None], cells: int, outputs: int, depth: Dim) -> None:
         wanted: dict[int, tuple[Dim, ...]] = {index: (cells, depth) for index in range(1, 5)}
@@ -167,15 +207,38 @@ class Lstm(TfliteOp):
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: for each step one product of [input, state] with the weights of all gates."""
         x, made = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
-        matrices = [graph.tensors[node.inputs[index]] for index in (*range(1, 9), 16) if index < len(node.inputs) and node.inputs[index]]
-        biases = sum(graph.tensors[node.inputs[index]].bytes for index in (*range(12, 16), 17) if index < len(node.inputs) and node.inputs[index])
+        matrices = [
+            graph.tensors[node.inputs[index]]
+            for index in (*range(1, 9), 16)
+            if index < len(node.inputs) and node.inputs[index]
+        ]
+        biases = sum(
+            graph.tensors[node.inputs[index]].bytes
+            for index in (*range(12, 16), 17)
+            if index < len(node.inputs) and node.inputs[index]
+        )
         cells, outputs, depth = int(graph.tensors[node.inputs[4]].shape[0]), int(made.shape[2]), int(x.shape[2])
         gates = 4 if node.inputs[1] else 3
         rows = int(x.shape[0]) * int(x.shape[1])
-        bare = Node(node.op, node.name, (node.inputs[0], node.inputs[4]), node.outputs[:1], node.attributes, node.domain)
-        work = accounting.multiply(bare, graph, kind="gemm", groups=1, m=rows, k=depth + outputs, n=gates * cells,
-                                   batch=int(x.shape[1 if node.attributes.get("time_major", False) else 0]), input_c=depth, output_c=outputs)
-        return renamed(work, node, weight_elements=sum(tensor.elements for tensor in matrices), bias_bytes=biases,
-                       vector_operations=rows * cells * (5 if x.dtype in INTEGERS else 4) * gates)
-
-
+        bare = Node(
+            node.op, node.name, (node.inputs[0], node.inputs[4]), node.outputs[:1], node.attributes, node.domain
+        )
+        work = accounting.multiply(
+            bare,
+            graph,
+            kind="gemm",
+            groups=1,
+            m=rows,
+            k=depth + outputs,
+            n=gates * cells,
+            batch=int(x.shape[1 if node.attributes.get("time_major", False) else 0]),
+            input_c=depth,
+            output_c=outputs,
+        )
+        return renamed(
+            work,
+            node,
+            weight_elements=sum(tensor.elements for tensor in matrices),
+            bias_bytes=biases,
+            vector_operations=rows * cells * (5 if x.dtype in INTEGERS else 4) * gates,
+        )

@@ -29,7 +29,9 @@ def rescale(call: Call, total: fixed.Int64, real: object) -> Array:
     return clamp(call, fixed.multiply(fixed.wrap32(total), mantissa, shift) + call.made_zero_point())
 
 
-def requantize_convolution(call: Call, total: fixed.Int64, bias: Array | None, first: int = 0, second: int = 1) -> Array:
+def requantize_convolution(
+    call: Call, total: fixed.Int64, bias: Array | None, first: int = 0, second: int = 1
+) -> Array:
     """CONV_2D, DEPTHWISE_CONV_2D and TRANSPOSE_CONV: R1, or R5 for int16 activations without an int32 bias."""
     if bias is not None:
         total = total + bias.astype(np.int64)

@@ -57,8 +57,14 @@ class Resize(TfliteOp):
 def _nearest(call: Call, count: int, extent: int) -> NDArray[np.int64]:
     """The source position of each of `count` results, in float32."""
     align, half = bool(call.attribute("align_corners", False)), bool(call.attribute("half_pixel_centers", False))
-    scale = np.float32(extent - 1) / np.float32(count - 1) if align and count > 1 else np.float32(extent) / np.float32(count)
-    places = ((np.arange(count).astype(np.float32) + np.float32(0.5 if half else 0.0)) * np.float32(scale)).astype(np.float32)
+    scale = (
+        np.float32(extent - 1) / np.float32(count - 1)
+        if align and count > 1
+        else np.float32(extent) / np.float32(count)
+    )
+    places = ((np.arange(count).astype(np.float32) + np.float32(0.5 if half else 0.0)) * np.float32(scale)).astype(
+        np.float32
+    )
     whole = (fixed.away(places) if align else np.floor(places)).astype(np.int64)
     whole = np.minimum(whole, extent - 1)
     return np.maximum(whole, 0) if half else whole
@@ -76,11 +82,21 @@ def _weights(call: Call, count: int, extent: int, integer: bool) -> Positions:
             places = places + scale // 2 - (1 << 9)
         low = np.maximum(_truncated(places), 0)
         return low, np.minimum(_truncated(places + (1 << 10) - 1), extent - 1), places - (low << 10)
-    step = np.float32(extent - 1) / np.float32(count - 1) if align and count > 1 else np.float32(extent) / np.float32(count)
+    step = (
+        np.float32(extent - 1) / np.float32(count - 1)
+        if align and count > 1
+        else np.float32(extent) / np.float32(count)
+    )
     index = np.arange(count).astype(np.float32)
-    at = ((index + np.float32(0.5)) * np.float32(step) - np.float32(0.5) if half else index * np.float32(step)).astype(np.float32)
+    at = ((index + np.float32(0.5)) * np.float32(step) - np.float32(0.5) if half else index * np.float32(step)).astype(
+        np.float32
+    )
     lower = np.maximum(np.floor(at).astype(np.int64), 0)
-    return lower, np.minimum(np.ceil(at).astype(np.int64), extent - 1), (at - lower.astype(np.float32)).astype(np.float32)
+    return (
+        lower,
+        np.minimum(np.ceil(at).astype(np.int64), extent - 1),
+        (at - lower.astype(np.float32)).astype(np.float32),
+    )
 
 
 def _truncated(x: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -89,19 +105,31 @@ def _truncated(x: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _bilinear_integer(call: Call, x: Array, size: Sequence[int]) -> Array:
     """10-bit weights; |sum| < 2**15 * 2**20, halves away from zero."""
-    (y0, y1, dy), (x0, x1, dx) = (_weights(call, count, extent, True) for count, extent in zip(size, x.shape[1:3], strict=True))
+    (y0, y1, dy), (x0, x1, dx) = (
+        _weights(call, count, extent, True) for count, extent in zip(size, x.shape[1:3], strict=True)
+    )
     wide = x.astype(np.int64)
     dy, dx = dy[:, None, None], dx[None, :, None]
-    total = (wide[:, y0][:, :, x0] * (1024 - dy) * (1024 - dx) + wide[:, y1][:, :, x0] * dy * (1024 - dx)
-             + wide[:, y0][:, :, x1] * (1024 - dy) * dx + wide[:, y1][:, :, x1] * dy * dx)
+    total = (
+        wide[:, y0][:, :, x0] * (1024 - dy) * (1024 - dx)
+        + wide[:, y1][:, :, x0] * dy * (1024 - dx)
+        + wide[:, y0][:, :, x1] * (1024 - dy) * dx
+        + wide[:, y1][:, :, x1] * dy * dx
+    )
     rounded = np.where(total > 0, (total + (1 << 19)) >> 20, -(((1 << 19) - total) >> 20))
     return rounded.astype(x.dtype)
 
 
 def _bilinear_float(call: Call, x: Array, size: Sequence[int]) -> Array:
     """Four products in float32, added in the order of rows first."""
-    (y0, y1, dy), (x0, x1, dx) = (_weights(call, count, extent, False) for count, extent in zip(size, x.shape[1:3], strict=True))
+    (y0, y1, dy), (x0, x1, dx) = (
+        _weights(call, count, extent, False) for count, extent in zip(size, x.shape[1:3], strict=True)
+    )
     one = np.float32(1)
     dy, dx = dy[:, None, None], dx[None, :, None]
-    return np.asarray(x[:, y0][:, :, x0] * (one - dy) * (one - dx) + x[:, y1][:, :, x0] * dy * (one - dx)
-                      + x[:, y0][:, :, x1] * (one - dy) * dx + x[:, y1][:, :, x1] * dy * dx).astype(x.dtype)
+    return np.asarray(
+        x[:, y0][:, :, x0] * (one - dy) * (one - dx)
+        + x[:, y1][:, :, x0] * dy * (one - dx)
+        + x[:, y0][:, :, x1] * (one - dy) * dx
+        + x[:, y1][:, :, x1] * dy * dx
+    ).astype(x.dtype)

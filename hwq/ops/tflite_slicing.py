@@ -34,7 +34,11 @@ class Slice(Moving):
         x = call.array(0)
         starts, sizes = ([int(value) for value in call.array(index)] for index in (1, 2))
         found = _extents(call.node, x.shape, starts, sizes)
-        return [np.ascontiguousarray(x[tuple(slice(start, start + int(extent)) for start, extent in zip(starts, found, strict=True))])]
+        return [
+            np.ascontiguousarray(
+                x[tuple(slice(start, start + int(extent)) for start, extent in zip(starts, found, strict=True))]
+            )
+        ]
 
 
 def _extents(node: Node, shape: Shape, starts: Sequence[int], sizes: Sequence[int]) -> Shape:
@@ -82,7 +86,11 @@ class StridedSlice(Moving):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         x = call.array(0)
-        return [np.ascontiguousarray(x[_index(call.node, x.shape, [[int(value) for value in call.array(index)] for index in (1, 2, 3)])])]
+        return [
+            np.ascontiguousarray(
+                x[_index(call.node, x.shape, [[int(value) for value in call.array(index)] for index in (1, 2, 3)])]
+            )
+        ]
 
 
 def _index(node: Node, shape: Shape, bounds: Sequence[Sequence[int]]) -> tuple[slice | int | None, ...]:
@@ -90,7 +98,10 @@ def _index(node: Node, shape: Shape, bounds: Sequence[Sequence[int]]) -> tuple[s
     begin, end, step = bounds
     if not len(begin) == len(end) == len(step) or len(begin) > 32:
         raise dims.fault(node, "begin, end and strides have different lengths")
-    masks = {name: int(node.attributes.get(f"{name}_mask", 0)) for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+    masks = {
+        name: int(node.attributes.get(f"{name}_mask", 0))
+        for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    }
     entries = range(len(begin))
     ellipses = [entry for entry in entries if masks["ellipsis"] >> entry & 1]
     added = sum(1 for entry in entries if masks["new_axis"] >> entry & 1 and entry not in ellipses)
@@ -108,8 +119,16 @@ def _index(node: Node, shape: Shape, bounds: Sequence[Sequence[int]]) -> tuple[s
         elif masks["new_axis"] >> entry & 1:
             index.append(None)
         else:
-            index.append(_part(node, shape[axis], begin[entry], end[entry], step[entry],
-                               {name: bool(mask >> entry & 1) for name, mask in masks.items()}))
+            index.append(
+                _part(
+                    node,
+                    shape[axis],
+                    begin[entry],
+                    end[entry],
+                    step[entry],
+                    {name: bool(mask >> entry & 1) for name, mask in masks.items()},
+                )
+            )
             axis += 1
     return tuple(index)
 
@@ -143,7 +162,10 @@ class Blocks(Moving):
             return inferred(x.dtype, None)
         if depth:
             return inferred(x.dtype, _depth_shape(node, x.shape))
-        found = [None if one is None or one.data is None else [int(value) for value in one.data.reshape(-1)[:64]] for one in rest]
+        found = [
+            None if one is None or one.data is None else [int(value) for value in one.data.reshape(-1)[:64]]
+            for one in rest
+        ]
         if found[0] is None or found[1] is None:
             return inferred(x.dtype, None)
         return inferred(x.dtype, _batch_shape(node, x.shape, found[0], found[1]))
@@ -155,7 +177,11 @@ class Blocks(Moving):
             return [_rearranged(call.node, x)]
         block, border = ([int(value) for value in call.array(index).reshape(-1)] for index in (1, 2))
         shape = [int(dim) for dim in _batch_shape(call.node, x.shape, block, border)]
-        return [_to_batch(call, x, block, border, shape) if call.node.op == "SPACE_TO_BATCH_ND" else _to_space(x, block, border, shape)]
+        return [
+            _to_batch(call, x, block, border, shape)
+            if call.node.op == "SPACE_TO_BATCH_ND"
+            else _to_space(x, block, border, shape)
+        ]
 
 
 def _depth_shape(node: Node, shape: Shape) -> Shape:
@@ -184,8 +210,13 @@ def _rearranged(node: Node, x: Array) -> Array:
 
 def _batch_shape(node: Node, shape: Shape, block: Sequence[int], border: Sequence[int]) -> Shape:
     rank = len(block)
-    if not 1 <= rank < len(shape) or len(border) != 2 * rank or min(block) < 1 or min(border) < 0 or not all(
-            isinstance(dim, int) for dim in shape):
+    if (
+        not 1 <= rank < len(shape)
+        or len(border) != 2 * rank
+        or min(block) < 1
+        or min(border) < 0
+        or not all(isinstance(dim, int) for dim in shape)
+    ):
         raise dims.fault(node, f"blocks {list(block)[:8]} with borders {list(border)[:8]} do not fit {list(shape)}")
     total = int(np.prod(block, dtype=object))
     sizes = [int(dim) for dim in shape]
@@ -194,7 +225,10 @@ def _batch_shape(node: Node, shape: Shape, block: Sequence[int], border: Sequenc
         if any(size % one for size, one in zip(space, block, strict=True)):
             raise dims.fault(node, f"blocks {list(block)[:8]} do not divide {space}")
         return (sizes[0] * total, *(size // one for size, one in zip(space, block, strict=True)), *sizes[rank + 1 :])
-    space = [size * one - border[2 * axis] - border[2 * axis + 1] for axis, (size, one) in enumerate(zip(sizes[1:], block, strict=False))]
+    space = [
+        size * one - border[2 * axis] - border[2 * axis + 1]
+        for axis, (size, one) in enumerate(zip(sizes[1:], block, strict=False))
+    ]
     if sizes[0] % total or min(space) < 0:
         raise dims.fault(node, f"blocks {list(block)[:8]} with borders {list(border)[:8]} do not fit {list(shape)}")
     return (sizes[0] // total, *space, *sizes[rank + 1 :])
@@ -203,7 +237,11 @@ def _batch_shape(node: Node, shape: Shape, block: Sequence[int], border: Sequenc
 def _to_batch(call: Call, x: Array, block: Sequence[int], border: Sequence[int], shape: Sequence[int]) -> Array:
     rank = len(block)
     quantized = call.quantized and call.makes[0] is not None and call.makes[0].quantization is not None
-    edges = [(0, 0), *((border[2 * axis], border[2 * axis + 1]) for axis in range(rank)), *[(0, 0)] * (x.ndim - rank - 1)]
+    edges = [
+        (0, 0),
+        *((border[2 * axis], border[2 * axis + 1]) for axis in range(rank)),
+        *[(0, 0)] * (x.ndim - rank - 1),
+    ]
     padded = np.pad(x, edges, constant_values=call.made_zero_point() if quantized else 0)
     split: list[int] = [x.shape[0]]
     for size, one in zip(padded.shape[1 : rank + 1], block, strict=True):
@@ -220,6 +258,8 @@ def _to_space(x: Array, block: Sequence[int], border: Sequence[int], shape: Sequ
     for axis in range(rank):
         order += [rank + 1 + axis, axis]
     moved = parts.transpose(*order, *range(2 * rank + 1, parts.ndim))
-    whole = moved.reshape(shape[0], *(size * one for size, one in zip(x.shape[1:], block, strict=False)), *x.shape[rank + 1 :])
+    whole = moved.reshape(
+        shape[0], *(size * one for size, one in zip(x.shape[1:], block, strict=False)), *x.shape[rank + 1 :]
+    )
     cut = tuple(slice(border[2 * axis], border[2 * axis] + shape[axis + 1]) for axis in range(rank))
     return np.ascontiguousarray(whole[(slice(None), *cut)])

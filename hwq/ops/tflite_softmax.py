@@ -85,14 +85,23 @@ def _softmax8(call: Call, beta: np.float32) -> Array:
     return np.where(kept, np.clip(values, kind.min, kind.max), kind.min).astype(kind.dtype)
 
 
-def interpolation_table(function: Callable[[NDArray[np.float64]], NDArray[np.float64]], scale: float, zero_point: int, made_scale: float,
-                        made_zero_point: int) -> Int64:
+def interpolation_table(
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    scale: float,
+    zero_point: int,
+    made_scale: float,
+    made_zero_point: int,
+) -> Int64:
     """513 int16 samples of a function, each shifted by half of the interpolation's error in the middle of its interval (float64)."""
     low, high = scale * (-32768 - zero_point), scale * (32767 - zero_point)
     step = (high - low) / 512
     inverse = 65536 / (made_scale * (32767 - made_zero_point) - made_scale * (-32768 - made_zero_point))
     index = np.arange(512)
-    value, middle, following = (function(low + index * step), function(low + index * step + step / 2), function(low + (index + 1) * step))
+    value, middle, following = (
+        function(low + index * step),
+        function(low + index * step + step / 2),
+        function(low + (index + 1) * step),
+    )
     sample = fixed.away(value * inverse)
     interpolated = fixed.away((following * inverse + fixed.away(value * inverse)) / 2)
     bias = fixed.away((interpolated - fixed.away(middle * inverse)) / 2)
@@ -139,5 +148,7 @@ class LogSoftmax(TfliteOp):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         if call.quantized:
-            raise call.fault(f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first")
+            raise call.fault(
+                f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first"
+            )
         return [functions.in_float64(functions.log_softmax, call.array(0), -1)]
