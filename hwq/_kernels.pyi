@@ -98,6 +98,9 @@ def gemm(
 def gemm_f32(
     a: Buffer, first_row: int, rows: int, k: int, n: int, weights: Buffer, bias: Buffer | None, out: Buffer
 ) -> None: ...
+def gemm_sequential(
+    a: Buffer, first_row: int, rows: int, k: int, n: int, block: int, b: Buffer, accumulate: bool, out: Buffer
+) -> None: ...
 def sum_f32(outer: int, k: int, inner: int, x: Buffer, out: Buffer) -> None: ...
 def conv(
     geometry: Geometry,

@@ -54,6 +54,15 @@ cdef extern from "hwq/kernels.h" nogil:
         const float *bias
         float *out
         int64_t out_stride
+    ctypedef struct hwq_gemm_sequential_args:
+        int64_t m, k, n, block
+        const float *a
+        int64_t a_stride
+        const float *b
+        int64_t b_stride
+        int32_t accumulate
+        float *out
+        int64_t out_stride
     ctypedef struct hwq_window:
         int64_t in_ "in"[3]
         int64_t kernel[3]
@@ -98,6 +107,7 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_gemm_u8s8(const hwq_gemm_args *)
     void hwq_gemm_s8s8(const hwq_gemm_args *)
     void hwq_gemm_f32(const hwq_gemm_f32_args *)
+    void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
     void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)
     int64_t hwq_conv_workspace(const hwq_conv *)
     void hwq_conv_s32(const hwq_conv *)
@@ -331,6 +341,22 @@ def gemm_f32(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, weights, 
     with nogil:
         state = hwq_state_enter()
         hwq_gemm_f32(&args)
+        hwq_state_leave(state)
+
+
+def gemm_sequential(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, int64_t block, b, bint accumulate, out):
+    cdef _Views v = _Views()
+    cdef hwq_gemm_sequential_args args
+    cdef int64_t end = first_row + rows
+    args.m, args.k, args.n, args.block, args.accumulate = rows, k, n, block, accumulate
+    args.a_stride, args.b_stride, args.out_stride = k, n, n
+    args.a = <const float *>v.read(a, end * k * 4) + first_row * k
+    args.b = <const float *>v.read(b, k * n * 4)
+    args.out = <float *>v.write(out, end * n * 4) + first_row * n
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_gemm_sequential(&args)
         hwq_state_leave(state)
 
 

@@ -100,12 +100,20 @@ int hwq_path_find(const char *name)
 
 static _Atomic int chosen = -1;
 
+/* A path without code of its own would only be another name of its parent. */
+static int has_code(int path)
+{
+    for (int op = 0; op < OP_COUNT; op++)
+        if (PRESENT[path][op]) return 1;
+    return 0;
+}
+
 static int best(void)
 {
     const char *wish = getenv("HWQ_ISA");
     int path = hwq_path_find(wish);
     if (wish && *wish) return hwq_path_available(path) ? path : PATH_ref; /* the Python door refuses a wish it cannot grant */
-    for (path = PATH_COUNT - 1; !hwq_path_available(path); path--) {}
+    for (path = PATH_COUNT - 1; !hwq_path_available(path) || !has_code(path); path--) {}
     return path;
 }
 
@@ -135,6 +143,7 @@ int hwq_path_choose(int path)
 void hwq_gemm_u8s8(const hwq_gemm_args *args) { HWQ_FIND(gemm_u8s8)(args); }
 void hwq_gemm_s8s8(const hwq_gemm_args *args) { HWQ_FIND(gemm_s8s8)(args); }
 void hwq_gemm_f32(const hwq_gemm_f32_args *args) { HWQ_FIND(gemm_f32)(args); }
+void hwq_gemm_sequential(const hwq_gemm_sequential_args *args) { HWQ_FIND(gemm_sequential)(args); }
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out) { HWQ_FIND(sum_f32)(outer, k, inner, x, out); }
 void hwq_conv_s32(const hwq_conv *conv) { HWQ_FIND(conv_s32)(conv); }
 void hwq_conv_f32(const hwq_conv *conv) { HWQ_FIND(conv_f32)(conv); }

@@ -15,13 +15,15 @@
 /* op, type of its function */
 #define HWQ_OPS(X)                                                                                                            \
     X(gemm_u8s8, hwq_gemm_fn) X(gemm_s8s8, hwq_gemm_fn) X(gemm_f32, hwq_gemm_f32_fn) X(sum_f32, hwq_sum_f32_fn)               \
+    X(gemm_sequential, hwq_gemm_sequential_fn)                                                                                \
     X(conv_s32, hwq_conv_fn) X(conv_f32, hwq_conv_fn) X(depthwise_s32, hwq_conv_fn) X(depthwise_f32, hwq_conv_fn)             \
     X(pool_run, hwq_pool_fn) X(requantize, hwq_requantize_fn) X(binary_run, hwq_binary_fn) X(quantize, hwq_quantize_fn)       \
     X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
-    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, ) X(depthwise_s32, )                   \
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
+    X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )
 #define HWQ_ROW_avxvnni(X)
 #define HWQ_ROW_avx512vnni(X)
@@ -35,6 +37,7 @@
 
 typedef void hwq_gemm_fn(const hwq_gemm_args *);
 typedef void hwq_gemm_f32_fn(const hwq_gemm_f32_args *);
+typedef void hwq_gemm_sequential_fn(const hwq_gemm_sequential_args *);
 typedef void hwq_sum_f32_fn(int64_t, int64_t, int64_t, const float *, float *);
 typedef void hwq_conv_fn(const hwq_conv *);
 typedef void hwq_pool_fn(const hwq_pool *);
@@ -51,6 +54,7 @@ HWQ_OPS(HWQ_DECLARE)
 #undef HWQ_DECLARE
 hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2;
 hwq_gemm_f32_fn hwq_gemm_f32__avx2;
+hwq_gemm_sequential_fn hwq_gemm_sequential__avx2;
 hwq_requantize_fn hwq_requantize__avx2;
 hwq_sum_f32_fn hwq_sum_f32__avx2;
 hwq_pool_fn hwq_pool_run__avx2;

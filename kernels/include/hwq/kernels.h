@@ -137,7 +137,21 @@ typedef struct {
     int64_t out_stride;
 } hwq_gemm_f32_args;
 void hwq_gemm_f32(const hwq_gemm_f32_args *args);
-/* out[o][i] = sum over k of x[o][k][i] in the same lanes and tree, by plain additions. */
+/* Float32 in sequential order: chain = +0, then chain = fma(a[k], b[k], chain) for `block` consecutive k; the chains of the
+ * blocks are added in order (to what `out` holds, if accumulate). With block = 128, 256, ... this is the order of MLAS's SGEMM
+ * on x86-64 with FMA, and so onnxruntime's. k = 0 gives +0, or leaves out as it is. */
+typedef struct {
+    int64_t m, k, n, block;      /* block >= 1 */
+    const float *a;              /* m rows of k */
+    int64_t a_stride;
+    const float *b;              /* k rows of n, as they are */
+    int64_t b_stride;
+    int32_t accumulate;
+    float *out;
+    int64_t out_stride;
+} hwq_gemm_sequential_args;
+void hwq_gemm_sequential(const hwq_gemm_sequential_args *args);
+/* out[o][i] = sum over k of x[o][k][i] in hwq_gemm_f32's lanes and tree, by plain additions. */
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out);
 
 /* ---- Windows: convolution and pooling -------------------------------------------------------------------------------- */
