@@ -18,11 +18,17 @@ from hwq.errors import Error
 
 __all__ = ["Reader", "Table"]
 
-_SCALARS = {
-    "bool": struct.Struct("<B"), "int8": struct.Struct("<b"), "uint8": struct.Struct("<B"), "int16": struct.Struct("<h"),
-    "uint16": struct.Struct("<H"), "int32": struct.Struct("<i"), "uint32": struct.Struct("<I"), "int64": struct.Struct("<q"),
-    "uint64": struct.Struct("<Q"), "float32": struct.Struct("<f"), "float64": struct.Struct("<d"),
-}  # fmt: skip
+_CODES = {
+    "bool": "B",
+    "int8": "b",
+    "uint8": "B",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "uint64": "Q",
+    "float32": "f",
+}
+_SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in _CODES.items()}
 # A field may be shared by several parents (builders pool strings and vtables), so a file's bytes may be read more than
 # once, but not without bound.
 REREADS = 16

@@ -3,8 +3,8 @@
 Operators keep the source's own names, layouts and options in the domain ``tflite`` (activations NHWC, filters OHWI and
 1HWC, fused activations, SAME and VALID padding); tensors keep their own quantization. Nothing is transposed or folded.
 
-A variable tensor (the state of SVDF and LSTM) becomes a constant that holds its initial value, and its operator gets one
-more output, the state after the step; the attribute ``states`` pairs the two: ``((input index, output index), ...)``.
+A variable tensor (the state of SVDF and LSTM) becomes a constant that holds its initial value, and its operator gets
+one more output, the state after the step; the attribute ``states`` pairs them: ``((input index, output index), ...)``.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class _Import:
         }
 
     def _code_of(self, table: Table) -> _Code:
-        index = table.scalar(0, "uint32", 0)
+        index = int(table.scalar(0, "uint32", 0))
         if index >= len(self.codes):
             raise self.reader.fault(f"{table.path} names operator code {index} of {len(self.codes)}")
         code = self.codes[index]

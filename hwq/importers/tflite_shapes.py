@@ -1,4 +1,4 @@
-"""From records to a Graph with shapes: open where the file leaves them open and every operator can follow, else its defaults."""
+"""Shapes of a TFLite graph: open where the file leaves them open and every operator can follow, else its defaults."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def infer_shapes(
 
 
 def _opened(record: TensorRecord) -> tuple[Dim, ...]:
-    """The input's shape with a symbol for every dimension that the signature leaves open; a batch is ``N`` in every input."""
+    """The input's shape with a symbol for every open dimension; a batch is ``N`` in every input."""
     return tuple(
         dim if open_dim >= 0 else BATCH if axis == 0 else f"{record.name}_{axis}"
         for axis, (dim, open_dim) in enumerate(zip(record.shape, record.signature, strict=True))

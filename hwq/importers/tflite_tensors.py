@@ -185,7 +185,7 @@ def _decode(raw: NDArray[np.uint8], dtype: str, reader: Reader) -> Array:
         reader.spend(len(raw) * (8 // bits))
         return unpack(raw, dtype)
     if dtype == "bool":
-        return raw != 0
+        return np.not_equal(raw, 0)
     kind = carrier(dtype)
     values = raw.view(kind.newbyteorder("<") if kind.kind in "iufc" else kind)
     if values.flags.aligned and values.dtype == kind:

@@ -94,7 +94,7 @@ def _two_sided(call: Call, x: fixed.Int64, factor: fixed.Int64 | None, above: fl
         for values, real in ((x, above), (x if factor is None else x * factor, below))
     )
     values = np.where(x >= 0, high, low) + call.made_zero_point()
-    return np.clip(values, info.min, info.max).astype(carrier(call.dtype(0)))
+    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))
 
 
 @register
@@ -129,7 +129,7 @@ class Prelu(TfliteOp):
 
 
 def lookup(call: Call, function: Callable[[Float32], Array]) -> Array:
-    """A function of 8-bit integers by its 256 values: dequantized, computed in float32, divided by the scale, rounded away."""
+    """A function of 8-bit integers by its 256 values: dequantize, compute in float32, rescale, round away."""
     kind = carrier(call.dtype(0))
     info = np.iinfo(kind)
     every = np.arange(info.min, info.max + 1)
@@ -154,8 +154,10 @@ def _in32(function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Cal
 
 
 # Entries of LiteRT's table of 256 that lie one above rint(65536 * sigmoid(i / 24)); measured, no closed form is known.
-_ONE_ABOVE = (4, 8, 12, 14, 15, 16, 17, 19, 20, 21, 22, 25, 27, 28, 29, 30, 31, 33, 34, 35, 37, 39, 40, 41, 43, 44, 45, 46, 49, 50, 54, 62,
-              63, 64, 66, 82, 86, 93, 100, 103, 112, 116, 135, 255)  # fmt: skip
+_ONE_ABOVE = (
+    4, 8, 12, 14, 15, 16, 17, 19, 20, 21, 22, 25, 27, 28, 29, 30, 31, 33, 34, 35, 37, 39, 40, 41, 43, 44, 45, 46, 49,
+    50, 54, 62, 63, 64, 66, 82, 86, 93, 100, 103, 112, 116, 135, 255,
+)  # fmt: skip
 
 
 def sigmoid_table() -> fixed.Int64:
@@ -259,9 +261,8 @@ def _hard_swish(call: Call) -> Array:
     product = ramp * scaled
     product = np.where(product >= 0, product >> 15, -((-product) >> 15))
     info = np.iinfo(carrier(call.dtype(0)))
-    return np.clip(fixed.divide_by_power(product, -out_shift) + call.made_zero_point(), info.min, info.max).astype(
-        carrier(call.dtype(0))
-    )
+    values = fixed.divide_by_power(product, -out_shift) + call.made_zero_point()
+    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))
 
 
 def _elu(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -291,12 +292,23 @@ class Table(Elementwise):
         return [functions.in_float64(function, call.array(0))]
 
 
-_FLOATS: Mapping[str, Callable[[Any], Any]] = MappingProxyType({
-    "LOG": lambda x: functions.in_float64(np.log, x), "SIN": lambda x: functions.in_float64(np.sin, x),
-    "COS": lambda x: functions.in_float64(np.cos, x), "SQRT": np.sqrt, "RSQRT": lambda x: (np.ones((), x.dtype) / np.sqrt(x)),
-    "ABS": np.abs, "NEG": np.negative, "FLOOR": np.floor, "CEIL": np.ceil, "ROUND": np.rint, "SIGN": np.sign, "SQUARE": np.square,
-    "LOGICAL_NOT": np.logical_not,
-})  # fmt: skip
+_FLOATS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "LOG": lambda x: functions.in_float64(np.log, x),
+        "SIN": lambda x: functions.in_float64(np.sin, x),
+        "COS": lambda x: functions.in_float64(np.cos, x),
+        "SQRT": np.sqrt,
+        "RSQRT": lambda x: np.ones((), x.dtype) / np.sqrt(x),
+        "ABS": np.abs,
+        "NEG": np.negative,
+        "FLOOR": np.floor,
+        "CEIL": np.ceil,
+        "ROUND": np.rint,
+        "SIGN": np.sign,
+        "SQUARE": np.square,
+        "LOGICAL_NOT": np.logical_not,
+    }
+)
 
 
 @register

@@ -7,7 +7,7 @@ plain integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,14 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.errors import Error
-from hwq.graph import Array, Dim, Graph, Node, Quantization, Shape, Tensor, carrier
+from hwq.graph import Array, Dim, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops import accounting, dims
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.base import Inferred, Op
 from hwq.work import Work
 
-__all__ = ["DEFAULT_DIALECT", "INTEGERS", "ONNX_NAMES", "Call", "Moving", "TfliteOp", "activation_range", "clamp", "clamp_float", "known",
-           "renamed", "same_scale"]  # fmt: skip
+__all__ = [
+    "DEFAULT_DIALECT",
+    "INTEGERS",
+    "ONNX_NAMES",
+    "Call",
+    "Moving",
+    "TfliteOp",
+    "activation_range",
+    "clamp",
+    "clamp_float",
+    "constant_numbers",
+    "renamed",
+    "same_scale",
+]
 
 DEFAULT_DIALECT = "litert-ref"
 # Element types that stand for real numbers through a scale.
@@ -31,18 +43,20 @@ ACTIVATIONS = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 # The name under which machine files and reports know each operator.
 ONNX_NAMES = {
     "CONV_2D": "Conv", "DEPTHWISE_CONV_2D": "Conv", "TRANSPOSE_CONV": "ConvTranspose", "FULLY_CONNECTED": "Gemm",
-    "BATCH_MATMUL": "MatMul", "ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div", "AVERAGE_POOL_2D": "AveragePool",
-    "MAX_POOL_2D": "MaxPool", "MEAN": "ReduceMean", "SUM": "ReduceSum", "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin",
-    "REDUCE_PROD": "ReduceProd", "SOFTMAX": "Softmax", "LOG_SOFTMAX": "LogSoftmax", "LOGISTIC": "Sigmoid", "TANH": "Tanh",
-    "HARD_SWISH": "HardSwish", "RELU": "Relu", "RELU6": "Clip", "RELU_N1_TO_1": "Clip", "RELU_0_TO_1": "Clip",
-    "LEAKY_RELU": "LeakyRelu", "PRELU": "PRelu", "ELU": "Elu", "GELU": "Gelu", "QUANTIZE": "QuantizeLinear",
-    "DEQUANTIZE": "DequantizeLinear", "PAD": "Pad", "PADV2": "Pad", "MIRROR_PAD": "Pad", "CONCATENATION": "Concat", "SPLIT": "Split",
-    "SPLIT_V": "Split", "RESHAPE": "Reshape", "TRANSPOSE": "Transpose", "STRIDED_SLICE": "Slice", "SLICE": "Slice", "GATHER": "Gather",
-    "PACK": "Concat", "UNPACK": "Split", "RESIZE_BILINEAR": "Resize", "RESIZE_NEAREST_NEIGHBOR": "Resize", "SQUEEZE": "Squeeze",
-    "EXPAND_DIMS": "Unsqueeze", "ARG_MAX": "ArgMax", "ARG_MIN": "ArgMin", "UNIDIRECTIONAL_SEQUENCE_LSTM": "LSTM", "SVDF": "SVDF",
-    "MAXIMUM": "Max", "MINIMUM": "Min", "POW": "Pow", "EXP": "Exp", "LOG": "Log", "SQRT": "Sqrt", "RSQRT": "Sqrt", "ABS": "Abs",
-    "NEG": "Neg", "FLOOR": "Floor", "CEIL": "Ceil", "ROUND": "Round", "SIN": "Sin", "COS": "Cos", "SIGN": "Sign", "CAST": "Cast",
-    "SHAPE": "Shape", "FILL": "Expand", "BROADCAST_TO": "Expand", "TILE": "Tile", "SELECT": "Where", "SELECT_V2": "Where",
+    "BATCH_MATMUL": "MatMul", "ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div",
+    "AVERAGE_POOL_2D": "AveragePool", "MAX_POOL_2D": "MaxPool", "MEAN": "ReduceMean", "SUM": "ReduceSum",
+    "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin", "REDUCE_PROD": "ReduceProd", "SOFTMAX": "Softmax",
+    "LOG_SOFTMAX": "LogSoftmax", "LOGISTIC": "Sigmoid", "TANH": "Tanh", "HARD_SWISH": "HardSwish", "RELU": "Relu",
+    "RELU6": "Clip", "RELU_N1_TO_1": "Clip", "RELU_0_TO_1": "Clip", "LEAKY_RELU": "LeakyRelu", "PRELU": "PRelu",
+    "ELU": "Elu", "GELU": "Gelu", "QUANTIZE": "QuantizeLinear", "DEQUANTIZE": "DequantizeLinear", "PAD": "Pad",
+    "PADV2": "Pad", "MIRROR_PAD": "Pad", "CONCATENATION": "Concat", "SPLIT": "Split", "SPLIT_V": "Split",
+    "RESHAPE": "Reshape", "TRANSPOSE": "Transpose", "STRIDED_SLICE": "Slice", "SLICE": "Slice", "GATHER": "Gather",
+    "PACK": "Concat", "UNPACK": "Split", "RESIZE_BILINEAR": "Resize", "RESIZE_NEAREST_NEIGHBOR": "Resize",
+    "SQUEEZE": "Squeeze", "EXPAND_DIMS": "Unsqueeze", "ARG_MAX": "ArgMax", "ARG_MIN": "ArgMin",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "LSTM", "SVDF": "SVDF", "MAXIMUM": "Max", "MINIMUM": "Min", "POW": "Pow",
+    "EXP": "Exp", "LOG": "Log", "SQRT": "Sqrt", "RSQRT": "Sqrt", "ABS": "Abs", "NEG": "Neg", "FLOOR": "Floor",
+    "CEIL": "Ceil", "ROUND": "Round", "SIN": "Sin", "COS": "Cos", "SIGN": "Sign", "CAST": "Cast", "SHAPE": "Shape",
+    "FILL": "Expand", "BROADCAST_TO": "Expand", "TILE": "Tile", "SELECT": "Where", "SELECT_V2": "Where",
     "DEPTH_TO_SPACE": "DepthToSpace", "SPACE_TO_DEPTH": "SpaceToDepth", "SQUARE": "Mul",
 }  # fmt: skip
 
@@ -105,6 +119,10 @@ class Call:
     def optional(self, index: int) -> Array | None:
         """Operand `index`, or None."""
         return self.arrays[index] if index < len(self.arrays) else None
+
+    def numbers(self, index: int) -> tuple[int, ...]:
+        """Operand `index` as integers, such as axes or a shape."""
+        return tuple(int(value) for value in self.array(index).reshape(-1))
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute of the node."""
@@ -252,7 +270,7 @@ def checked_activation(node: Node) -> str:
 def clamp(call: Call, values: fixed.Int64, index: int = 0) -> Array:
     """Stored integers after zero point, fused activation and saturation."""
     low, high = activation_range(call, index)
-    return np.clip(values, low, high).astype(carrier(call.made_dtype(index)))
+    return np.asarray(np.clip(values, low, high).astype(carrier(call.made_dtype(index))))
 
 
 _FLOAT_RANGES = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
@@ -263,21 +281,13 @@ def clamp_float(node: Node, values: Array) -> Array:
     low, high = _FLOAT_RANGES[checked_activation(node)]
     if low is None:
         return values
-    bounded = np.maximum(values, np.asarray(low, values.dtype))
+    bounded: Array = np.maximum(values, np.asarray(low, values.dtype))
     return bounded if high is None else np.minimum(bounded, np.asarray(high, values.dtype))
 
 
 def same_scale(call: Call, index: int = 0) -> bool:
     """Whether operand `index` and the first result share scale and zero point."""
     return call.scale(index) == call.made_scale() and call.zero_point(index) == call.made_zero_point()
-
-
-def known(tensor: Tensor | None) -> bool:
-    """Whether an operand's shape is known."""
-    return tensor is not None and tensor.known_shape
-
-
-Rule = Callable[[Node, Sequence[Tensor]], Shape]
 
 
 def present(node: Node, inputs: Sequence[Tensor | None], least: int, most: int | None = None) -> list[Tensor | None]:
@@ -308,3 +318,18 @@ def same_dtype(node: Node, *tensors: Tensor) -> str:
 def inferred(dtype: str, shape: Sequence[Dim] | None) -> list[Inferred]:
     """One result; None: its shape is not known yet."""
     return [(dtype, () if shape is None else tuple(shape), shape is not None)]
+
+
+def constant_numbers(node: Node, tensor: Tensor | None, what: str) -> tuple[int, ...] | None:
+    """The integers of a constant operand (a scalar counts as one), or None where they are known at run time only.
+
+    Raises
+    ------
+    Error
+        They are no integers, or more than any shape needs.
+    """
+    if tensor is not None and tensor.data is not None and tensor.data.ndim != 1 and tensor.data.size <= 4096:
+        if tensor.data.dtype.kind not in "iu":
+            raise dims.fault(node, f"{what} must be integers, not {tensor.dtype}")
+        return tuple(int(value) for value in tensor.data.reshape(-1))
+    return dims.integers(node, tensor, what)

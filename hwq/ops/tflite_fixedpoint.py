@@ -15,8 +15,20 @@ from numpy.typing import NDArray
 from hwq.numerics import away, quantize_multiplier
 from hwq.numerics import rounding_divide as divide_by_power
 
-__all__ = ["Int64", "away", "divide_by_power", "double_high_multiply", "down_scale", "multiply", "multiply_wide", "quantize_multiplier",
-           "quantize_multipliers", "saturate", "saturating_shift", "wrap32"]  # fmt: skip
+__all__ = [
+    "Int64",
+    "away",
+    "divide_by_power",
+    "double_high_multiply",
+    "down_scale",
+    "multiply",
+    "multiply_wide",
+    "quantize_multiplier",
+    "quantize_multipliers",
+    "saturate",
+    "saturating_shift",
+    "wrap32",
+]
 
 Int64 = NDArray[np.int64]
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1

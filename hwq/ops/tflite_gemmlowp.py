@@ -1,4 +1,4 @@
-"""gemmlowp's fixed-point exp, logistic and tanh in 16 and 32 bits, as TFLite's SOFTMAX, LSTM and older kernels use them.
+"""gemmlowp's fixed-point exp, logistic and tanh in 16 and 32 bits, as TFLite's SOFTMAX and LSTM use them.
 
 A value with n integer bits in b bits stands for ``raw * 2**(n - b + 1)``. Source of the formulas: gemmlowp
 fixedpoint/fixedpoint.h, measured against ai-edge-litert 2.3.0.

@@ -139,4 +139,4 @@ def _projected(call: Call, value: fixed.Int64, hidden_zero: int, hidden_scale: n
 
 def _quantized_clip(clip: float, scale: np.float32, bits: int) -> int:
     bound = 1 << (bits - 1)
-    return int(min(max(np.float32(np.float32(clip) / scale), -bound), bound - 1)) if clip > 0 else 0
+    return int(min(max(float(np.float32(clip) / scale), -bound), bound - 1)) if clip > 0 else 0

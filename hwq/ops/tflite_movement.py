@@ -7,124 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hwq.graph import Array, Graph, Node, Shape, Tensor
+from hwq.graph import Array, Node, Shape, Tensor
 from hwq.ops import dims
 from hwq.ops.base import Inferred, register
-from hwq.ops.tflite_base import Call, Moving, inferred, present, renamed
-from hwq.work import Work
+from hwq.ops.tflite_base import Call, Moving, constant_numbers, inferred, present
 
-__all__ = ["Concatenation", "Gather", "Pack", "Pad", "Reshape", "Split", "Transpose", "Unpack"]
-
-
-def _constant(node: Node, tensor: Tensor | None, what: str) -> tuple[int, ...] | None:
-    """The numbers of a constant operand (a scalar counts as one), or None where they are known at run time only."""
-    if tensor is not None and tensor.data is not None and tensor.data.ndim != 1 and tensor.data.size <= 4096:
-        if tensor.data.dtype.kind not in "iu":
-            raise dims.fault(node, f"{what} must be integers, not {tensor.dtype}")
-        return tuple(int(value) for value in tensor.data.reshape(-1))
-    return dims.integers(node, tensor, what)
-
-
-def _given(call: Call, index: int) -> tuple[int, ...]:
-    return tuple(int(value) for value in call.array(index).reshape(-1))
-
-
-@register
-class Reshape(Moving):
-    """RESHAPE: the shape comes from operand 1, else from the attribute ``new_shape``; one -1 takes the rest."""
-
-    operators = ("RESHAPE",)
-    view = True
-
-    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
-        """See `Op.infer`."""
-        x, target = present(node, inputs, 1, 2)
-        assert x is not None
-        wanted = (
-            _constant(node, target, "the shape") if target is not None else tuple(node.attributes.get("new_shape", ()))
-        )
-        if wanted is None or not x.known_shape:
-            return inferred(x.dtype, None)
-        return inferred(x.dtype, _reshaped(node, x.shape, wanted))
-
-    def compute(self, call: Call) -> list[Array]:
-        """See `TfliteOp.compute`."""
-        wanted = _given(call, 1) if call.has(1) else tuple(call.attribute("new_shape", ()))
-        x = call.array(0)
-        return [x.reshape([int(dim) for dim in _reshaped(call.node, x.shape, wanted)])]
-
-
-def _reshaped(node: Node, shape: Shape, wanted: Sequence[int]) -> Shape:
-    if any(dim < -1 for dim in wanted) or sum(dim == -1 for dim in wanted) > 1:
-        raise dims.fault(node, f"the target {list(wanted)[:16]} is no shape")
-    rest = dims.quotient(shape, [dim for dim in wanted if dim != -1])
-    if rest is None and 0 in wanted and 0 in shape:
-        rest = 0
-    if rest is None or (-1 not in wanted and rest != 1 and not (0 in wanted and 0 in shape)):
-        raise dims.fault(
-            node, f"{list(shape)} cannot become {list(wanted)[:16]}", "the number of elements must stay the same"
-        )
-    return tuple(rest if dim == -1 else dim for dim in wanted)
-
-
-@register
-class Squeeze(Moving):
-    """SQUEEZE: drops the axes named, without any every axis of length 1."""
-
-    operators = ("SQUEEZE",)
-    view = True
-
-    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
-        """See `Op.infer`."""
-        (x,) = present(node, inputs, 1)
-        assert x is not None
-        if not x.known_shape:
-            return inferred(x.dtype, None)
-        gone = self.gone(node, x.shape)
-        return inferred(x.dtype, [dim for axis, dim in enumerate(x.shape) if axis not in gone])
-
-    def gone(self, node: Node, shape: Shape) -> set[int]:
-        """The axes that are dropped."""
-        axes = dims.ints_attribute(node, "axes", ())
-        gone = (
-            {dims.axis_of(node, axis, len(shape)) for axis in axes}
-            if axes
-            else {axis for axis, dim in enumerate(shape) if dim == 1}
-        )
-        for axis in gone:
-            if shape[axis] != 1 and isinstance(shape[axis], int):
-                raise dims.fault(node, f"axis {axis} of {list(shape)} is not 1")
-        return gone
-
-    def compute(self, call: Call) -> list[Array]:
-        """See `TfliteOp.compute`."""
-        x = call.array(0)
-        return [x.reshape([dim for axis, dim in enumerate(x.shape) if axis not in self.gone(call.node, x.shape)])]
-
-
-@register
-class ExpandDims(Moving):
-    """EXPAND_DIMS: an axis of length 1 before the axis that operand 1 names."""
-
-    operators = ("EXPAND_DIMS",)
-    view = True
-
-    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
-        """See `Op.infer`."""
-        x, axis = present(node, inputs, 2)
-        assert x is not None
-        found = _constant(node, axis, "the axis")
-        if found is None or not x.known_shape:
-            return inferred(x.dtype, None)
-        if len(found) != 1:
-            raise dims.fault(node, "one axis is needed")
-        place = dims.axis_of(node, found[0], len(x.shape) + 1)
-        return inferred(x.dtype, (*x.shape[:place], 1, *x.shape[place:]))
-
-    def compute(self, call: Call) -> list[Array]:
-        """See `TfliteOp.compute`."""
-        x = call.array(0)
-        return [np.expand_dims(x, dims.axis_of(call.node, _given(call, 1)[0], x.ndim + 1))]
+__all__ = ["Concatenation", "Gather", "Pack", "Pad", "Split", "Transpose", "Unpack"]
 
 
 @register
@@ -137,7 +25,7 @@ class Transpose(Moving):
         """See `Op.infer`."""
         x, order = present(node, inputs, 2)
         assert x is not None
-        found = _constant(node, order, "the order")
+        found = constant_numbers(node, order, "the order")
         if found is None or not x.known_shape:
             return inferred(x.dtype, None)
         return inferred(x.dtype, [x.shape[axis] for axis in _permutation(node, found, len(x.shape))])
@@ -145,7 +33,7 @@ class Transpose(Moving):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         x = call.array(0)
-        return [np.ascontiguousarray(x.transpose(_permutation(call.node, _given(call, 1), x.ndim)))]
+        return [np.ascontiguousarray(x.transpose(_permutation(call.node, call.numbers(1), x.ndim)))]
 
 
 def _permutation(node: Node, order: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -224,8 +112,8 @@ class Split(Moving):
         given = present(node, inputs, 2 if equal else 3)
         x = given[1] if equal else given[0]
         assert x is not None
-        axis = _constant(node, given[0] if equal else given[2], "the axis")
-        sizes = None if equal else _constant(node, given[1], "the sizes")
+        axis = constant_numbers(node, given[0] if equal else given[2], "the axis")
+        sizes = None if equal else constant_numbers(node, given[1], "the sizes")
         if axis is None or not x.known_shape or (sizes is None and not equal):
             return inferred(x.dtype, None) * len(node.outputs)
         parts = self.parts(node, x.shape, axis, sizes)
@@ -255,8 +143,8 @@ class Split(Moving):
         """See `TfliteOp.compute`."""
         equal = call.node.op == "SPLIT"
         x = call.array(1 if equal else 0)
-        axis = _given(call, 0 if equal else 2)
-        parts = self.parts(call.node, x.shape, axis, None if equal else _given(call, 1))
+        axis = call.numbers(0 if equal else 2)
+        parts = self.parts(call.node, x.shape, axis, None if equal else call.numbers(1))
         return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(parts)[:-1], axis=axis[0])]
 
 
@@ -323,7 +211,7 @@ class Pad(Moving):
         assert x is not None
         if x.known_shape and border is not None and border.known_shape and border.shape != (len(x.shape), 2):
             raise dims.fault(node, f"borders {list(border.shape)} do not fit {len(x.shape)} axes")
-        found = _constant(node, border, "the borders")
+        found = constant_numbers(node, border, "the borders")
         if found is None or not x.known_shape:
             return inferred(x.dtype, None)
         self.check(node, found, x.shape)
@@ -343,7 +231,7 @@ class Pad(Moving):
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
-        x, found = call.array(0), _given(call, 1)
+        x, found = call.array(0), call.numbers(1)
         self.check(call.node, found, x.shape)
         border = [(found[2 * axis], found[2 * axis + 1]) for axis in range(x.ndim)]
         if call.node.op == "MIRROR_PAD":
@@ -414,7 +302,7 @@ class BroadcastTo(Moving):
         given = present(node, inputs, 2)
         x, target = (given[1], given[0]) if node.op == "FILL" else (given[0], given[1])
         assert x is not None
-        found = _constant(node, target, "the shape")
+        found = constant_numbers(node, target, "the shape")
         if found is None or not x.known_shape:
             return inferred(x.dtype, None)
         return inferred(x.dtype, self.shape(node, x.shape, found))
@@ -433,27 +321,6 @@ class BroadcastTo(Moving):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         fill = call.node.op == "FILL"
-        x, wanted = call.array(1 if fill else 0), _given(call, 0 if fill else 1)
+        x, wanted = call.array(1 if fill else 0), call.numbers(0 if fill else 1)
         self.shape(call.node, x.shape, wanted)
         return [np.tile(x, wanted) if call.node.op == "TILE" else np.ascontiguousarray(np.broadcast_to(x, wanted))]
-
-
-@register
-class ShapeOf(Moving):
-    """SHAPE: the operand's dimensions."""
-
-    operators = ("SHAPE",)
-
-    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
-        """See `Op.infer`."""
-        (x,) = present(node, inputs, 1)
-        assert x is not None
-        return inferred(str(node.attributes.get("to", "int32")), (len(x.shape),) if x.known_shape else None)
-
-    def compute(self, call: Call) -> list[Array]:
-        """See `TfliteOp.compute`."""
-        return [np.array(call.array(0).shape, str(call.attribute("to", "int32")))]
-
-    def work(self, node: Node, graph: Graph) -> Work:
-        """See `Op.work`: nothing is read but the shape."""
-        return renamed(super().work(node, graph), node, kind="none", input_elements=0)

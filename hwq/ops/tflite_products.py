@@ -131,7 +131,7 @@ def _window_geometry(node: Node, x: Tensor, weight: Tensor, made: Tensor) -> dic
 def _product(
     node: Node, graph: Graph, weight: Tensor, *, first: int = 0, second: int = 1, bias: int = 2, **fields: object
 ) -> Work:
-    """`accounting.multiply`, with the fused activation counted, and hybrid products in the precision that they run in."""
+    """`accounting.multiply`, with the fused activation counted, and hybrid products in the precision they run in."""
     operands = tuple(
         node.inputs[index] for index in (first, second, bias) if index < len(node.inputs) and node.inputs[index]
     )

@@ -56,7 +56,7 @@ class Svdf(TfliteOp):
         ):
             raise dims.fault(
                 node,
-                f"filters {list(feature.shape)} and {list(time.shape)} of rank {rank} do not fit the input {list(x.shape)}",
+                f"filters {list(feature.shape)}, {list(time.shape)} of rank {rank} do not fit input {list(x.shape)}",
             )
         if len(state.shape) != 2 or state.shape[1] != filters * memory:
             raise dims.fault(node, f"a state {list(state.shape)} does not hold {filters} filters of {memory} steps")

@@ -117,7 +117,7 @@ def _bilinear_integer(call: Call, x: Array, size: Sequence[int]) -> Array:
         + wide[:, y1][:, :, x1] * dy * dx
     )
     rounded = np.where(total > 0, (total + (1 << 19)) >> 20, -(((1 << 19) - total) >> 20))
-    return rounded.astype(x.dtype)
+    return np.asarray(rounded.astype(x.dtype))
 
 
 def _bilinear_float(call: Call, x: Array, size: Sequence[int]) -> Array:

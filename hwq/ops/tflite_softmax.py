@@ -57,7 +57,7 @@ def _softmax_float(x: Array, beta: np.float32) -> Array:
     total = np.zeros((*x.shape[:-1], 1), np.float32)
     for column in range(x.shape[-1]):
         total += powers[..., column : column + 1]
-    return (powers / total).astype(x.dtype)
+    return np.asarray((powers / total).astype(x.dtype))
 
 
 def leading_zeros(x: Int64) -> Int64:
@@ -92,11 +92,11 @@ def interpolation_table(
     made_scale: float,
     made_zero_point: int,
 ) -> Int64:
-    """513 int16 samples of a function, each shifted by half of the interpolation's error in the middle of its interval (float64)."""
+    """513 int16 samples of a function, each shifted by half of the error in the middle of its interval (float64)."""
     low, high = scale * (-32768 - zero_point), scale * (32767 - zero_point)
-    step = (high - low) / 512
+    step = float(high - low) / 512
     inverse = 65536 / (made_scale * (32767 - made_zero_point) - made_scale * (-32768 - made_zero_point))
-    index = np.arange(512)
+    index: NDArray[np.float64] = np.arange(512).astype(np.float64)
     value, middle, following = (
         function(low + index * step),
         function(low + index * step + step / 2),
@@ -106,13 +106,13 @@ def interpolation_table(
     interpolated = fixed.away((following * inverse + fixed.away(value * inverse)) / 2)
     bias = fixed.away((interpolated - fixed.away(middle * inverse)) / 2)
     last = fixed.away(function(np.array([high])) * inverse)
-    return np.clip(np.concatenate([sample - bias, last]), -32768, 32767).astype(np.int64)
+    return np.asarray(np.clip(np.concatenate([sample - bias, last]), -32768, 32767).astype(np.int64))
 
 
 def _interpolate(table: Int64, x: Int64) -> Int64:
     index = 256 + (x >> 7)
     base, slope = table[index], table[index + 1] - table[index]
-    return base + ((slope * (x & 0x7F) + 64) >> 7)
+    return np.asarray(base + ((slope * (x & 0x7F) + 64) >> 7))
 
 
 def _softmax16(call: Call, beta: np.float32) -> Array:
@@ -130,7 +130,7 @@ def _softmax16(call: Call, beta: np.float32) -> Array:
     reciprocal = _interpolate(reciprocal_of, fixed.saturate(shifted - (1 << 15) - (1 << 16), 16))
     right = 31 - headroom
     values = (powers * reciprocal + (np.int64(1) << (right - 1))) >> right
-    return np.clip(values, 0, 32767).astype(np.int16)
+    return np.asarray(np.clip(values, 0, 32767).astype(np.int16))
 
 
 @register
