@@ -1,4 +1,4 @@
-"""What each machine family's builder fuses: nothing is lost, nothing is done twice, and the rules are the documented."""
+"""What each machine family's builder fuses: nothing is lost, nothing is done twice, the rules are the documented."""
 
 from __future__ import annotations
 

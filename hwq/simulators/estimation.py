@@ -134,7 +134,9 @@ def _lowered(
         concrete = _planned(graph, plan, batch, bound, kept)
         lowered = lower_for_family(concrete, machine.family, apart)
         works = tuple(lookup(node).work(node, lowered) for node in lowered.nodes)
-        kept[key] = lowered, works, columns(works) | place(lowered, works)
+        family = importlib.import_module(f"hwq.simulators.{machine.family}")
+        extra = family.chain_columns(lowered, works) if hasattr(family, "chain_columns") else {}
+        kept[key] = lowered, works, columns(works) | place(lowered, works) | extra
     found: tuple[Graph, tuple[Work, ...], dict[str, Column]] = kept[key]
     return found
 

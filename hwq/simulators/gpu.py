@@ -21,16 +21,28 @@ overlap. Structure as in LLMCompass (Zhang et al., ISCA 2024); tile efficiencies
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.graph import Graph
 from hwq.simulators.accelerator import Accelerator
 from hwq.simulators.memory import ceil_divide, offchip_bytes, stripe_passes
+from hwq.work import Work
 
-__all__ = ["HOST_MEMORY", "K_STEP_BYTES", "MEMORIES", "SPLITS", "TERMS", "evaluate", "padded_bytes", "parameters"]
+__all__ = [
+    "HOST_MEMORY",
+    "K_STEP_BYTES",
+    "MEMORIES",
+    "SPLITS",
+    "TERMS",
+    "chain_columns",
+    "evaluate",
+    "padded_bytes",
+    "parameters",
+]
 
 Column = NDArray[Any]
 
@@ -78,13 +90,45 @@ def padded_bytes(channels: Any, bits: Any, vector: int) -> Any:
     return np.where(raw < vector, narrow, ceil_divide(raw, vector) * vector)
 
 
+def chain_columns(graph: Graph, works: Sequence[Work]) -> dict[str, Column]:
+    """Columns that mark fused attention: product, softmax, product, where no other kernel reads what passes between.
+
+    Such a chain is one kernel (TensorRT's fused multi-head attention): its first part launches, and the scores never
+    leave the multiprocessor.
+
+    Returns
+    -------
+    dict
+        ``chained`` (bool): a kernel that the one before it has launched; ``input_held``, ``output_held`` (bool).
+    """
+    place = {node.name: index for index, node in enumerate(graph.nodes)}
+    flags = {name: np.zeros(len(works), np.bool_) for name in ("chained", "input_held", "output_held")}
+
+    def only_reader(index: int) -> int | None:
+        value = graph.nodes[index].outputs[0]
+        readers = graph.consumers.get(value, ())
+        if len(readers) != 1 or value in graph.outputs or readers[0].inputs[0] != value:
+            return None
+        return place[readers[0].name]
+
+    for first, work in enumerate(works):
+        middle = only_reader(first) if work.weight_is_activation and work.kind == "gemm" else None
+        last = only_reader(middle) if middle is not None and works[middle].op == "Softmax" else None
+        if middle is None or last is None or not works[last].weight_is_activation:
+            continue
+        flags["chained"][[middle, last]] = True
+        flags["input_held"][[middle, last]] = True
+        flags["output_held"][[first, middle]] = True
+    return flags
+
+
 def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[str, Column]:
     """Cost of every layer on every configuration.
 
     Parameters
     ----------
     columns : mapping
-        Columns of Work, those of `hwq.simulators.memory.place`, and ``rate`` (MACs per cycle and SM).
+        Columns of Work, those of `hwq.simulators.memory.place` and `chain_columns`, and ``rate`` (MACs per cycle, SM).
     given : mapping
         `parameters`; numbers may be arrays that broadcast against the columns.
 
@@ -101,10 +145,10 @@ def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[st
     scalar = np.where(product, 0, scalar + columns["macs"])  # depthwise kernels multiply outside the matrix units
     vector = scalar / (given["sms"] * given["vector"] * given["clock"])
     l2 = {
-        "traffic.l2.input": np.where(product, moved_a, columns["input_bytes"]),
+        "traffic.l2.input": np.where(columns["input_held"], 0, np.where(product, moved_a, columns["input_bytes"])),
         "traffic.l2.weight": np.where(product, moved_b, columns["weight_bytes"]),
         "traffic.l2.other": columns["other_bytes"] + 0 * moved_a,
-        "traffic.l2.output": columns["output_bytes"] + 0 * moved_a,
+        "traffic.l2.output": np.where(columns["output_held"], 0, columns["output_bytes"]) + 0 * moved_a,
         "traffic.l2.sum": np.where(product, sums, 0),
     }
     l2_seconds = sum(l2.values()) / given["l2_bandwidth"]
@@ -112,10 +156,11 @@ def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[st
     body = np.maximum(busy, np.maximum(l2_seconds, dram_seconds))
     by_dram = (dram_seconds > busy) & (dram_seconds >= l2_seconds)
     by_l2 = (l2_seconds > busy) & ~by_dram
-    seconds = given["launch"] + body
+    launch = np.where(columns["chained"], 0.0, given["launch"])
+    seconds = launch + body
     reformat = np.isin(columns["op"].astype(str), list(REFORMATS))
     terms = {
-        "launch": given["launch"] + 0 * body,
+        "launch": launch + 0 * body,
         "reformat": np.where(reformat, body, 0),
         "compute": np.where(product, busy, 0),
         "vector": np.where(product | reformat, 0, busy),
@@ -124,7 +169,7 @@ def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[st
     }
     unit = np.where(product, "compute", "vector")
     bound = np.where(by_dram, "dram", np.where(by_l2, "l2", unit))
-    bound = np.where(given["launch"] > body, "launch", bound)
+    bound = np.where(launch > body, "launch", bound)
     # Shared memory takes every byte that leaves L2 once in and once out; its energy is not counted apart from L2's.
     result = {
         "cycles": np.ceil(seconds * given["clock"]).astype(np.int64),
@@ -147,8 +192,10 @@ def _dram(columns: Mapping[str, Column], given: Mapping[str, Any], product: Colu
             elements // np.maximum(channels, 1) * padded_bytes(channels, columns[f"{name}_bits"], given["alignment"])
         )
         padded[name] = np.where(packed & (crossing[name] > 0), np.maximum(crossing[name], vectors), crossing[name])
+    for name in ("input", "output"):
+        padded[name] = np.where(columns[f"{name}_held"], 0, padded[name])
     half = given["l2"] / 2
-    far = (columns["input_live"] > given["l2"]) & product
+    far = (columns["input_live"] > given["l2"]) & product & ~columns["input_held"]
     side = WAVE_TILE * np.sqrt(given["sms"])
     once = np.ones_like(columns["m"])
     orders = [
@@ -188,7 +235,8 @@ def _best_tile(columns: Mapping[str, Column], given: Mapping[str, Any], dram_sec
     plain = columns["macs"] / (given["sms"] * given["vector"] * given["clock"])
     plain_a = columns["input_bytes"] * np.maximum(1, ceil_divide(n, PLAIN_COLS))
     plain_b = columns["weight_bytes"] * np.maximum(1, ceil_divide(m, PLAIN_ROWS))
-    l2 = (plain_a + plain_b + columns["other_bytes"] + columns["output_bytes"]) / given["l2_bandwidth"]
+    beside = columns["other_bytes"] + np.where(columns["output_held"], 0, columns["output_bytes"])
+    l2 = (np.where(columns["input_held"], 0, plain_a) + plain_b + beside) / given["l2_bandwidth"]
     best: tuple[Column, ...] = (plain, plain_a, plain_b, 0 * plain)
     least = _rank(plain, l2, dram_seconds)
     for rows, cols, efficiency in given["tiles"]:
@@ -200,7 +248,7 @@ def _best_tile(columns: Mapping[str, Column], given: Mapping[str, Any], dram_sec
             moved_a = np.ceil(blocks * rows * share * per_step * a_bits / 8 * fresh)
             moved_b = np.ceil(blocks * cols * share * per_step * b_bits / 8)
             sums = groups * m * n * (8.0 * split if split > 1 else 0.0)
-            l2 = (moved_a + moved_b + sums + columns["other_bytes"] + columns["output_bytes"]) / given["l2_bandwidth"]
+            l2 = (np.where(columns["input_held"], 0, moved_a) + moved_b + sums + beside) / given["l2_bandwidth"]
             found = (math, moved_a, moved_b, sums + 0 * moved_a)
             rank = _rank(math, l2, dram_seconds)
             better = rank < least
@@ -213,3 +261,9 @@ def _best_tile(columns: Mapping[str, Column], given: Mapping[str, Any], dram_sec
 def _rank(math: Column, l2: Column, dram: Column) -> Column:
     """Seconds without the launch; among equals the least arithmetic, then the least L2 time, then the file's order."""
     return np.asarray(np.maximum(np.maximum(math, l2), dram) + 1e-6 * math + 1e-9 * l2)
+
+
+def notes(columns: Mapping[str, Column], given: Mapping[str, Any]) -> list[str]:
+    """What an estimate on a GPU must say about itself."""
+    chains = int(columns["chained"].sum()) // 2
+    return [f"{chains} attention blocks are one kernel each: their scores stay on chip"] if chains else []
