@@ -84,7 +84,9 @@ _TABLE = (
         runtime=ORT_RUNTIME,
         status="verified",
         roundings=MappingProxyType({"*": "fp32"}),
-        formulas=MappingProxyType({"Add": "ort-add", "Mul": "ort-mul", "Softmax": "ort-softmax"}),
+        formulas=MappingProxyType(
+            {"Add": "ort-add", "Mul": "ort-mul", "Softmax": "ort-softmax", "float-product": "mlas"}
+        ),
         fused=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Sigmoid", "LeakyRelu", "Softmax", "AveragePool",
                          "GlobalAveragePool", "Concat"}),
         weight_dtypes=frozenset({"int8", "uint8"}),
@@ -94,6 +96,7 @@ _TABLE = (
         summary="onnxruntime with optimisation off: every Q and DQ runs, every op between them is float32",
         runtime=ORT_RUNTIME,
         status="verified",
+        formulas=MappingProxyType({"float-product": "mlas"}),
         fused=frozenset(),
         weight_dtypes=frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4"}),
         activation_dtypes=frozenset({"int8", "uint8", "int16", "uint16"}),
@@ -133,6 +136,9 @@ def find(name: str, *, usable: bool = False) -> Dialect:
     if name not in DIALECTS:
         raise Error("there is no such dialect", where=f"dialect {name}", remedy=f"one of: {', '.join(DIALECTS)}")
     if usable and not DIALECTS[name].usable:
-        raise NotSupportedYet(f"dialect {name}", why="its arithmetic is documented but not built",
-                              remedy=f"one of: {', '.join(key for key, dialect in DIALECTS.items() if dialect.usable)}")
+        raise NotSupportedYet(
+            f"dialect {name}",
+            why="its arithmetic is documented but not built",
+            remedy=f"one of: {', '.join(key for key, dialect in DIALECTS.items() if dialect.usable)}",
+        )
     return DIALECTS[name]

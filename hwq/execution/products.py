@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: quantized groups by the integer kernels, float islands in the fixed order."""
+"""Quantized convolutions and matrix products, by the exact integer kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.dialect import Dialect
 from hwq.errors import NotSupportedYet
-from hwq.execution.steps import Kernel, Scope, Settings, interpret, present, register, scalar, writing
+from hwq.execution.steps import Kernel, Scope, Settings, present, register, scalar, writing
 from hwq.graph import Array, Node
 from hwq.ops import arithmetic, spatial
 
@@ -240,68 +240,3 @@ def _batched(
                 wrap=True,
             )
     return made
-
-
-@register("float:Conv")
-def float_conv(scope: Scope) -> Kernel:
-    """A float32 convolution in the fixed order, its weights packed once."""
-    node, x, weights, bias = scope.node, scope.operand(0), scope.operand(1), scope.operand(2)
-    assert x is not None and weights is not None
-    data = weights.data
-    if (
-        data is None
-        or data.dtype != np.float32
-        or x.dtype != "float32"
-        or not 3 <= data.ndim <= 5
-        or (bias is not None and bias.data is None)
-    ):
-        return interpret(scope)
-    layout = node.layout or "NCHW"
-    groups = int(node.attributes.get("group", 1))
-    packed = kernels.pack_conv(data, groups=groups, layout="OHWI" if layout == "NHWC" else "OIHW")
-    offsets = None if bias is None else bias.data
-    kernel = _kernel(data, node)
-
-    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
-        x = present(operands[0])
-        windows = spatial.windows_of(node, _space(x, node), kernel)
-        return kernels.conv2d(
-            x,
-            packed,
-            strides=windows.strides,
-            pads=(*windows.begin, *windows.end),
-            dilations=windows.dilations,
-            layout=layout,
-            bias=offsets,
-            out=out,
-            threads=settings.threads,
-        )
-
-    return writing(run)
-
-
-@register("float:MatMul", "float:Gemm")
-def float_product(scope: Scope) -> Kernel:
-    """A float32 product with a constant matrix, packed once; every other form as `hwq.ops` computes it."""
-    a, b, bias = scope.operand(0), scope.operand(1), scope.operand(2)
-    assert a is not None and b is not None
-    get = scope.node.attributes.get
-    plain = not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
-    if (
-        b.data is None
-        or b.data.ndim != 2
-        or b.data.dtype != np.float32
-        or a.dtype != "float32"
-        or not plain
-        or len(a.shape) < 2
-    ):
-        return interpret(scope)
-    if bias is not None and (bias.data is None or bias.data.shape != (b.data.shape[0 if get("transB", 0) else 1],)):
-        return interpret(scope)
-    packed = kernels.pack_float(b.data, layout="NK" if get("transB", 0) else "KN")
-    offsets = None if bias is None else bias.data
-
-    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
-        return kernels.gemm(present(operands[0]), packed, bias=offsets, out=out, threads=settings.threads)
-
-    return writing(run)

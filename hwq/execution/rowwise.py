@@ -91,6 +91,8 @@ def _apart(graph: Graph, node: Node, symbol: str) -> bool:
     if node.op in {"Softmax", "LayerNormalization", "Concat"}:
         axis = int(get("axis", -1))
         return (axis if axis >= 0 else axis + rank) > 0
+    if node.op in {"Gemm", "MatMul"} and not _settled(graph, node, rank):
+        return False
     if node.op == "Gemm":
         bias = operands[2].shape if len(operands) > 2 else ()
         return not get("transA", 0) and len(moving) == 1 and (len(bias) < 2 or bias[0] == 1)
@@ -103,3 +105,9 @@ def _apart(graph: Graph, node: Node, symbol: str) -> bool:
         return tuple(get("perm", (1,)))[:1] == (0,)
     # A view whose first dimension stays the batch keeps whole slices in order.
     return node.op in {"Reshape", "Squeeze", "Unsqueeze"} and len(moving) == 1
+
+
+def _settled(graph: Graph, node: Node, rank: int) -> bool:
+    """Whether the product's bits do not depend on the number of rows: integers, or a constant matrix (see `mlas`)."""
+    left, right = (graph.tensors[value] for value in node.inputs[:2])
+    return left.quantization is not None or (right.constant and rank > 1)

@@ -1,0 +1,111 @@
+"""Float32 convolutions and products: in a dialect's own order where it names one, else in the fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hwq import kernels
+from hwq.execution import mlas
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
+from hwq.graph import Array, Node
+from hwq.ops import spatial
+
+__all__: list[str] = []
+
+
+def _space(x: Array, node: Node) -> tuple[int, ...]:
+    return x.shape[1:-1] if node.layout == "NHWC" else x.shape[2:]
+
+
+@register("float:Conv")
+def float_conv(scope: Scope) -> Kernel:
+    """A float32 convolution: in the dialect's own order where it names one, else in the fixed order, packed once."""
+    node, x, weights, bias = scope.node, scope.operand(0), scope.operand(1), scope.operand(2)
+    assert x is not None and weights is not None
+    if {x.dtype, weights.dtype} != {"float32"} or not 3 <= len(weights.shape) <= 5:
+        return interpret(scope)
+    if scope.dialect.formulas.get("float-product") == "mlas":
+
+        def by_mlas(operands: Sequence[Array | None], settings: Settings) -> Array:
+            x, filters, added = present(operands[0]), present(operands[1]), operands[2] if len(operands) > 2 else None
+            windows = spatial.windows_of(node, _space(x, node), _space(filters, node))
+            return mlas.convolve(node, x, filters, windows, added, settings.threads)
+
+        return adapt(by_mlas)
+    data = weights.data
+    if data is None or (bias is not None and bias.data is None):
+        return interpret(scope)
+    layout = node.layout or "NCHW"
+    packed = kernels.pack_conv(
+        data, groups=int(node.attributes.get("group", 1)), layout="OHWI" if layout == "NHWC" else "OIHW"
+    )
+    offsets = None if bias is None else bias.data
+    kernel = _space(data, node)
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        x = present(operands[0])
+        windows = spatial.windows_of(node, _space(x, node), kernel)
+        return kernels.conv2d(
+            x,
+            packed,
+            strides=windows.strides,
+            pads=(*windows.begin, *windows.end),
+            dilations=windows.dilations,
+            layout=layout,
+            bias=offsets,
+            out=out,
+            threads=settings.threads,
+        )
+
+    return writing(run)
+
+
+@register("float:MatMul", "float:Gemm")
+def float_product(scope: Scope) -> Kernel:
+    """A float32 product, as `float_conv`; unusual forms as `hwq.ops` computes them."""
+    a, b, bias = scope.operand(0), scope.operand(1), scope.operand(2)
+    assert a is not None and b is not None
+    get = scope.node.attributes.get
+    plain = not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
+    ranks = len(a.shape) >= 2 and len(b.shape) >= 2 and a.known_shape and b.known_shape
+    if {a.dtype, b.dtype} != {"float32"} or not plain or not ranks:
+        return interpret(scope)
+    transposed = bool(get("transB", 0))
+    if scope.dialect.formulas.get("float-product") == "mlas":
+        return adapt(_product_by_mlas(b.data is not None and b.data.ndim == 2, transposed))
+    if b.data is None or b.data.ndim != 2:
+        return interpret(scope)
+    if bias is not None and (bias.data is None or bias.data.shape != (b.data.shape[0 if transposed else 1],)):
+        return interpret(scope)
+    packed = kernels.pack_float(b.data, layout="NK" if transposed else "KN")
+    offsets = None if bias is None else bias.data
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        return kernels.gemm(present(operands[0]), packed, bias=offsets, out=out, threads=settings.threads)
+
+    return writing(run)
+
+
+def _product_by_mlas(packed: bool, transposed: bool) -> Callable[[Sequence[Array | None], Settings], Array]:
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        a, b, start = present(operands[0]), present(operands[1]), operands[2] if len(operands) > 2 else None
+        right = np.ascontiguousarray(b.T) if transposed else b
+        if right.ndim == 2:
+            # A matrix on the right makes one product of all leading dimensions (MatMulComputeHelper).
+            rows = np.ascontiguousarray(a).reshape(-1, a.shape[-1])
+            made = mlas.product(
+                rows, right, packed=packed, transposed=transposed, start=start, threads=settings.threads
+            )
+            return made.reshape(*a.shape[:-1], right.shape[-1])
+        batch = np.broadcast_shapes(a.shape[:-2], right.shape[:-2])
+        left = np.broadcast_to(a, (*batch, *a.shape[-2:]))
+        right = np.broadcast_to(right, (*batch, *right.shape[-2:]))
+        result = np.empty((*batch, a.shape[-2], right.shape[-1]), np.float32)
+        for index in np.ndindex(*batch):
+            pair = np.ascontiguousarray(left[index]), np.ascontiguousarray(right[index])
+            result[index] = mlas.product(*pair, packed=False, threads=settings.threads)
+        return result
+
+    return run
