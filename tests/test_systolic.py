@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import worked
 
+from hwq import zoo
 from hwq.graph import Graph, Node, Tensor
 from hwq.plan import Plan
 from hwq.simulators import estimate, find, systolic
@@ -154,3 +155,20 @@ def test_columns_broadcast_over_configurations():
         )
         for name, values in alone.items():
             assert np.array_equal(np.broadcast_to(swept[name], swept["cycles"].shape)[:, index], values), name
+
+
+def test_a_batch_that_overflows_the_buffer_runs_in_parts():
+    graph = zoo.build("resnet50", weights=False)
+    results = {batch: estimate(graph, "tpu-v1", plan=Plan.uniform(), batch=batch) for batch in (8, 64)}
+    assert results[64].macs == 8 * results[8].macs and not any("parts" in note for note in results[8].notes)
+    # 64 samples take no longer than 8 times 8, and read the weights no more often.
+    assert results[64].seconds <= 8 * results[8].seconds * (1 + 1e-12)
+    assert results[64].traffic["dram"]["weight"] <= 8 * results[8].traffic["dram"]["weight"]
+    assert any("parts" in note for note in results[64].notes)
+
+
+def test_given_shapes_hold_the_batch():
+    graph = worked.graph_of({"op": "Gemm", "inputs": 64, "outputs": 64})
+    for machine in ("ethos-u55-128", "systolic", "t4"):
+        whole = estimate(graph, machine, plan=PLAN, batch=6, shapes={"x": (6, 64)})
+        assert whole.macs == 6 * 64 * 64 and whole.seconds == estimate(graph, machine, plan=PLAN, batch=6).seconds
