@@ -63,6 +63,17 @@ def matrix() -> list[tuple[str, str, bool]]:
     return [(op, path, _kernels.present(i, j)) for i, op in enumerate(_kernels.ops()) for j, path in enumerate(paths)]
 
 
+def markdown() -> str:
+    """`matrix` as the table of kernels/README.md: a dot where a path has its own code."""
+    rows: dict[str, list[bool]] = {}
+    for op, _, present in matrix():
+        rows.setdefault(op, []).append(present)
+    paths = _kernels.paths()
+    lines = [f"| op | {' | '.join(paths)} |", f"|---|{'---|' * len(paths)}"]
+    lines += [f"| `{op}` | {' | '.join('●' if present else ' ' for present in row)} |" for op, row in rows.items()]
+    return "\n".join(lines)
+
+
 def _obey_environment() -> None:
     wish = os.environ.get("HWQ_ISA")
     if wish:

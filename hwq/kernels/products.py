@@ -127,7 +127,7 @@ def _gemm_f32(a: Any, packed: Packed, bias: Any, out: Array | None, threads: int
 def gemm_sequential(
     a: Any, b: Any, *, block: int, out: Array | None = None, accumulate: bool = False, threads: int = 1
 ) -> Array:
-    """``a @ b`` in float32 in sequential order: one chain of fused multiply-adds a block of k, the blocks added in turn.
+    """``a @ b`` in float32 in sequential order: a chain of fused multiply-adds per block of k, blocks added in turn.
 
     With the block that MLAS takes this is the order of onnxruntime's float products on x86-64 (measured, bit for bit).
 

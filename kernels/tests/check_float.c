@@ -40,6 +40,33 @@ static void products(int64_t m, int64_t k, int64_t n, int with_bias, int special
     check_guard(&a), check_guard(&w), check_guard(&packed), check_guard(&bias), check_guard(&out);
 }
 
+/* The chain order, and that nothing beyond n columns of a wider row is read as data or written. */
+static void sequential(int64_t m, int64_t k, int64_t n, int64_t block, int accumulate)
+{
+    guarded a = guard((size_t)(m * k) * 4, 0), b = guard((size_t)(k * n) * 4, 0), out = guard((size_t)(m * n) * 4, 0);
+    float *x = a.data, *v = b.data, *y = out.data, *before = calloc((size_t)(m * n + 1), 4);
+    for (int64_t i = 0; i < m * k; i++) x[i] = wild();
+    for (int64_t i = 0; i < k * n; i++) v[i] = wild();
+    for (int64_t i = 0; i < m * n; i++) y[i] = before[i] = wild();
+    const hwq_gemm_sequential_args args = {.m = m, .k = k, .n = n, .block = block, .a = x, .a_stride = k, .b = v, .b_stride = n,
+                                           .accumulate = accumulate, .out = y, .out_stride = n};
+    hwq_gemm_sequential(&args);
+    int equal = 1;
+    for (int64_t r = 0; r < m; r++)
+        for (int64_t j = 0; j < n; j++) {
+            float want = accumulate ? before[r * n + j] : 0.0f;
+            for (int64_t first = 0; first < k; first += block) {
+                float chain = 0.0f;
+                for (int64_t i = first; i < first + block && i < k; i++) chain = fmaf(x[r * k + i], v[i * n + j], chain);
+                want = first || accumulate ? want + chain : chain;
+            }
+            equal &= same(y[r * n + j], want);
+        }
+    check_true(equal, "the chain order");
+    check_guard(&a), check_guard(&b), check_guard(&out);
+    free(before);
+}
+
 static void sums(int64_t outer, int64_t k, int64_t inner)
 {
     guarded in = guard((size_t)(outer * k * inner) * 4, 0), out = guard((size_t)(outer * inner) * 4, 0);
@@ -67,6 +94,10 @@ void check_float(void)
             for (int64_t n = 0; n <= 9; n++) products(m, 11, n, 1, 0);
         products(7, 40, 70, 0, 1);
         products(2, 5000, 40, 1, 0); /* past the column block */
+        check_begin("gemm_sequential", path);
+        for (int64_t n = 0; n <= 34; n++) sequential(1 + n % 5, 3 + n % 7, n, 1 + n % 4, (int)(n & 1));
+        for (int64_t k = 0; k <= 9; k++) sequential(5, k, 17, 4, (int)(k & 1));
+        sequential(9, 300, 40, 128, 0), sequential(0, 3, 4, 1, 0), sequential(4, 5, 16, INT64_MAX / 2, 1);
         check_begin("sum_f32", path);
         for (int64_t k = 0; k <= 26; k++) sums(3, k, 1), sums(2, k, 19);
         sums(1, 1000, 1), sums(1, 100, 8), sums(0, 3, 4);

@@ -1,0 +1,127 @@
+# cython: language_level=3
+"""kernels/ as Cython sees it: the contracts are in kernels/include/hwq/kernels.h and kernels/src/state.h."""
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint64_t
+
+cdef extern from "state.h" nogil:
+    uint64_t hwq_state_read()
+    void hwq_state_write(uint64_t state)
+    uint64_t hwq_state_enter()
+    void hwq_state_leave(uint64_t state)
+
+cdef extern from "hwq/kernels.h" nogil:
+    ctypedef struct hwq_binary:
+        int32_t formula, a_type, b_type, out_type, a_zero_point, b_zero_point, zero_point, lo, hi
+        float a_scale, b_scale, scale
+    ctypedef struct hwq_epilogue:
+        int32_t kind, rounding, out_type, channel_step
+        const float *scales_f32
+        const double *scales_f64
+        const int32_t *multipliers
+        const int32_t *shifts
+        const float *float_bias
+        int32_t zero_point, lo, hi
+        const uint8_t *lut
+        const hwq_binary *residual_op
+        const void *residual
+        int64_t residual_stride
+    ctypedef struct hwq_packed:
+        int64_t k, n, groups
+        const int8_t *quads
+        const int32_t *zero_points
+        const int32_t *column_sums
+        const int32_t *column_products
+    ctypedef struct hwq_gemm_args:
+        int64_t m
+        const void *a
+        int64_t a_stride
+        int32_t a_zero_point
+        const hwq_packed *weights
+        int64_t group, first_strip, strips
+        const int32_t *bias
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t out_stride
+        void *workspace
+    ctypedef struct hwq_gemm_f32_args:
+        int64_t m, k, n
+        const float *a
+        int64_t a_stride
+        const float *weights
+        const float *bias
+        float *out
+        int64_t out_stride
+    ctypedef struct hwq_gemm_sequential_args:
+        int64_t m, k, n, block
+        const float *a
+        int64_t a_stride
+        const float *b
+        int64_t b_stride
+        int32_t accumulate
+        float *out
+        int64_t out_stride
+    ctypedef struct hwq_window:
+        int64_t in_ "in"[3]
+        int64_t kernel[3]
+        int64_t stride[3]
+        int64_t dilation[3]
+        int64_t pad[3]
+        int64_t out[3]
+    ctypedef struct hwq_conv:
+        hwq_window window
+        int64_t batch, channels, out_channels, groups
+        int32_t layout, a_type, a_zero_point, depthwise
+        const void *x
+        const hwq_packed *weights
+        const int16_t *taps_s16
+        const float *weights_f32
+        const int32_t *bias
+        const float *bias_f32
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t first, last
+        void *workspace
+    ctypedef struct hwq_pool:
+        hwq_window window
+        int64_t batch, channels
+        int32_t layout, type, kind, count_padding
+        int64_t pad_end[3]
+        int32_t lo, hi
+        const void *x
+        void *out
+
+    int HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32, HWQ_STRIP
+    void hwq_quantize_multiplier(double real, int32_t *multiplier, int32_t *shift)
+    int hwq_binary_prepare(hwq_binary *)
+    void hwq_binary_run(const hwq_binary *, int64_t, const void *, int64_t, const void *, int64_t, void *)
+    void hwq_requantize(const hwq_epilogue *, int64_t, int64_t, int64_t, const void *, int32_t, int64_t, void *, int64_t)
+    int64_t hwq_packed_bytes(int64_t, int64_t)
+    void hwq_pack(const void *, int32_t, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *, int32_t *, int32_t *,
+                  int64_t *, int64_t *)
+    int64_t hwq_packed_f32_floats(int64_t, int64_t)
+    void hwq_pack_f32(const float *, int64_t, int64_t, int64_t, int64_t, float *)
+    int64_t hwq_gemm_workspace(int64_t)
+    void hwq_gemm_u8s8(const hwq_gemm_args *)
+    void hwq_gemm_s8s8(const hwq_gemm_args *)
+    void hwq_gemm_f32(const hwq_gemm_f32_args *)
+    void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
+    void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)
+    int64_t hwq_conv_workspace(const hwq_conv *)
+    void hwq_conv_s32(const hwq_conv *)
+    void hwq_depthwise_s32(const hwq_conv *)
+    void hwq_conv_f32(const hwq_conv *)
+    void hwq_depthwise_f32(const hwq_conv *)
+    void hwq_pool_run(const hwq_pool *)
+    void hwq_quantize(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t, void *, int32_t)
+    void hwq_dequantize(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *)
+    void hwq_lut(int64_t, const uint8_t *, uint8_t, const uint8_t *, uint8_t *)
+    void hwq_pack_int4(int64_t, const int8_t *, uint8_t *)
+    void hwq_unpack_int4(int64_t, const uint8_t *, int32_t, int8_t *)
+    int hwq_path_count()
+    const char *hwq_path_name(int)
+    int hwq_path_available(int)
+    int hwq_path_chosen()
+    int hwq_path_choose(int)
+    int hwq_op_count()
+    const char *hwq_op_name(int)
+    int hwq_op_present(int, int)
