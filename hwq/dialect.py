@@ -85,7 +85,13 @@ _TABLE = (
         status="verified",
         roundings=MappingProxyType({"*": "fp32"}),
         formulas=MappingProxyType(
-            {"Add": "ort-add", "Mul": "ort-mul", "Softmax": "ort-softmax", "float-product": "mlas"}
+            {
+                "Add": "ort-add",
+                "Mul": "ort-mul",
+                "Softmax": "ort-softmax",
+                "float-product": "mlas",
+                "float-average": "mlas",
+            }
         ),
         fused=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Sigmoid", "LeakyRelu", "Softmax", "AveragePool",
                          "GlobalAveragePool", "Concat"}),
@@ -96,7 +102,7 @@ _TABLE = (
         summary="onnxruntime with optimisation off: every Q and DQ runs, every op between them is float32",
         runtime=ORT_RUNTIME,
         status="verified",
-        formulas=MappingProxyType({"float-product": "mlas"}),
+        formulas=MappingProxyType({"float-product": "mlas", "float-average": "mlas"}),
         fused=frozenset(),
         weight_dtypes=frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4"}),
         activation_dtypes=frozenset({"int8", "uint8", "int16", "uint16"}),

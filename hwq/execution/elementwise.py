@@ -181,7 +181,6 @@ def softmax(scope: Scope) -> Kernel:
     x, made = scope.operand(0), scope.result().quantization
     assert x is not None and made is not None
     axis = int(scope.node.attributes.get("axis", -1))
-    low, high = RANGES[made.dtype]
     inverse = np.floor(np.float32(1) / made_scale).astype(np.float32)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
@@ -190,15 +189,18 @@ def softmax(scope: Scope) -> Kernel:
         # The largest element takes the last entry, so the sum is at least its exponential: no overflow, no zero.
         found = exponentials[stored - stored.max(axis=-1, keepdims=True, initial=-128) + 255]
         total = np.add.accumulate(found, axis=-1, dtype=np.float32)[..., -1:]
-        rounded = np.rint((found * inverse).astype(np.float32) / total).astype(np.int64) + made_zero
-        return np.ascontiguousarray(np.moveaxis(np.clip(rounded, low, high).astype(carrier(made.dtype)), -1, axis))
+        steps = np.rint((found * inverse).astype(np.float32) / total).astype(np.int64) + made_zero
+        # Above 255 it saturates; int8 then wraps from 128 on, as the kernel's cast does (qlinear_softmax.cc).
+        narrowed = np.minimum(steps, 255).astype(carrier(made.dtype))
+        return np.ascontiguousarray(np.moveaxis(narrowed, -1, axis))
 
     return adapt(run)
 
 
 def _exponentials(scale: np.float32, length: int) -> NDArray[np.float32]:
-    # Shifted up as far as `length` of them can be summed in float32: ln(FLT_MAX / D) - 5.
-    shift = max(0.0, np.log(float(np.finfo(np.float32).max) / max(length, 1)) - 5.0) / float(scale)
+    # Shifted up as far as `length` of them can be summed in float32: ln(FLT_MAX / D) - 5, the logarithm in float32.
+    largest = np.finfo(np.float32).max / np.float32(max(length, 1))
+    shift = max(0.0, float(np.float32(np.log(float(largest)))) - 5.0) / float(scale)
     steps = np.arange(256, dtype=np.float64) - 255.0 + shift
     made: NDArray[np.float32] = np.exp(steps * float(scale)).astype(np.float32)
     return made

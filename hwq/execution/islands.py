@@ -15,6 +15,35 @@ from hwq.ops import spatial
 __all__: list[str] = []
 
 
+@register("float:AveragePool", "float:GlobalAveragePool")
+def float_average(scope: Scope) -> Kernel:
+    """A float32 mean in the dialect's order; unusual forms as `hwq.ops` computes them."""
+    node, x = scope.node, scope.operand(0)
+    get = node.attributes.get
+    padding = bool(get("count_include_pad", 0))
+    plain = not (padding and get("ceil_mode", 0))
+    stated = scope.graph.source.get("opset")
+    # AveragePool-19, which brought dilations, is not MLAS's: it runs through every window in memory order.
+    dilated = isinstance(stated, int) and stated >= 19
+    named = scope.dialect.formulas.get("float-average") == "mlas"
+    if x is None or x.dtype != "float32" or not named or not plain:
+        return interpret(scope)
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        image = np.ascontiguousarray(spatial.channels_first(present(operands[0]), node))
+        if node.op == "GlobalAveragePool":
+            return spatial.from_channels_first(mlas.average_whole(image), node)
+        size = tuple(int(one) for one in node.attributes["kernel_shape"])
+        windows = spatial.windows_of(node, image.shape[2:], size)
+        still = not any(windows.begin) and not any(windows.end) and set(windows.strides) == {1}
+        if image.shape[2:] == size and still and not dilated:
+            return spatial.from_channels_first(mlas.average_whole(image), node)
+        made = mlas.average(image, windows, padding, in_order=dilated)
+        return spatial.from_channels_first(made, node)
+
+    return adapt(run)
+
+
 def _space(x: Array, node: Node) -> tuple[int, ...]:
     return x.shape[1:-1] if node.layout == "NHWC" else x.shape[2:]
 

@@ -30,8 +30,6 @@ class Draft:
         self.outputs = graph.outputs
         self.tensors: dict[str, Tensor] = dict(graph.tensors)
         self.nodes: dict[float, Node] = {}
-        stated = str(graph.source.get("opset", ""))  # TFLite states a schema instead
-        self.opset = int(stated) if stated.isdecimal() else 0
         self._makers: dict[str, float] = {}
         self._readers: dict[str, list[Edge]] = {}
         self._names = {node.name for node in graph.nodes}
