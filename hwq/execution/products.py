@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.dialect import Dialect
 from hwq.errors import NotSupportedYet
-from hwq.execution.steps import Kernel, Scope, Settings, present, register, scalar, writing
-from hwq.graph import Array, Node
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register, scalar, writing
+from hwq.graph import Array, Node, Tensor
 from hwq.ops import arithmetic, spatial
 
 __all__: list[str] = []
@@ -158,10 +158,49 @@ def gemm(scope: Scope) -> Kernel:
     return _product(scope, bool(get("transA", 0)), bool(get("transB", 0)), float(get("alpha", 1.0)))
 
 
+# Elements of an activation row that onnxruntime quantizes with one scale where the weights name no block (accuracy_level 4).
+ACTIVATION_BLOCK = 32
+
+
+def _weight_only(scope: Scope, bias: Tensor | None) -> Kernel:
+    """MatMulNBits at accuracy level 4: activations are quantized to int8 per row and block of k, s = max|a| / 127.
+
+    Each block's exact integer sum is scaled by f32(s * s_w) and added in order of k. onnxruntime's own order of the float
+    sum is not known, so this is within an ulp or two, not bit for bit (numerics b2).
+    """
+    weights = scope.operand(1)
+    assert weights is not None and weights.data is not None
+    quantization = scope.quantization(1)
+    size = quantization.block or ACTIVATION_BLOCK
+    k, columns = weights.data.shape
+    scales = np.broadcast_to(quantization.scales(), (-(-k // size), columns))
+    points = np.broadcast_to(quantization.zero_points(), scales.shape)
+    packed = [
+        kernels.pack(weights.data[first : first + size], zero_point=np.ascontiguousarray(points[index]))
+        for index, first in enumerate(range(0, k, size))
+    ]
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        a = present(operands[0])
+        made = np.zeros((*a.shape[:-1], columns), np.float32)
+        for index, block in enumerate(packed):
+            part = a[..., index * size : (index + 1) * size]
+            largest = np.abs(part).max(axis=-1, keepdims=True)
+            step = largest / np.float32(127)
+            inverse = np.float32(127) / np.where(largest > 0, largest, np.float32(np.inf))
+            acc = kernels.gemm(np.rint(part * inverse).astype(np.int8), block, threads=settings.threads, wrap=True)
+            made += acc.astype(np.float32) * (step * scales[index])
+        return made if bias is None else made + present(operands[2])
+
+    return adapt(run)
+
+
 def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) -> Kernel:
+    left, right, bias = scope.operand(0), scope.operand(1), scope.operand(2)
+    assert left is not None and right is not None
+    if left.quantization is None:
+        return _weight_only(scope, bias)
     _, zero = scope.pair(0)
-    right, bias = scope.operand(1), scope.operand(2)
-    assert right is not None
     columns = right.shape[0 if transpose_b else -1] if right.known_shape and len(right.shape) > 1 else 1
     points = scope.quantization(1).zero_points()
     scales = scope.quantization(1).scales()

@@ -145,8 +145,8 @@ def turn_unsigned(draft: Draft) -> bool:
         )
         draft.exchange(reader[0], dataclasses.replace(reader[1], inputs=(value, reader[1].inputs[1], zero)))
         attributes = {name: given for name, given in node.attributes.items() if name != "output_dtype"}
-        changes = {"inputs": (*node.inputs[:2], zero), "outputs": (value,), "attributes": attributes}
-        draft.exchange(key, dataclasses.replace(node, **changes))
+        inputs = (*node.inputs[:2], zero)
+        draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=(value,), attributes=attributes))
         changed = True
     return changed
 

@@ -151,6 +151,36 @@ def _gemm(site: Site) -> bool:
     return _bias_is_int32(site) and _scalar(site, skip=(1, 2)) and _weight_axis(site, axis)
 
 
+def _weight_only(site: Site) -> bool:
+    """A float activation times a dequantized constant matrix: MatMulNBits (DQMatMulNodeGroupSelector)."""
+    node, get = site.node, site.node.attributes.get
+    if len(site.dequantizes) != 1 or site.quantizes or site.clip is not None:
+        return False
+    if site.dequantizes[0][1].outputs[0] != node.inputs[1] or not site.complete(1, open_output=True):
+        return False
+    if node.op == "Gemm":
+        plain = get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0 and not get("transA", 0) and not get("transB", 0)
+        if not plain or (site.actual_inputs > 2 and len(site.draft.tensors[node.inputs[2]].shape) != 1):
+            return False
+    weight = site.draft.tensors[site.dequantizes[0][1].inputs[0]]
+    found = affine(site.draft, site.dequantizes[0][1])
+    if found is None or site.draft.constant(weight.name) is None or len(weight.shape) != 2:
+        return False
+    if weight.dtype not in EIGHT_BIT | {"int4", "uint4", "int2", "uint2"}:
+        return False
+    if found.block is not None:
+        return found.axis == 0 and found.block >= 16 and found.block & (found.block - 1) == 0
+    return found.scale.ndim == 0 or (found.scale.shape == (weight.shape[1],) and found.axis == 1)
+
+
+def _any_matmul(site: Site) -> bool:
+    return _matmul(site) or _weight_only(site)
+
+
+def _any_gemm(site: Site) -> bool:
+    return _gemm(site) or _weight_only(site)
+
+
 def _bias_is_int32(site: Site) -> bool:
     return len(site.dequantizes) < 3 or site.type_of(2) == "int32"
 
@@ -210,8 +240,8 @@ def _arg_max(site: Site) -> bool:
 FUSED: Mapping[str, Callable[[Site], bool]] = MappingProxyType(
     {
         "Conv": _conv,
-        "MatMul": _matmul,
-        "Gemm": _gemm,
+        "MatMul": _any_matmul,
+        "Gemm": _any_gemm,
         "Add": _variadic,
         "Mul": _variadic,
         "Concat": _variadic,
