@@ -1,11 +1,11 @@
-# The verbs: dev demo test check c-test arm bench report docs.
+# The verbs: dev demo test check c-test report clean.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.hwq-installed
 
-.PHONY: all dev demo test check c-test arm bench report docs clean toolchain
+.PHONY: all dev demo test check c-test report clean toolchain
 
 all: dev
 
@@ -45,6 +45,10 @@ check: dev
 c-test: toolchain
 	$(MAKE) -C kernels/tests
 	$(MAKE) -C simulators/tests
+
+# Reports name the programs that they compare with; onnxruntime comes with the test extra.
+report: dev
+	for script in reports/*.py; do $(PY) $$script || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info hwq/*.so hwq/_kernels.c hwq/_simulators.c kernels/tests/build simulators/tests/build

@@ -167,12 +167,12 @@ def test_export_and_report(folder) -> None:
         "--on",
         "t4",
         "-o",
-        folder / "r.html",
+        folder / "report" / "r.html",
     )
     assert (
-        "<svg" in (folder / "r.html").read_text()
-        and (folder / "report.json").exists()
-        and (folder / "layers.csv").exists()
+        "<svg" in (folder / "report" / "r.html").read_text()
+        and (folder / "report" / "report.json").exists()
+        and (folder / "report" / "layers.csv").exists()
     )
 
 

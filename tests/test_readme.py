@@ -48,16 +48,17 @@ def test_it_starts_with_the_two_commands() -> None:
 
 
 def test_the_matrix_is_the_dispatch_table() -> None:
-    from hwq.kernels import matrix_markdown
+    from hwq.kernels.paths import markdown
 
     shown = re.search(r"<!-- matrix: begin -->\n(.*?)<!-- matrix: end -->", README, re.DOTALL)
-    assert shown and shown[1].strip() == matrix_markdown().strip(), "run: python -m hwq.kernels README.md"
+    assert shown and shown[1].strip() == markdown().strip(), "put hwq.kernels.paths.markdown() between the marks"
 
 
 def test_links_and_paths_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
-    for line in re.findall(r"^\| `([^|]+)` \|", README, re.MULTILINE):
+    (chart,) = re.findall(r"## The map\n(.*?)\n## ", README, re.DOTALL)
+    for line in re.findall(r"^\| `([^|]+)` \|", chart, re.MULTILINE):
         for name in line.replace("`", "").replace(",", " ").split():
             base = "hwq/" if not (ROOT / name.rstrip("*")).exists() and not name.endswith("*") else ""
             assert (ROOT / base / name).exists() or list(ROOT.glob(name)), name

@@ -37,7 +37,7 @@ def estimate(
     from hwq.names import rich_name
 
     graph = options.load(model, shape, weights=False)
-    chosen = options.plan_of(plan, precision)
+    chosen = options.plan_of(plan, precision) or options.default_plan(graph)
     found = [hwq.estimate(graph, machine, plan=chosen, batch=batch) for machine in options.machines(on)]
     if csv is not None:
         with write_atomically(csv, overwrite=overwrite, mode="w") as stream:
@@ -97,13 +97,20 @@ def report(
     import hwq
     from hwq.cli.bits import CHUNK
     from hwq.cli.console import progress
-    from hwq.plan import Plan
+    from hwq.errors import Error
 
-    chosen = options.plan_of(plan, precision) or Plan.uniform()
     graph = options.load(model, weights=data is not None)
-    items: list[Any] = [graph, chosen]
+    chosen = options.plan_of(plan, precision) or options.default_plan(graph)
+    items: list[Any] = [graph] if chosen is None else [graph, chosen]
     subject: Any = graph
     if data is not None:
+        if chosen is None:
+            raise Error(
+                "a report with samples starts from the float model",
+                where=model,
+                why="it compares float with quantized",
+                remedy="give the float model and --plan, or leave --data away",
+            )
         found = options.samples(data, graph, samples, input_scale, input_zero_point)
         source = (
             found
@@ -242,7 +249,7 @@ def _list(json: bool) -> None:
     from hwq.names import rich_name
 
     machines = list({machine.name: machine for machine in hwq.accelerators().values()}.values())
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": machine.name,
             "aliases": list(machine.aliases),

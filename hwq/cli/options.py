@@ -10,11 +10,11 @@ import typer
 from hwq.errors import Error
 
 if TYPE_CHECKING:
-    from hwq.graph import Graph, Shape
+    from hwq.graph import Graph
     from hwq.plan import Plan
     from hwq.samples import Samples
 
-__all__ = ["PRECISIONS", "load", "machines", "plan_of", "samples", "shapes_of"]
+__all__ = ["PRECISIONS", "default_plan", "load", "machines", "plan_of", "samples", "shapes_of"]
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="An .onnx file, a saved graph (.npz), or zoo:NAME.", show_default=False)
@@ -42,7 +42,9 @@ Shapes = Annotated[
 PlanFile = Annotated[
     Path | None,
     typer.Option(
-        "--plan", metavar="FILE", help="Plan file (TOML); default: INT8 weights per channel, UINT8 activations."
+        "--plan",
+        metavar="FILE",
+        help="Plan file (TOML); default for a float model: INT8 weights per channel, UINT8 activations.",
     ),
 ]
 Precision = Annotated[
@@ -74,18 +76,18 @@ PRECISIONS = {"int8": ("int8", "uint8"), "int4": ("int4", "int4"), "fp16": ("flo
               "fp32": ("float32", "float32")}  # fmt: skip
 
 
-def shapes_of(texts: list[str] | None) -> dict[str, Shape] | None:
+def shapes_of(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     """``["x=1,3,8,8"]`` as ``{"x": (1, 3, 8, 8)}``."""
     if not texts:
         return None
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, equals, dims = text.rpartition("=")
         try:
             shapes[name] = tuple(int(dim) for dim in dims.split(","))
         except ValueError:
             equals = ""
-        if not equals or not name or any(isinstance(dim, int) and dim < 0 for dim in shapes.get(name, ())):
+        if not equals or not name or any(dim < 0 for dim in shapes.get(name, ())):
             raise Error("this is not a shape", where=f"--shape {text}", remedy="write INPUT=1,3,224,224")
     return shapes
 
@@ -113,6 +115,16 @@ def plan_of(path: Path | None, precision: str | None) -> Plan | None:
             "there is no such precision", where=f"--precision {precision}", remedy=f"one of: {', '.join(PRECISIONS)}"
         )
     return Plan.uniform(*PRECISIONS[precision])
+
+
+def default_plan(graph: Graph) -> Plan | None:
+    """INT8 for a float model, told on standard error; a model that is quantized already keeps its own types."""
+    from hwq.plan import Plan
+
+    if any(tensor.quantization is not None for tensor in graph.tensors.values()):
+        return None
+    typer.echo("note: no --plan or --precision: INT8 weights per channel, UINT8 activations", err=True)
+    return Plan.uniform()
 
 
 def samples(path: Path, graph: Graph, count: int | None, scale: float, zero_point: float) -> Samples:

@@ -192,7 +192,7 @@ def write_reports(reports: Sequence[LayerReport], folder: Path, *, overwrite: bo
     Error
         A report exists and `overwrite` is false, or the folder cannot be written.
     """
-    tables = {
+    tables: dict[str, tuple[str, list[Any]]] = {
         "COMPUTE_REPORT.csv": (_COMPUTE, [
             (r.cycles_with_prefetch, r.total_cycles, r.stall_cycles, r.overall_utilization, r.mapping_efficiency,
              r.compute_utilization) for r in reports]),
