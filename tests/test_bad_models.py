@@ -26,24 +26,51 @@ from hwq.ops.evaluate import evaluate, fold, infer_shapes
 RNG = np.random.default_rng(7)
 
 
-def model(nodes: list[onnx.NodeProto] | None = None, initializers: list[onnx.TensorProto] | None = None, *, opset: int = 17,
-          inputs: list[onnx.ValueInfoProto] | None = None, outputs: list[str] = ["y"]) -> onnx.ModelProto:  # noqa: B006
+def model(
+    nodes: list[onnx.NodeProto] | None = None,
+    initializers: list[onnx.TensorProto] | None = None,
+    *,
+    opset: int = 17,
+    inputs: list[onnx.ValueInfoProto] | None = None,
+    outputs: list[str] = ["y"],
+) -> onnx.ModelProto:  # noqa: B006
     """A convolution with a Relu, or whatever is given instead."""
     if nodes is None:
-        nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["y"], "relu")]
+        nodes = [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["y"], "relu"),
+        ]
     if initializers is None:
-        initializers = [numpy_helper.from_array(RNG.standard_normal((4, 3, 3, 3), np.float32), "w"),
-                        numpy_helper.from_array(np.zeros(4, np.float32), "b")]
+        initializers = [
+            numpy_helper.from_array(RNG.standard_normal((4, 3, 3, 3), np.float32), "w"),
+            numpy_helper.from_array(np.zeros(4, np.float32), "b"),
+        ]
     if inputs is None:
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])]
-    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs], initializers)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        inputs,
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        initializers,
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
-def one(op: str, *inputs: str, initializers: list[onnx.TensorProto] | None = None, shape: tuple[object, ...] = (1, 3, 8, 8),
-        opset: int = 17, **attributes: object) -> onnx.ModelProto:
-    return model([helper.make_node(op, list(inputs), ["y"], "bad", **attributes)], initializers or [], opset=opset,
-                 inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))])
+def one(
+    op: str,
+    *inputs: str,
+    initializers: list[onnx.TensorProto] | None = None,
+    shape: tuple[object, ...] = (1, 3, 8, 8),
+    opset: int = 17,
+    **attributes: object,
+) -> onnx.ModelProto:
+    return model(
+        [helper.make_node(op, list(inputs), ["y"], "bad", **attributes)],
+        initializers or [],
+        opset=opset,
+        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
+    )
 
 
 def ints(name: str, values: list[int]) -> onnx.TensorProto:
@@ -62,12 +89,18 @@ def claim(dims: list[int], data_type: int = TensorProto.FLOAT, raw: bytes = b"\0
     return model(initializers=[tensor, numpy_helper.from_array(np.zeros(4, np.float32), "b")])
 
 
-def external(location: str, offset: str = "0", length: str | None = None, dims: tuple[int, ...] = (4, 3, 3, 3)) -> onnx.ModelProto:
+def external(
+    location: str, offset: str = "0", length: str | None = None, dims: tuple[int, ...] = (4, 3, 3, 3)
+) -> onnx.ModelProto:
     def change(tensor: onnx.TensorProto) -> None:
         tensor.ClearField("raw_data")
         tensor.dims[:] = dims
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in {"location": location, "offset": offset, **({} if length is None else {"length": length})}.items():
+        for key, value in {
+            "location": location,
+            "offset": offset,
+            **({} if length is None else {"length": length}),
+        }.items():
             entry = tensor.external_data.add()
             entry.key, entry.value = key, value
 
@@ -76,10 +109,19 @@ def external(location: str, offset: str = "0", length: str | None = None, dims: 
 
 def nested(depth: int) -> onnx.ModelProto:
     """If inside If inside If."""
-    inner = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "leaf", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "leaf",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
     for level in range(depth):
-        node = helper.make_node("If", ["c"], ["y"], f"if{level}", then_branch=inner, else_branch=inner if level == 0 else None)
-        inner = helper.make_graph([node], f"g{level}", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+        node = helper.make_node(
+            "If", ["c"], ["y"], f"if{level}", then_branch=inner, else_branch=inner if level == 0 else None
+        )
+        inner = helper.make_graph(
+            [node], f"g{level}", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+        )
     return model([*inner.node], [numpy_helper.from_array(np.array(True), "c")])
 
 
@@ -116,13 +158,21 @@ def twice(what: str) -> onnx.ModelProto:
 
 
 def cycle() -> onnx.ModelProto:
-    return model([helper.make_node("Add", ["x", "b"], ["a"], "first"), helper.make_node("Relu", ["a"], ["b"], "second"),
-                  helper.make_node("Relu", ["a"], ["y"], "third")], [])
+    return model(
+        [
+            helper.make_node("Add", ["x", "b"], ["a"], "first"),
+            helper.make_node("Relu", ["a"], ["b"], "second"),
+            helper.make_node("Relu", ["a"], ["y"], "third"),
+        ],
+        [],
+    )
 
 
 def sparse() -> onnx.ModelProto:
     made = model()
-    made.graph.sparse_initializer.append(helper.make_sparse_tensor(numpy_helper.from_array(np.ones(1, np.float32), "s"), ints("i", [0]), [4]))
+    made.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(numpy_helper.from_array(np.ones(1, np.float32), "s"), ints("i", [0]), [4])
+    )
     return made
 
 
@@ -356,7 +406,12 @@ def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
 
 
 def test_missing_folder_and_pipe(folder: Path) -> None:
-    for path, word in ((folder / "none.onnx", "no such file"), (folder, "regular file"), (folder / "fifo", "regular file"), (folder / "a\0b", "no such file|cannot read")):
+    for path, word in (
+        (folder / "none.onnx", "no such file"),
+        (folder, "regular file"),
+        (folder / "fifo", "regular file"),
+        (folder / "a\0b", "no such file|cannot read"),
+    ):
         with pytest.raises(Error, match=word):
             load(path)
 
@@ -426,17 +481,28 @@ def test_hostile_names_work_everywhere(name: str, tmp_path: Path) -> None:
     path = tmp_path / "hostile.onnx"
     path.write_bytes(made.SerializeToString())
     graph = load(path)
-    assert [node.op for node in graph] == ["Conv", "Relu"] and graph.nodes[0].origin == name and len({node.name for node in graph}) == 2
+    assert (
+        [node.op for node in graph] == ["Conv", "Relu"]
+        and graph.nodes[0].origin == name
+        and len({node.name for node in graph}) == 2
+    )
     found = evaluate(fold(graph), {f"{name}x": np.ones((2, 3, 8, 8), np.float32)})
     assert found[name].max() == 27
     bound = infer_shapes(graph, batch=3)
-    assert bound.tensors[name].shape == (3, 4, 8, 8) and lookup(bound.nodes[0]).work(bound.nodes[0], bound).macs == 3 * 64 * 27 * 4
+    assert (
+        bound.tensors[name].shape == (3, 4, 8, 8)
+        and lookup(bound.nodes[0]).work(bound.nodes[0], bound).macs == 3 * 64 * 27 * 4
+    )
     graph.save(tmp_path / "graph.npz")
     assert Graph.load(tmp_path / "graph.npz").hash == graph.hash == load(tmp_path / "graph.npz").hash
     text = graph.to_text()
     assert text.isprintable() or "\n" in text
     assert "\x1b" not in text and "\x00" not in text and "‮" not in text and len(text) < 5000
-    assert "<script" not in html_name(name) and "\x1b" not in rich_name(name) and not str(csv_cell(name)).startswith(("=", "+", "-", "@"))
+    assert (
+        "<script" not in html_name(name)
+        and "\x1b" not in rich_name(name)
+        and not str(csv_cell(name)).startswith(("=", "+", "-", "@"))
+    )
     assert "$" not in plot_name(name).replace(r"\$", "")
     with pytest.raises(Error) as caught:
         evaluate(graph, {f"{name}x": np.ones((2, 3, 8, 9), np.float32)})

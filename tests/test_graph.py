@@ -68,7 +68,11 @@ def test_everything_is_immutable() -> None:
 
 
 def test_bytes_count_packed_bits() -> None:
-    assert Tensor("w", "int4", (3, 3)).bytes == 5 and Tensor("w", "uint2", (9,)).bytes == 3 and Tensor("w", "bfloat16", (3,)).bytes == 6
+    assert (
+        Tensor("w", "int4", (3, 3)).bytes == 5
+        and Tensor("w", "uint2", (9,)).bytes == 3
+        and Tensor("w", "bfloat16", (3,)).bytes == 6
+    )
     assert Tensor("w", "float32", (3,), quantization=Quantization("int8")).bytes == 3
     with pytest.raises(Error, match="open dimensions"):
         _ = Tensor("x", shape=("N", 3)).elements
@@ -82,7 +86,12 @@ def test_every_type_has_a_carrier() -> None:
 
 def test_quantization_reads_its_parts() -> None:
     per_channel = Quantization("int8", np.array([1, 2], F), np.array([0, 3], np.int8), 0)
-    assert (per_channel.granularity, per_channel.bits, per_channel.symmetric, per_channel.known) == ("channel", 8, False, True)
+    assert (per_channel.granularity, per_channel.bits, per_channel.symmetric, per_channel.known) == (
+        "channel",
+        8,
+        False,
+        True,
+    )
     assert Quantization("int4", np.ones((2, 3), F), None, 1, 32).granularity == "group"
     dynamic = Quantization("uint8", "scale of x", "point of x")
     assert dynamic.dynamic and not dynamic.known and not dynamic.symmetric
@@ -103,7 +112,16 @@ def everything() -> Graph:
                Tensor("y", "uint8", ("N", 2), None, Quantization("uint8", "run time", "zero")), Tensor("text", "string", (2,), strings),
                Tensor("?", known_shape=False), Tensor("empty", shape=(0, 3), data=np.zeros((0, 3), F)), Tensor("scalar", "float16", (), np.array(1.5, np.float16)),
                Tensor("f8", "float8e4m3fn", (2,), np.ones(2, carrier("float8e4m3fn")))]  # fmt: skip
-    return Graph(nodes, tensors, ["x"], ["y"], name="all", form="lowered", dialect="litert-ref", source={"file": "a.onnx", "opset": 17})
+    return Graph(
+        nodes,
+        tensors,
+        ["x"],
+        ["y"],
+        name="all",
+        form="lowered",
+        dialect="litert-ref",
+        source={"file": "a.onnx", "opset": 17},
+    )
 
 
 def test_saved_graphs_load_equal(tmp_path: Path) -> None:
@@ -111,9 +129,24 @@ def test_saved_graphs_load_equal(tmp_path: Path) -> None:
     graph.save(tmp_path / "g.npz")
     again = Graph.load(tmp_path / "g.npz")
     assert again.hash == graph.hash and again.to_text() == graph.to_text()
-    assert (again.name, again.form, again.dialect, again.inputs, again.outputs, again.source) == (graph.name, graph.form, graph.dialect, graph.inputs, graph.outputs, graph.source)
+    assert (again.name, again.form, again.dialect, again.inputs, again.outputs, again.source) == (
+        graph.name,
+        graph.form,
+        graph.dialect,
+        graph.inputs,
+        graph.outputs,
+        graph.source,
+    )
     one, two = graph.nodes[0], again.nodes[0]
-    assert (one.op, one.name, one.inputs, one.outputs, one.domain, one.origin, one.layout) == (two.op, two.name, two.inputs, two.outputs, two.domain, two.origin, two.layout)
+    assert (one.op, one.name, one.inputs, one.outputs, one.domain, one.origin, one.layout) == (
+        two.op,
+        two.name,
+        two.inputs,
+        two.outputs,
+        two.domain,
+        two.origin,
+        two.layout,
+    )
     for name, value in one.attributes.items():
         np.testing.assert_equal(two.attributes[name], value)
     assert two.body[0].attributes == {"group": 2}
@@ -121,7 +154,10 @@ def test_saved_graphs_load_equal(tmp_path: Path) -> None:
         other = again.tensors[name]
         assert (tensor.dtype, tensor.shape, tensor.known_shape) == (other.dtype, other.shape, other.known_shape)
         np.testing.assert_array_equal(np.asarray(tensor.data), np.asarray(other.data))
-    assert again.tensors["y"].quantization == dataclasses.replace(again.tensors["y"].quantization) or again.tensors["y"].quantization.scale == "run time"  # type: ignore[type-var, union-attr]
+    assert (
+        again.tensors["y"].quantization == dataclasses.replace(again.tensors["y"].quantization)
+        or again.tensors["y"].quantization.scale == "run time"
+    )  # type: ignore[type-var, union-attr]
 
 
 def test_saving_does_not_overwrite(tmp_path: Path) -> None:
@@ -139,7 +175,11 @@ def test_hash_sees_structure_and_values_but_no_addresses() -> None:
     assert everything().hash == everything().hash and chain().hash != chain(4).hash
     graph = everything()
     scale = Quantization("int4", np.full((2, 1), np.nextafter(F(1), F(2)), F), None, 1, 2, "packed")
-    for name, change in (("w", {"data": np.array([[1, -8], [7, 1]], np.int8)}), ("w", {"quantization": scale}), ("x", {"shape": ("M", 3)})):
+    for name, change in (
+        ("w", {"data": np.array([[1, -8], [7, 1]], np.int8)}),
+        ("w", {"quantization": scale}),
+        ("x", {"shape": ("M", 3)}),
+    ):
         assert with_tensors(graph, {name: dataclasses.replace(graph.tensors[name], **change)}).hash != graph.hash
     assert graph.replace(dialect="ort").hash != graph.hash
     node = dataclasses.replace(graph.nodes[0], attributes={**graph.nodes[0].attributes, "f": 0.2})
@@ -152,11 +192,17 @@ def test_graphs_cross_processes() -> None:
 
 def test_text_is_one_line_a_node() -> None:
     lines = chain().to_text().splitlines()
-    assert len(lines) == 6 and "n1: t2:float32[Nx4] = Relu(t1)" in lines[3] and repr(chain()) == "<Graph chain: 3 nodes, source form, dialect ort>"
+    assert (
+        len(lines) == 6
+        and "n1: t2:float32[Nx4] = Relu(t1)" in lines[3]
+        and repr(chain()) == "<Graph chain: 3 nodes, source form, dialect ort>"
+    )
 
 
 def test_parameters_are_weights_not_shapes_or_single_numbers() -> None:
     tensors = [Tensor("x", shape=(2, 3)), Tensor("w", shape=(3, 4), data=np.ones((3, 4), F)), Tensor("epsilon", data=np.ones((), F)),
                Tensor("shape", "int64", (2,), np.array([2, 4])), Tensor("y", shape=(2, 4)), Tensor("z", shape=(2, 4))]  # fmt: skip
-    graph = Graph([Node("MatMul", "m", ("x", "w"), ("y",)), Node("Reshape", "r", ("y", "shape"), ("z",))], tensors, ["x"], ["z"])
+    graph = Graph(
+        [Node("MatMul", "m", ("x", "w"), ("y",)), Node("Reshape", "r", ("y", "shape"), ("z",))], tensors, ["x"], ["z"]
+    )
     assert (graph.parameters, graph.parameter_bytes) == (12, 48)

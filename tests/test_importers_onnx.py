@@ -86,14 +86,22 @@ def test_source_facts_are_kept(tmp_path: Path) -> None:
 
 def test_scales_keep_their_bits_and_stand_on_the_tensors() -> None:
     scale = np.array(0.1, F)
-    odd = np.frombuffer(np.array([0x3DCCCCCE, 0x3DCCCCCF, 0x3DCCCCD0, 1], np.uint32).tobytes(), F)  # neighbors of 0.1, and a denormal
+    odd = np.frombuffer(
+        np.array([0x3DCCCCCE, 0x3DCCCCCF, 0x3DCCCCD0, 1], np.uint32).tobytes(), F
+    )  # neighbors of 0.1, and a denormal
     nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
              helper.make_node("DequantizeLinear", ["w", "ws"], ["dw"], axis=0), helper.make_node("DequantizeLinear", ["b", "bs"], ["db"], axis=0),
              helper.make_node("Conv", ["d", "dw", "db"], ["y"])]  # fmt: skip
     constants = {"s": scale, "z": np.array(7, np.uint8), "w": RNG.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8), "ws": odd,
                  "b": np.arange(4, dtype=np.int32), "bs": odd * F(0.1)}  # fmt: skip
     graph = read(model_of(nodes, {"x": data(1, 3, 8, 8)}, constants, ["y"]))
-    assert [node.op for node in graph] == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv"]
+    assert [node.op for node in graph] == [
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DequantizeLinear",
+        "DequantizeLinear",
+        "Conv",
+    ]
     assert graph.nodes[0].attributes["output_dtype"] == "uint8"
     q, w, b = (graph.tensors[name].quantization for name in ("q", "w", "b"))
     assert q is not None and w is not None and b is not None
@@ -109,7 +117,10 @@ def packed(name: str, data_type: int, dims: list[int], raw: bytes) -> onnx.Tenso
 
 def test_packed_weights_and_blocks() -> None:
     """Nibbles, low first: 0x21 0x87 is 1 2 7 -8; a blocked scale has the weight's rank."""
-    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=2), helper.make_node("MatMul", ["x", "d"], ["y"])]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=2),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
     scale = np.array([[1, 2], [3, 4]], F)
     model = model_of(nodes, {"x": np.eye(4, dtype=F)}, {"s": scale}, ["y"], opset=21)
     model.graph.initializer.append(packed("w", TensorProto.INT4, [4, 2], bytes([0x21, 0x87, 0xF0, 0x0F])))
@@ -118,7 +129,13 @@ def test_packed_weights_and_blocks() -> None:
     np.testing.assert_array_equal(weight.data, [[1, 2], [7, -8], [0, -1], [-1, 0]])
     assert weight.dtype == "int4" and weight.data.dtype == np.int8 and weight.bytes == 4
     how = weight.quantization
-    assert how is not None and (how.dtype, how.granularity, how.axis, how.block, how.storage) == ("int4", "group", 0, 2, "packed")
+    assert how is not None and (how.dtype, how.granularity, how.axis, how.block, how.storage) == (
+        "int4",
+        "group",
+        0,
+        2,
+        "packed",
+    )
     found = evaluate(graph, {"x": np.eye(4, dtype=F)})["y"]
     np.testing.assert_array_equal(found, [[1, 4], [7, -16], [0, -4], [-3, 0]])
 
@@ -137,18 +154,26 @@ def test_every_element_type_reads_as_onnx_reads_it(code: int) -> None:
         assert array_of(tensor, "t", Budget())[1].tolist() == ["a", "é"]
         return
     values = [0, 1, 1, 0, 1, 0, 1] if DTYPES[code] in {"bool", "uint2", "uint4", "uint8"} else [0, 1, -1, 0.5, 1, -1, 1]
-    values = [abs(value) for value in values] if DTYPES[code].startswith("u") or DTYPES[code] == "float8e8m0" else values
+    values = (
+        [abs(value) for value in values] if DTYPES[code].startswith("u") or DTYPES[code] == "float8e8m0" else values
+    )
     for raw in (False, True):
         kind = helper.tensor_dtype_to_np_dtype(code)
         array = np.array(values).astype(kind)
-        tensor = numpy_helper.from_array(array, "t") if raw else helper.make_tensor("t", code, [7], array.astype(F) if kind.kind == "V" else array)
+        tensor = (
+            numpy_helper.from_array(array, "t")
+            if raw
+            else helper.make_tensor("t", code, [7], array.astype(F) if kind.kind == "V" else array)
+        )
         dtype, found = array_of(tensor, "t", Budget())
         assert dtype == DTYPES[code] and found.shape == (7,)
         np.testing.assert_array_equal(found.astype(F), array.astype(F))
 
 
 def test_initializers_that_repeat_as_inputs_are_constants() -> None:
-    model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"x": data(2, 3), "w": data(3)}, {"w": data(3)}, ["y"])
+    model = model_of(
+        [helper.make_node("Add", ["x", "w"], ["y"])], {"x": data(2, 3), "w": data(3)}, {"w": data(3)}, ["y"]
+    )
     graph = read(model)
     assert graph.inputs == ("x",) and graph.constant("w") is not None
 
@@ -164,7 +189,9 @@ def test_constants_of_every_form() -> None:
 
 
 def test_optional_operands_may_be_absent() -> None:
-    model = model_of([helper.make_node("Clip", ["x", "", "high"], ["y"])], {"x": data(50)}, {"high": np.array(0.5, F)}, ["y"])
+    model = model_of(
+        [helper.make_node("Clip", ["x", "", "high"], ["y"])], {"x": data(50)}, {"high": np.array(0.5, F)}, ["y"]
+    )
     x = data(50)
     np.testing.assert_array_equal(evaluate(read(model), {"x": x})["y"], np.minimum(x, F(0.5)))
     pool = model_of([helper.make_node("MaxPool", ["x"], ["y", ""], kernel_shape=[2])], {"x": data(1, 1, 4)}, {}, ["y"])
@@ -179,13 +206,26 @@ def test_functions_are_written_out() -> None:
     outer = helper.make_function("own", "Twice", ["a"], ["r"], [helper.make_node("Scaled", ["a"], ["t"], domain="own", slope=0.5),
                                                              helper.make_node("Scaled", ["t"], ["r"], domain="own", slope=0.25)],
                                  [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)])  # fmt: skip
-    model = model_of([helper.make_node("Twice", ["x"], ["t"], "first", domain="own"), helper.make_node("Twice", ["t"], ["y"], domain="own")], {"x": data(4)}, {}, ["y"])
+    model = model_of(
+        [
+            helper.make_node("Twice", ["x"], ["t"], "first", domain="own"),
+            helper.make_node("Twice", ["t"], ["y"], domain="own"),
+        ],
+        {"x": data(4)},
+        {},
+        ["y"],
+    )
     model.functions.extend([inner, outer])
     model.opset_import.append(helper.make_opsetid("own", 1))
     graph = read(model)
     assert [node.op for node in graph] == ["LeakyRelu", "Add"] * 4 and graph.nodes[0].name.startswith("first/")
     x = np.array([-1, 2, -3, 4], F)
-    once = np.where(np.where(x < 0, x * 0.5, x) * 2 < 0, np.where(x < 0, x * 0.5, x) * 2 * 0.25, np.where(x < 0, x * 0.5, x) * 2) * 2
+    once = (
+        np.where(
+            np.where(x < 0, x * 0.5, x) * 2 < 0, np.where(x < 0, x * 0.5, x) * 2 * 0.25, np.where(x < 0, x * 0.5, x) * 2
+        )
+        * 2
+    )
     twice = np.where(once < 0, once * 0.5, once) * 2
     np.testing.assert_array_equal(evaluate(graph, {"x": x})["y"], np.where(twice < 0, twice * 0.25, twice) * 2)
     np.testing.assert_allclose(evaluate(graph, {"x": x})["y"], run_onnxruntime(model, {"x": x})[0])
@@ -193,7 +233,9 @@ def test_functions_are_written_out() -> None:
 
 def test_a_function_may_shadow_an_operator() -> None:
     """A model's own `Relu` in its own domain is not ONNX's."""
-    mine = helper.make_function("own", "Relu", ["a"], ["r"], [helper.make_node("Neg", ["a"], ["r"])], [helper.make_opsetid("", 17)])
+    mine = helper.make_function(
+        "own", "Relu", ["a"], ["r"], [helper.make_node("Neg", ["a"], ["r"])], [helper.make_opsetid("", 17)]
+    )
     model = model_of([helper.make_node("Relu", ["x"], ["y"], domain="own")], {"x": data(4)}, {}, ["y"])
     model.functions.append(mine)
     model.opset_import.append(helper.make_opsetid("own", 1))
@@ -205,7 +247,14 @@ def test_layer_normalization_of_opset_13_runs_as_its_parts() -> None:
              helper.make_node("ReduceMean", ["p"], ["v"], axes=[-1]), helper.make_node("Add", ["v", "e"], ["a"]), helper.make_node("Sqrt", ["a"], ["r"]),
              helper.make_node("Div", ["c", "r"], ["n"]), helper.make_node("Mul", ["n", "g"], ["w"]), helper.make_node("Add", ["w", "b"], ["y"])]  # fmt: skip
     x, gamma, beta = data(4, 7, 16), data(16), data(16)
-    model = model_of(nodes, {"x": x}, {"two": np.array(2, F), "e": np.array(1e-5, F), "g": gamma, "b": beta}, ["y"], opset=13, dynamic=True)
+    model = model_of(
+        nodes,
+        {"x": x},
+        {"two": np.array(2, F), "e": np.array(1e-5, F), "g": gamma, "b": beta},
+        ["y"],
+        opset=13,
+        dynamic=True,
+    )
     found = evaluate(read(model), {"x": x})["y"]
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5) * gamma + beta
@@ -230,14 +279,19 @@ def test_open_dimensions_are_named() -> None:
 def test_opset_range() -> None:
     newest = onnx.defs.onnx_opset_version()
     for opset in (13, newest):
-        assert len(read(model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": data(2)}, {}, ["y"], opset=opset))) == 1
+        assert (
+            len(read(model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": data(2)}, {}, ["y"], opset=opset))) == 1
+        )
     for opset in (12, newest + 1):
         with pytest.raises(Error, match=f"13 to {newest}"):
             read(model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": data(2)}, {}, ["y"], opset=opset))
 
 
 def test_unsupported_operators_are_named_with_type_and_domain() -> None:
-    nodes = [helper.make_node("Fancy", ["x"], ["a"], "the one", domain="com.example"), helper.make_node("Einsum", ["a"], ["y"], equation="i->i")]
+    nodes = [
+        helper.make_node("Fancy", ["x"], ["a"], "the one", domain="com.example"),
+        helper.make_node("Einsum", ["a"], ["y"], equation="i->i"),
+    ]
     with pytest.raises(Error) as caught:
         read(model_of(nodes, {"x": data(2)}, {}, ["y"]), file="some.onnx")
     assert all(word in str(caught.value) for word in ("some.onnx", "the one", "Fancy", "com.example", "Einsum"))
@@ -250,12 +304,20 @@ def test_graphs_survive_saving(tmp_path: Path) -> None:
     graph = load(path)
     graph.save(tmp_path / "graph.npz")
     again = load(tmp_path / "graph.npz")
-    assert isinstance(again, Graph) and again.hash == graph.hash and again.to_text() == graph.to_text() and again.source == graph.source
+    assert (
+        isinstance(again, Graph)
+        and again.hash == graph.hash
+        and again.to_text() == graph.to_text()
+        and again.source == graph.source
+    )
 
 
 def test_zoo_names_load() -> None:
     graph = load("zoo:resnet18", weights=False)
     assert graph.tensors[graph.inputs[0]].shape[0] == "N"
-    assert load("zoo:resnet18", {graph.inputs[0]: (2, 3, 224, 224)}, weights=False).tensors[graph.outputs[0]].shape == (2, 1000)
+    assert load("zoo:resnet18", {graph.inputs[0]: (2, 3, 224, 224)}, weights=False).tensors[graph.outputs[0]].shape == (
+        2,
+        1000,
+    )
     with pytest.raises(Error, match="nothing-like-it"):
         load("zoo:nothing-like-it")

@@ -36,6 +36,7 @@ ELEMENT_OPERATIONS: Mapping[str, int] = MappingProxyType({
     "Softmax": 5,             # maximum, subtract, exp, sum, divide
     "LogSoftmax": 6,
     "LayerNormalization": 8,  # two sums, subtract, square, two multiplies, add, and the mean's share
+    "GroupNormalization": 8, "InstanceNormalization": 8, "RMSNormalization": 6,
     "BatchNormalization": 2,  # multiply, add (the rest is folded once per channel)
     "QuantizeLinear": 3,      # multiply by the reciprocal scale, round and add the zero point, saturate
     "DequantizeLinear": 2,    # subtract the zero point, multiply

@@ -47,12 +47,30 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
         An unknown input, a rank or fixed dimension that differs, or a node whose operands do not fit.
     """
     if graph.form != "source":
-        raise Error("shapes are bound in source form only", where=f"graph {graph.name}", remedy="infer shapes, then lower")
+        raise Error(
+            "shapes are bound in source form only", where=f"graph {graph.name}", remedy="infer shapes, then lower"
+        )
     tensors = dict(graph.tensors)
     bound = _bound_inputs(graph, shapes or {}, batch)
     tensors.update(bound)
-    if batch is not None:
-        tensors.update(_rebatched(graph, bound, batch))
+    fixed = _fixed_batches(graph, bound)
+    if batch is not None and len(fixed) == 1:
+        tensors.update(_rebatched(graph, fixed[0], batch))
+    try:
+        return _propagated(graph, tensors)
+    except Error as error:
+        if not fixed:
+            raise
+        raise Error(
+            f"the model was exported with batch {fixed[0]} and cannot run with {batch}",
+            where=error.where,
+            why=error.what,
+            remedy="export it with an open batch dimension",
+        ) from error
+
+
+def _propagated(graph: Graph, tensors: dict[str, Tensor]) -> Graph:
+    """Shapes, types and shape computations of every node, given those of the inputs."""
     values: dict[str, Array] = {name: tensor.data for name, tensor in tensors.items() if tensor.data is not None}
     kept: list[Node] = []
     for node in graph.nodes:
@@ -119,7 +137,9 @@ def _operand(tensors: Mapping[str, Tensor], values: Mapping[str, Array], name: s
     return tensor if tensor.data is not None or name not in values else dataclasses.replace(tensor, data=values[name])
 
 
-def _value(graph: Graph, node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]) -> list[Array] | None:
+def _value(
+    graph: Graph, node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]
+) -> list[Array] | None:
     """The node's outputs where they follow from shapes and constants alone: numbers, or numbers and symbols."""
     if node.op in _KEPT or any(
         tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made
@@ -173,13 +193,17 @@ def _symbolic(node: Node, given: Sequence[Array | None]) -> list[Array] | None:
         if any(value is not None and value.dtype == object for value in given[1:]) and node.op != "Concat":
             return None
         return [_settled(value) for value in lookup(node).evaluate(node, given)]
-    if node.op in {"Add", "Sub", "Mul", "Div"} and len(given) == 2 and given[1] is not None:
+    if node.op == "Where" and first.dtype == np.bool_ and len(given) == 3:
+        return [_settled(np.where(first, given[1], given[2]))]  # type: ignore[arg-type]
+    if node.op in {"Add", "Sub", "Mul", "Div", "Equal"} and len(given) == 2 and given[1] is not None:
         pairs = np.broadcast(first, given[1])
         if pairs.size > 64:
             return None
         found = [_combined(node.op, _dim(a), _dim(b)) for a, b in pairs]
         if any(dim is None for dim in found):
             return None
+        if node.op == "Equal":
+            return [np.array(found, np.bool_).reshape(pairs.shape)]
         return [_numbers([dim for dim in found if dim is not None], pairs.shape)]
     return None
 
@@ -189,6 +213,11 @@ def _dim(value: Any) -> Dim:
 
 
 def _combined(op: str, a: Dim, b: Dim) -> Dim | None:
+    """The result where it is certain. Equal is 1 or 0; a dimension never equals a negative number, such as Expand's -1."""
+    if op == "Equal":
+        if isinstance(a, int) and isinstance(b, int):
+            return int(a == b)
+        return 1 if a == b else 0 if any(isinstance(dim, int) and dim < 0 for dim in (a, b)) else None
     if op == "Mul":
         return dims.product([a, b])
     if op == "Div":
@@ -202,13 +231,14 @@ def _combined(op: str, a: Dim, b: Dim) -> Dim | None:
 
 def _settled(value: Any) -> Array:
     """An object array (or the one element that NumPy took out of it); as int64 where it holds only numbers."""
-    if not isinstance(value, np.ndarray):
-        whole = np.empty((), object)
+    whole: Array = np.empty((), object)
+    if isinstance(value, np.ndarray):
+        whole = value
+    else:
         whole[()] = value
-        value = whole
-    if value.dtype == object and all(isinstance(dim, (int, np.integer)) for dim in value.ravel()):
-        return value.astype(np.int64)
-    return value
+    if whole.dtype == object and all(isinstance(dim, (int, np.integer)) for dim in whole.ravel()):
+        return whole.astype(np.int64)
+    return whole
 
 
 def _bound_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]], batch: int | None) -> dict[str, Tensor]:
@@ -270,32 +300,30 @@ def _bind(symbols: dict[str, int], old: Dim, new: int, tensor: Tensor) -> None:
         )
 
 
-def _rebatched(graph: Graph, bound: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
-    """Targets of Reshape that repeat a fixed batch, with the new one in its place.
+def _fixed_batches(graph: Graph, bound: Mapping[str, Tensor]) -> list[int]:
+    """First dimensions that the file fixes and the caller asks to change."""
+    found: dict[int, None] = {}
+    for name, tensor in bound.items():
+        old = graph.tensors[name].shape[:1]
+        if old and isinstance(old[0], int) and tensor.shape[:1] != old:
+            found[old[0]] = None
+    return list(found)
 
-    A model exported with a fixed batch b says so in its inputs and again in every Reshape whose target starts with b.
+
+def _rebatched(graph: Graph, old: int, batch: int) -> dict[str, Tensor]:
+    """Targets of Reshape, Expand and Resize that repeat a fixed batch, with the new one in its place.
+
+    A model exported with a fixed batch says it in its inputs and again in every target that starts with it.
     """
-    fixed = {
-        int(old)
-        for name, tensor in bound.items()
-        if (shape := graph.tensors[name].shape) and isinstance(old := shape[0], int) and tensor.shape[0] != old
-    }
-    if len(fixed) != 1:
-        return {}
-    (old_batch,) = fixed
     changed: dict[str, Tensor] = {}
     for node in graph.nodes:
-        if node.op not in {"Reshape", "Expand"} or node.domain or len(node.inputs) < 2:
+        place = {"Reshape": 1, "Expand": 1, "Resize": 3}.get(node.op, 0)
+        if not place or node.domain or len(node.inputs) <= place:
             continue
-        target, x = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[0]]
-        if (
-            target.data is not None
-            and target.data.ndim == 1
-            and target.data.size
-            and int(target.data[0]) == old_batch
-            and (x.known_shape and x.shape[:1] == (old_batch,))
-            and x.data is None
-        ):
+        target, x = graph.tensors[node.inputs[place]], graph.tensors[node.inputs[0]]
+        if target.data is None or target.data.ndim != 1 or not target.data.size or x.data is not None:
+            continue
+        if int(target.data[0]) == old and x.known_shape and x.shape[:1] == (old,):
             data = np.array(target.data, carrier(target.dtype))
             data[0] = batch
             changed[target.name] = dataclasses.replace(target, data=data)

@@ -112,3 +112,47 @@ class BatchNormalization(Op):
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
         return accounting.vector(node, graph)
+
+
+@register
+class GroupNormalization(Op):
+    """Normalization over the space and the channels of each group (InstanceNormalization: of each channel), then scale and bias.
+
+    In float64, rounded once. GroupNormalization scales channels since opset 21, whole groups before: the length decides.
+    """
+
+    names = ("GroupNormalization", "InstanceNormalization")
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        x, *parameters = operands(node, inputs, 3, 3)
+        require_float(node, x)
+        if x.known_shape:
+            if len(x.shape) < 3:
+                raise dims.fault(node, f"the input {list(x.shape)} has no spatial dimension")
+            channels, groups = x.shape[1], node.attributes.get("num_groups", x.shape[1])
+            if isinstance(channels, int) and (not isinstance(groups, int) or groups < 1 or channels % groups):
+                raise dims.fault(node, f"{channels} channels cannot be split into {groups} groups")
+            for tensor in parameters:
+                fits = not tensor.concrete or not isinstance(channels, int) or tensor.shape in {(channels,), (groups,)}
+                if not fits:
+                    raise dims.fault(node, f"parameter {list(tensor.shape)} does not fit {channels} channels")
+        return [(x.dtype, x.shape, x.known_shape)]
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        x, scale, bias = inputs
+        assert x is not None and scale is not None and bias is not None
+        groups = int(node.attributes.get("num_groups", x.shape[1]))
+        epsilon = float(np.float32(node.attributes.get("epsilon", 1e-5)))
+        grouped = x.astype(np.float64).reshape(x.shape[0], groups, -1)
+        normalized = functions.layer_normalization(grouped, (2,), epsilon)[0].reshape(x.shape)
+        gain, offset = (
+            np.repeat(one.astype(np.float64), x.shape[1] // one.size).reshape(1, -1, *([1] * (x.ndim - 2)))
+            for one in (scale, bias)
+        )
+        return [(normalized * gain + offset).astype(x.dtype)]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`."""
+        return accounting.vector(node, graph)

@@ -294,7 +294,12 @@ class Range(View):
         given = operands(node, inputs, 3, 3)
         dtype = dims.same_types(node, given)
         values = [tensor.data for tensor in given]
-        if any(value is None or value.dtype == object for value in values):
+        if any(value is not None and value.dtype == object for value in values):
+            first, last, step = (None if value is None else value.reshape(-1)[0] for value in values)
+            if isinstance(last, str) and first == 0 and step == 1:
+                return [(dtype, (last,), True)]
+            return [(dtype, (f"{node.outputs[0]}.0",), True)]
+        if any(value is None for value in values):
             return [(dtype, (f"{node.outputs[0]}.0",), True)]
         start, limit, delta = (float(value.reshape(-1)[0]) for value in values if value is not None)
         if delta == 0 or not np.isfinite((limit - start) / delta):
