@@ -1,4 +1,10 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 DATAFLOWS: dict[str, int]
+OVERLAPS: dict[str, int]
 
 _Port = tuple[int, int, int, int, int, int]
 
@@ -19,3 +25,25 @@ class ScaleSim:
     def cycles_done(self) -> int: ...
     def advance(self, budget: int) -> bool: ...
     def read(self) -> tuple[int, int, int, float, float, _Port, _Port, _Port]: ...
+
+class Systolic:
+    finished: bool
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dataflow: str,
+        overlap: str,
+        pack: int,
+        reference: bool,
+        a: NDArray[Any],
+        b: NDArray[Any],
+        out: NDArray[np.int32],
+        occupancy: NDArray[np.int64] | None,
+        timeline: NDArray[np.int64] | None,
+        bin_cycles: int,
+        max_bytes: int,
+    ) -> None: ...
+    @property
+    def cycles(self) -> int: ...
+    def advance(self, cycles: int) -> bool: ...
+    def read(self) -> dict[str, int]: ...

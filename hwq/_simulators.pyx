@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=False
 """The door to simulators/: marshalling only. Statuses come back as ValueError, OverflowError and MemoryError."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t
 
 
 cdef extern from "hwq/simulators.h" nogil:
@@ -38,9 +38,40 @@ cdef extern from "hwq/simulators.h" nogil:
     int64_t hwq_scalesim_done(const hwq_scalesim *)
     void hwq_scalesim_read(const hwq_scalesim *, hwq_scalesim_report *)
     void hwq_scalesim_close(hwq_scalesim *)
+    ctypedef enum hwq_overlap:
+        HWQ_OVERLAP_NONE
+        HWQ_OVERLAP_STATIONARY
+        HWQ_OVERLAP_FOLDS
+    ctypedef enum hwq_sim_type:
+        HWQ_SIM_U8
+        HWQ_SIM_S8
+        HWQ_SIM_S16
+    ctypedef struct hwq_systolic_array:
+        int64_t rows, cols
+        hwq_dataflow dataflow
+        hwq_overlap overlap
+        int pack, reference
+    ctypedef struct hwq_systolic_gemm:
+        int64_t m, k, n
+        const void *a
+        const void *b
+        hwq_sim_type a_type, b_type
+        int64_t a_stride_m, a_stride_k, b_stride_k, b_stride_n
+        int32_t *out
+    ctypedef struct hwq_systolic_counts:
+        int64_t folds, cycles, load, fill, stream, drain, macs, a_reads, b_reads, sum_reads, sum_writes
+    ctypedef struct hwq_systolic:
+        pass
+    hwq_sim_status hwq_systolic_open(const hwq_systolic_array *, const hwq_systolic_gemm *, int64_t *, int64_t *,
+                                     int64_t, int64_t, int64_t, hwq_systolic **)
+    int64_t hwq_systolic_cycles(const hwq_systolic *)
+    hwq_sim_status hwq_systolic_advance(hwq_systolic *, int64_t)
+    void hwq_systolic_read(const hwq_systolic *, hwq_systolic_counts *)
+    void hwq_systolic_close(hwq_systolic *)
 
 
 DATAFLOWS = {"ws": HWQ_WS, "os": HWQ_OS, "is": HWQ_IS}
+OVERLAPS = {"none": HWQ_OVERLAP_NONE, "stationary": HWQ_OVERLAP_STATIONARY, "folds": HWQ_OVERLAP_FOLDS}
 
 
 cdef int raise_status(hwq_sim_status status) except -1:
@@ -111,3 +142,95 @@ cdef class ScaleSim:
             (r.ofmap.sram_start, r.ofmap.sram_stop, r.ofmap.sram_words,
              r.ofmap.dram_start, r.ofmap.dram_stop, r.ofmap.dram_words),
         )
+
+
+cdef const void *operand(object array, hwq_sim_type *kind, int64_t *row_step, int64_t *col_step) except NULL:
+    """Address, type and element strides of a non-empty matrix; the caller keeps it alive."""
+    cdef const uint8_t[:, :] unsigned
+    cdef const int8_t[:, :] signed
+    cdef const int16_t[:, :] wide
+    if array.dtype.char == "B":
+        unsigned = array
+        kind[0] = HWQ_SIM_U8
+        row_step[0] = unsigned.strides[0]
+        col_step[0] = unsigned.strides[1]
+        return &unsigned[0, 0]
+    if array.dtype.char == "b":
+        signed = array
+        kind[0] = HWQ_SIM_S8
+        row_step[0] = signed.strides[0]
+        col_step[0] = signed.strides[1]
+        return &signed[0, 0]
+    wide = array
+    kind[0] = HWQ_SIM_S16
+    if wide.strides[0] % 2 or wide.strides[1] % 2:
+        raise ValueError("strides of int16 operands must be whole elements")
+    row_step[0] = wide.strides[0] // 2
+    col_step[0] = wide.strides[1] // 2
+    return &wide[0, 0]
+
+
+cdef class Systolic:
+    """One GEMM on a stepped array; `out` is written while it runs and valid once it has finished."""
+
+    cdef hwq_systolic *run
+    cdef tuple held
+    cdef readonly bint finished
+
+    def __cinit__(self, shape, str dataflow, str overlap, int pack, bint reference, a, b, int32_t[:, ::1] out,
+                  int64_t[:, ::1] occupancy, int64_t[::1] timeline, int64_t bin_cycles, int64_t max_bytes):
+        cdef hwq_systolic_array x
+        cdef hwq_systolic_gemm g
+        cdef hwq_sim_status status
+        x.rows, x.cols = shape
+        x.dataflow = DATAFLOWS[dataflow]
+        x.overlap = OVERLAPS[overlap]
+        x.pack = pack
+        x.reference = reference
+        g.m, g.k = a.shape
+        g.n = b.shape[1]
+        if b.shape[0] != g.k or out.shape[0] != g.m or out.shape[1] != g.n or 0 in (g.m, g.k, g.n):
+            raise ValueError("the shapes do not make a product")
+        if occupancy is not None and (occupancy.shape[0] != x.rows or occupancy.shape[1] != x.cols):
+            raise ValueError("occupancy has the shape of the array")
+        g.a = operand(a, &g.a_type, &g.a_stride_m, &g.a_stride_k)
+        g.b = operand(b, &g.b_type, &g.b_stride_k, &g.b_stride_n)
+        g.out = &out[0, 0]
+        cdef int64_t *busy = NULL if occupancy is None else &occupancy[0, 0]
+        cdef int64_t *line = NULL if timeline is None else &timeline[0]
+        cdef int64_t bins = 0 if timeline is None else timeline.shape[0]
+        self.held = (a, b, out, occupancy, timeline)
+        with nogil:
+            status = hwq_systolic_open(&x, &g, busy, line, bins, bin_cycles, max_bytes, &self.run)
+        raise_status(status)
+        self.finished = False
+
+    def __dealloc__(self):
+        hwq_systolic_close(self.run)
+
+    @property
+    def cycles(self):
+        return hwq_systolic_cycles(self.run)
+
+    def advance(self, int64_t cycles):
+        """Step about `cycles` further; True once the last sum has left."""
+        cdef hwq_sim_status status
+        if self.finished:
+            return True
+        with nogil:
+            status = hwq_systolic_advance(self.run, cycles)
+        raise_status(status)
+        self.finished = status == HWQ_SIM_OK
+        return self.finished
+
+    def read(self):
+        """The counts, by name."""
+        cdef hwq_systolic_counts c
+        if not self.finished:
+            raise ValueError("the run is not done")
+        hwq_systolic_read(self.run, &c)
+        return {
+            "folds": c.folds, "cycles": c.cycles, "load": c.load, "fill": c.fill, "stream": c.stream,
+            "drain": c.drain, "macs": c.macs, "a_reads": c.a_reads, "b_reads": c.b_reads,
+            "sum_reads": c.sum_reads, "sum_writes": c.sum_writes,
+        }

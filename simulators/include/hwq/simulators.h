@@ -59,4 +59,46 @@ int64_t hwq_scalesim_done(const hwq_scalesim *sim);
 void hwq_scalesim_read(const hwq_scalesim *sim, hwq_scalesim_report *report);
 void hwq_scalesim_close(hwq_scalesim *sim);
 
+/* ---- systolic: an array that moves real values, cycle by cycle ------------------------------------------------- */
+
+typedef enum { HWQ_OVERLAP_NONE = 0, HWQ_OVERLAP_STATIONARY = 1, HWQ_OVERLAP_FOLDS = 2 } hwq_overlap;
+typedef enum { HWQ_SIM_U8 = 0, HWQ_SIM_S8 = 1, HWQ_SIM_S16 = 2 } hwq_sim_type;
+
+typedef struct {
+    int64_t rows, cols; /* processing elements, at most 4096 each */
+    hwq_dataflow dataflow;
+    hwq_overlap overlap;
+    int pack;      /* MACs along k per PE and cycle: 1, or 2 (INT4) */
+    int reference; /* move every register of every PE on its own instead of whole rows: slow, for proof */
+} hwq_systolic_array;
+
+/* out[m][n] = sum over k of a[m][k] * b[k][n], modulo 2^32. Strides in elements. s16 values lie in -256..255. */
+typedef struct {
+    int64_t m, k, n;
+    const void *a, *b;
+    hwq_sim_type a_type, b_type;
+    int64_t a_stride_m, a_stride_k, b_stride_k, b_stride_n;
+    int32_t *out; /* m x n, contiguous */
+} hwq_systolic_gemm;
+
+typedef struct {
+    int64_t folds, cycles, load, fill, stream, drain; /* cycles = load + fill + stream + drain */
+    int64_t macs;                                     /* multiplications with two real operands */
+    int64_t a_reads, b_reads, sum_reads, sum_writes;  /* words through the ports */
+} hwq_systolic_counts;
+
+typedef struct hwq_systolic hwq_systolic;
+
+/* Prepare a run. occupancy: NULL or rows x cols busy cycles; timeline: NULL or `bins` counts of busy PE-cycles, each
+ * over bin_cycles cycles. The arrays of `gemm` and these two must outlive the run; they are written by advance. */
+hwq_sim_status hwq_systolic_open(const hwq_systolic_array *array, const hwq_systolic_gemm *gemm, int64_t *occupancy,
+                                 int64_t *timeline, int64_t bins, int64_t bin_cycles, int64_t max_bytes,
+                                 hwq_systolic **out);
+/* Cycles of the whole run, known before it starts. */
+int64_t hwq_systolic_cycles(const hwq_systolic *run);
+/* Step about `cycles` further: HWQ_SIM_MORE until the last sum has left, then HWQ_SIM_OK. */
+hwq_sim_status hwq_systolic_advance(hwq_systolic *run, int64_t cycles);
+void hwq_systolic_read(const hwq_systolic *run, hwq_systolic_counts *counts);
+void hwq_systolic_close(hwq_systolic *run);
+
 #endif
