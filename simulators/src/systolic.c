@@ -32,18 +32,6 @@ static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- mapping and its counts -------------------------------------------------------------------------------------- */
 
-static uint16_t element(const hwq_operand *x, int64_t at) {
-    return x->type == HWQ_SIM_U8   ? ((const uint8_t *)x->data)[at]
-           : x->type == HWQ_SIM_S8 ? (uint16_t)((const int8_t *)x->data)[at]
-                                   : (uint16_t)((const int16_t *)x->data)[at];
-}
-
-hwq_word hwq_word_at(const hwq_operand *x, int64_t line, int64_t q) {
-    const int64_t k = q * x->pack, at = line * x->line_step + k * x->k_step;
-    const hwq_word low = element(x, at);
-    return x->pack == 2 && k + 1 < x->k ? low | (hwq_word)element(x, at + x->k_step) << 16 : low;
-}
-
 static void map_gemm(hwq_systolic *run) {
     const hwq_systolic_gemm *g = &run->gemm;
     const hwq_systolic_array *x = &run->array;
@@ -135,9 +123,8 @@ static void fill_edge(const hwq_systolic *run, int64_t r, int64_t last, int64_t 
         if (until < last - n + 1) break;
         if (r >= hwq_used_rows(run, fold)) continue;
         const int64_t line = fold % map->row_blocks * run->array.rows + r;
-        hwq_word *word = to + (last - until);
-        for (int64_t i = until - start; i >= from - start; i--)
-            *word++ = os ? hwq_word_at(&map->streamed, line, i) : hwq_word_at(&map->streamed, i, line);
+        if (os) hwq_copy_depth(&map->streamed, line, from - start, until - from + 1, to + (last - from), -1);
+        else hwq_copy_lines(&map->streamed, from - start, line, until - from + 1, to + (last - from), -1);
     }
 }
 
@@ -151,7 +138,7 @@ static void fill_top(const hwq_systolic *run, int64_t c, int64_t from, int64_t n
         if (start >= from + n) break;
         if (c >= hwq_used_cols(run, fold)) continue;
         const int64_t line = fold / map->row_blocks * run->array.cols + c;
-        for (int64_t t = first; t < end; t++) to[(t - from) * run->pitch] = hwq_word_at(&map->fixed, line, t - start);
+        hwq_copy_depth(&map->fixed, line, first - start, end - first, to + (first - from) * run->pitch, run->pitch);
     }
 }
 
@@ -161,8 +148,7 @@ static void fill_tile(const hwq_systolic *run, int64_t fold) {
     const int64_t r0 = fold % run->map.row_blocks * run->array.rows, c0 = fold / run->map.row_blocks * run->array.cols;
     hwq_word *tile = run->tile + fold % run->tiles * run->array.rows * run->pitch;
     memset(tile, 0, (size_t)(run->array.rows * run->pitch) * sizeof *tile);
-    for (int64_t c = 0; c < cols; c++)
-        for (int64_t r = 0; r < rows; r++) tile[r * run->pitch + c] = hwq_word_at(&run->map.fixed, c0 + c, r0 + r);
+    for (int64_t r = 0; r < rows; r++) hwq_copy_lines(&run->map.fixed, c0, r0 + r, cols, tile + r * run->pitch, 1);
 }
 
 /* ---- stepping ---------------------------------------------------------------------------------------------------- */
@@ -207,13 +193,14 @@ static void collect_moving(hwq_systolic *run, int64_t from, int64_t n) {
         const int64_t start = fold * I + R - 1;
         if (start >= from + n) return;
         const int64_t cols = hwq_used_cols(run, fold), c0 = fold / map->row_blocks * run->array.cols;
-        const int64_t end = min64(from + n, start + T + cols - 1);
-        for (int64_t t = max64(from, start); t < end; t++) {
-            const int32_t *bottom = run->bottom + (t - from) * run->pitch;
-            const int64_t lo = max64(0, t - start - T + 1), hi = min64(cols - 1, t - start);
-            int32_t *out = run->gemm.out + (t - start - lo) * map->out_step_1 + (c0 + lo) * map->out_step_2;
-            const int64_t step = map->out_step_2 - map->out_step_1;
-            for (int64_t c = lo; c <= hi; c++, out += step) *out = (int32_t)((uint32_t)*out + (uint32_t)bottom[c]);
+        const int64_t end = min64(T, from + n - start);
+        for (int64_t i = max64(0, from - start - cols + 1); i < end; i++) {
+            const int64_t at = start + i - from, lo = max64(0, -at), hi = min64(cols - 1, n - 1 - at);
+            int32_t *out = run->gemm.out + i * map->out_step_1 + c0 * map->out_step_2;
+            for (int64_t c = lo; c <= hi; c++) {
+                int32_t *sum = out + c * map->out_step_2;
+                *sum = (int32_t)((uint32_t)*sum + (uint32_t)run->bottom[(at + c) * run->pitch + c]);
+            }
         }
     }
 }

@@ -15,6 +15,9 @@ typedef struct {
 } hwq_operand;
 
 hwq_word hwq_word_at(const hwq_operand *operand, int64_t line, int64_t q);
+/* to[i * to_step] = word (line + i, q), respectively (line, q + i), for i < n. */
+void hwq_copy_lines(const hwq_operand *operand, int64_t line, int64_t q, int64_t n, hwq_word *to, int64_t to_step);
+void hwq_copy_depth(const hwq_operand *operand, int64_t line, int64_t q, int64_t n, hwq_word *to, int64_t to_step);
 
 /* ws and is: `streamed` lines are time steps, `fixed` lines are columns, q is the row.
  * os: `streamed` lines are rows, `fixed` lines are columns, q is the time step. */
