@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ def model(
     *,
     opset: int = 17,
     inputs: list[onnx.ValueInfoProto] | None = None,
-    outputs: list[str] = ["y"],
+    outputs: Sequence[str] = ("y",),
 ) -> onnx.ModelProto:
     """A convolution with a Relu, or whatever is given instead."""
     if nodes is None:
