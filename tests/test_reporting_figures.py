@@ -17,7 +17,8 @@ from report_records import HOSTILE, PLAIN, comparison, cost, records, small
 
 import hwq
 from hwq import reporting
-from hwq.reporting import cost_plots, distributions, drawing, meeting, plots, serialization, tables
+from hwq.reporting import cost_plots, distributions, drawing, meeting, page, plots, serialization, tables
+from hwq.reporting.records import Cost, Records
 
 
 def test_an_axis_without_a_label_is_refused() -> None:
@@ -209,3 +210,57 @@ def test_histograms_count_everything_and_clip_where_the_type_does() -> None:
         and steps.clipped_share == 0.0
     )
     assert max(abs(steps.edges[0]), steps.edges[-1]) == pytest.approx(127.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_interval_of_an_accuracy(right: int, of: int, low: float, high: float) -> None:
+    """Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
+    assert tables.wilson(right / of, of) == pytest.approx((low, high), abs=5.1e-5)
+
+
+def _layers_of(changes: dict[str, object]) -> Cost:
+    found = cost(PLAIN)
+    return dataclasses.replace(found, layers=tuple(dataclasses.replace(layer, **changes) for layer in found.layers))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Records(
+            costs=(dataclasses.replace(cost(PLAIN), layers=(), seconds=0.0, traffic_bytes={}, energy_picojoules={}),)
+        ),
+        Records(costs=(dataclasses.replace(_layers_of({"seconds": 0.0, "macs": 0, "dram_bytes": 0.0}), seconds=0.0),)),
+        Records(costs=(dataclasses.replace(cost(PLAIN), bandwidth=None, peaks={}),)),
+        Records(
+            costs=(dataclasses.replace(_layers_of({"macs": 10**18, "dram_bytes": 1e18, "seconds": 1e9}), seconds=5e9),)
+        ),
+        Records(costs=(_layers_of({"name": "n", "key": "k", "outputs": ("k",)}),), comparisons=(comparison(PLAIN),)),
+        Records(
+            comparisons=(
+                dataclasses.replace(comparison(PLAIN), layers=(), accuracy_float=None, gained=None, lost=None),
+            )
+        ),
+        Records(
+            costs=(cost(PLAIN), cost(["q"], model="other")), comparisons=(comparison(["z"], "third"), comparison(PLAIN))
+        ),
+        *(
+            Records(
+                costs=(cost(PLAIN),),
+                comparisons=(
+                    dataclasses.replace(
+                        comparison(PLAIN),
+                        layers=tuple(dataclasses.replace(one, sqnr_db=level) for one in comparison(PLAIN).layers),
+                    ),
+                ),
+            )
+            for level in (math.inf, -math.inf, math.nan)
+        ),
+    ],
+)
+def test_extremes_make_a_page(found: Records) -> None:
+    text = page.render(found, title=None, command=None, json_name="report.json", csv_name="layers.csv")
+    assert text.endswith("</html>\n") and "nan" not in " ".join(re.findall(r' (?:d|cx|cy|r|x|y)="[^"]*"', text))
+    json.loads(serialization.to_json(found), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))

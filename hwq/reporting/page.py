@@ -202,11 +202,10 @@ def _accuracy(records: Records) -> Section | None:
         return None
     tiles = []
     for found in records.comparisons:
-        label = f"{found.samples:,} inputs"
         if found.accuracy_float is not None:
-            tiles.append(Tile("accuracy, float", f"{100 * found.accuracy_float:.2f}", "%", label))
+            tiles.append(_share_tile("accuracy, float", found.accuracy_float, found.samples))
         if found.accuracy_quantized is not None:
-            tiles.append(Tile("accuracy, quantized", f"{100 * found.accuracy_quantized:.2f}", "%", label))
+            tiles.append(_share_tile("accuracy, quantized", found.accuracy_quantized, found.samples))
         if found.agreement is not None:
             tiles.append(Tile("agreement", f"{100 * found.agreement:.2f}", "%", "same class as float"))
     tiles += [
@@ -226,9 +225,17 @@ def _accuracy(records: Records) -> Section | None:
         "What it computes",
         tiles=tiles,
         tables=made,
-        lead="The quantized model runs on integer kernels in its dialect: these are the numbers the runtime would give."
+        lead="The quantized model runs on integer kernels under the rounding rules of its dialect; the header says which "
+        "runtime's bits these are and whether that was verified."
         if records.comparisons
         else "",
+    )
+
+
+def _share_tile(label: str, share: float, samples: int) -> Tile:
+    low, high = tables.wilson(share, samples)
+    return Tile(
+        label, f"{100 * share:.2f}", "%", f"{samples:,} inputs; 95 % interval {100 * low:.1f} to {100 * high:.1f}"
     )
 
 
@@ -251,7 +258,7 @@ def _machines(records: Records, focus: Focus) -> Section | None:
 
 
 def _layers(focus: Focus) -> Section | None:
-    if not focus.beside and focus.comparison is None:
+    if not focus.beside and not (focus.comparison and focus.comparison.layers):
         return None
     return Section(
         "layers",

@@ -47,7 +47,7 @@ def layers(identifier: str, costs: Sequence[Cost], comparison: Comparison | None
     axis, sqnr = _shared_axis(costs, comparison)
     shown = _most_telling(axis, costs, sqnr)
     position = {key: index for index, key in enumerate(shown)}
-    sqnr = {key: layer for key, layer in sqnr.items() if key in position}
+    sqnr = {key: layer for key, layer in sqnr.items() if key in position and not math.isnan(layer.sqnr_db)}
     width = 96.0 + max(5, len(shown)) * min(48.0, max(15.0, 1100.0 / max(len(shown), 1)))
     name_height = 18 + 5.2 * max((min(len(axis[key]), NAME_LIMIT) for key in shown), default=1)
     ratios = ([1.35] if sqnr else []) + [1.0] * len(costs)

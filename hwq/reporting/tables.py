@@ -26,6 +26,7 @@ __all__ = [
     "layer_table",
     "machine_row",
     "machines",
+    "wilson",
 ]
 
 # Rows of the sortable layer table on the page; layers.csv has them all.
@@ -193,8 +194,8 @@ def accuracy(comparisons: Sequence[Comparison]) -> Table:
         Column("accuracy, quantized", "%"),
         Column("agreement", "%"),
         Column("KL divergence", "nats"),
-        Column("only quantized right", "inputs"),
-        Column("only float right", "inputs"),
+        Column("gained", "inputs"),
+        Column("lost", "inputs"),
         Column("McNemar", "p"),
         Column("lowest SQNR", "dB"),
         Column("at layer", numeric=False),
@@ -222,10 +223,21 @@ def accuracy(comparisons: Sequence[Comparison]) -> Table:
             )
         )
     return Table(
-        "Float against quantized. McNemar's p: how likely a difference in accuracy this large is by chance alone.",
+        "Float against quantized. Gained and lost: inputs that only the quantized, only the float model gets right; "
+        "McNemar's p: how likely a split this uneven is by chance alone.",
         columns,
         tuple(rows),
     )
+
+
+def wilson(share: float, samples: int) -> tuple[float, float]:
+    """95 % score interval of a share of `samples` independent inputs (Wilson 1927), 0..1."""
+    z = 1.959964  # two-sided 95 % point of the normal distribution
+    if samples < 1:
+        return 0.0, 1.0
+    middle = share + z * z / (2 * samples)
+    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    return max(0.0, (middle - half) / (1 + z * z / samples)), min(1.0, (middle + half) / (1 + z * z / samples))
 
 
 def percent(share: float | None) -> Cell:
