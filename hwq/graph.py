@@ -125,9 +125,11 @@ class Quantization:
             The scale is unset or computed at run time.
         """
         if not isinstance(self.scale, np.ndarray):
-            raise Error("this quantization has no scale yet" if self.scale is None else "this scale is computed at run time",
-                        why="the graph was planned for cost only" if self.scale is None else None,
-                        remedy="quantize with a Calibration" if self.scale is None else None)
+            raise Error(
+                "this quantization has no scale yet" if self.scale is None else "this scale is computed at run time",
+                why="the graph was planned for cost only" if self.scale is None else None,
+                remedy="quantize with a Calibration" if self.scale is None else None,
+            )
         return np.asarray(self.scale, dtype=np.float32)
 
     def zero_points(self) -> NDArray[np.int32]:
@@ -184,8 +186,11 @@ class Tensor:
             A dimension is still a symbol.
         """
         if not self.concrete:
-            raise Error(f"the shape {list(self.shape)} still has open dimensions", where=f"tensor {self.name}",
-                        remedy="bind them with hwq.load(..., shapes={input: shape}) or batch=")
+            raise Error(
+                f"the shape {list(self.shape)} still has open dimensions",
+                where=f"tensor {self.name}",
+                remedy="bind them with hwq.load(..., shapes={input: shape}) or batch=",
+            )
         count = 1
         for dim in self.shape:
             count *= int(dim)
@@ -235,8 +240,20 @@ class Node:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Node, (self.op, self.name, self.inputs, self.outputs, dict(self.attributes), self.domain, self.origin,
-                       self.layout, self.body))
+        return (
+            Node,
+            (
+                self.op,
+                self.name,
+                self.inputs,
+                self.outputs,
+                dict(self.attributes),
+                self.domain,
+                self.origin,
+                self.layout,
+                self.body,
+            ),
+        )
 
     @property
     def kind(self) -> str:
@@ -268,9 +285,18 @@ class Graph:
         A value is made twice or never, or the nodes form a cycle.
     """
 
-    def __init__(self, nodes: Iterable[Node], tensors: Iterable[Tensor], inputs: Sequence[str], outputs: Sequence[str], *,
-                 name: str = "graph", form: Literal["source", "lowered"] = "source", dialect: str = "ort",
-                 source: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        tensors: Iterable[Tensor],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        name: str = "graph",
+        form: Literal["source", "lowered"] = "source",
+        dialect: str = "ort",
+        source: Mapping[str, Any] | None = None,
+    ):
         self.name = name
         self.form: Literal["source", "lowered"] = form
         self.dialect = dialect
@@ -290,8 +316,19 @@ class Graph:
         return len(self.nodes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.nodes, tuple(self.tensors.values()), self.inputs, self.outputs, self.name, self.form,
-                           self.dialect, dict(self.source)))
+        return (
+            _rebuild,
+            (
+                self.nodes,
+                tuple(self.tensors.values()),
+                self.inputs,
+                self.outputs,
+                self.name,
+                self.form,
+                self.dialect,
+                dict(self.source),
+            ),
+        )
 
     def replace(self, **changes: Any) -> Graph:
         """Return a copy with some of the constructor's arguments changed."""
@@ -328,7 +365,9 @@ class Graph:
         try:
             return self._by_name[name]
         except KeyError:
-            raise Error("the graph has no such node", where=f"node {name}", remedy="hwq inspect MODEL lists them") from None
+            raise Error(
+                "the graph has no such node", where=f"node {name}", remedy="hwq inspect MODEL lists them"
+            ) from None
 
     @cached_property
     def _by_name(self) -> dict[str, Node]:
@@ -354,12 +393,25 @@ class Graph:
 
     def _weights(self) -> list[Tensor]:
         made, inputs = self.producers, set(self.inputs)
-        scales = {value for node in self.nodes if node.op in {"QuantizeLinear", "DequantizeLinear", "Resize"} for value in node.inputs[1:]}
+        scales = {
+            value
+            for node in self.nodes
+            if node.op in {"QuantizeLinear", "DequantizeLinear", "Resize"}
+            for value in node.inputs[1:]
+        }
         stored = {node.inputs[0] for node in self.nodes if node.op == "DequantizeLinear"}
-        return [tensor for tensor in self.tensors.values()
-                if tensor.name not in made and tensor.name not in inputs and tensor.name not in scales and tensor.concrete
-                and tensor.elements > 1
-                and (tensor.name in stored or tensor.quantization is not None or tensor.dtype.startswith(("float", "bfloat")))]
+        return [
+            tensor
+            for tensor in self.tensors.values()
+            if tensor.name not in made
+            and tensor.name not in inputs
+            and tensor.name not in scales
+            and tensor.concrete
+            and tensor.elements > 1
+            and (
+                tensor.name in stored or tensor.quantization is not None or tensor.dtype.startswith(("float", "bfloat"))
+            )
+        ]
 
     @cached_property
     def hash(self) -> str:
@@ -411,7 +463,9 @@ class Graph:
         return f"<Graph {display_name(self.name)}: {len(self.nodes)} nodes, {self.form} form, dialect {self.dialect}>"
 
 
-def _rebuild(nodes: Any, tensors: Any, inputs: Any, outputs: Any, name: str, form: Any, dialect: str, source: Any) -> Graph:
+def _rebuild(
+    nodes: Any, tensors: Any, inputs: Any, outputs: Any, name: str, form: Any, dialect: str, source: Any
+) -> Graph:
     return Graph(nodes, tensors, inputs, outputs, name=name, form=form, dialect=dialect, source=source)
 
 

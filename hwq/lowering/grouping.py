@@ -145,7 +145,9 @@ def _gemm(site: Site) -> bool:
         return False
     if site.quantizes and site.output_type != site.type_of(0):
         return False
-    if len(site.dequantizes) > 2 and float(site.node.attributes.get("beta", 1.0)) != 1.0:
+    if len(site.dequantizes) > 2 and any(
+        float(site.node.attributes.get(name, 1.0)) != 1.0 for name in ("alpha", "beta")
+    ):
         return False
     axis = 0 if int(site.node.attributes.get("transB", 0)) else 1
     return _bias_is_int32(site) and _scalar(site, skip=(1, 2)) and _weight_axis(site, axis)

@@ -144,7 +144,10 @@ def evaluate_node(node: Node, operands: Sequence[Array | None], graph: Graph | N
     op = lookup(node)
     try:
         with np.errstate(all="ignore"):
-            return [np.asarray(value) for value in (op.evaluate(node, operands) if graph is None else op.apply(node, operands, graph))]
+            return [
+                np.asarray(value)
+                for value in (op.evaluate(node, operands) if graph is None else op.apply(node, operands, graph))
+            ]
     except Error:
         raise
     except (

@@ -15,7 +15,17 @@ import numpy as np
 from hwq.graph import Array, Dim, Node
 from hwq.ops import arithmetic, spatial
 
-__all__ = ["convolve", "depthwise", "exact", "multiply", "multiply_matrices", "transposed", "windows_of"]
+__all__ = [
+    "add_by_four",
+    "convolve",
+    "depthwise",
+    "exact",
+    "multiply",
+    "multiply_by_four",
+    "multiply_matrices",
+    "transposed",
+    "windows_of",
+]
 
 # Bytes of gathered windows that are held at once.
 GATHER_BYTES = 32 << 20
@@ -47,6 +57,25 @@ def multiply(rows: Array, filters: Array) -> Array:
         for left, right in zip(part, columns, strict=True):
             np.multiply(left[:, None], right, out=product)
             block += product
+    return total
+
+
+def multiply_by_four(rows: Array, filters: Array) -> Array:
+    """``rows @ filters.T`` in floats as the recurrent kernels sum: four interleaved sums added in order, then the rest."""
+    return add_by_four(rows[:, None, :] * filters[None])
+
+
+def add_by_four(terms: Array) -> Array:
+    """The sum over the last axis in that order, each step rounded to float32."""
+    depth = terms.shape[-1] // 4 * 4
+    total = np.zeros(terms.shape[:-1], np.float32)
+    for lane in range(4):
+        partial = np.zeros(terms.shape[:-1], np.float32)
+        for column in range(lane, depth, 4):
+            partial += terms[..., column]
+        total += partial
+    for column in range(depth, terms.shape[-1]):
+        total += terms[..., column]
     return total
 
 
@@ -154,13 +183,15 @@ def transposed(x: Array, filters: Array, out_space: tuple[int, int], strides: tu
         for extent, stride, taps, start, size in zip(x.shape[1:3], strides, kernel, begin, out_space, strict=True)
     ]
     result = np.zeros((x.shape[0], *full, filters.shape[0]), wide)
-    rows = x.reshape(-1, x.shape[3])
-    for row in range(kernel[0]):
-        for column in range(kernel[1]):
-            made = multiply(rows, np.ascontiguousarray(filters[:, row, column])).reshape(*x.shape[:3], -1)
-            result[
-                :,
-                row : row + (x.shape[1] - 1) * strides[0] + 1 : strides[0],
-                column : column + (x.shape[2] - 1) * strides[1] + 1 : strides[1],
-            ] += made
+    reach = [(extent - 1) * stride + 1 for extent, stride in zip(x.shape[1:3], strides, strict=True)]
+    # Inputs are taken in order, so the last tap reaches an output first.
+    for row in reversed(range(kernel[0])):
+        for column in reversed(range(kernel[1])):
+            rows, columns = slice(row, row + reach[0], strides[0]), slice(column, column + reach[1], strides[1])
+            tap = np.ascontiguousarray(filters[:, row, column])
+            if x.dtype.kind == "f":
+                for channel in range(x.shape[3]):
+                    result[:, rows, columns] += x[..., channel : channel + 1] * tap[:, channel]
+            else:
+                result[:, rows, columns] += multiply(x.reshape(-1, x.shape[3]), tap).reshape(*x.shape[:3], -1)
     return np.ascontiguousarray(result[:, begin[0] : begin[0] + out_space[0], begin[1] : begin[1] + out_space[1]])

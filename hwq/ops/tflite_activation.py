@@ -149,6 +149,14 @@ def _sigmoid32(x: Float32) -> Float32:
     return (one / (one + power).astype(np.float32)).astype(np.float32)
 
 
+def _sigmoid_float(x: Array) -> Array:
+    """LOGISTIC of floats: exp below -9, 1 above 16.619047, else three steps of float32."""
+    if x.dtype != np.float32:
+        return functions.in_float64(functions.sigmoid, x)
+    powers = functions.in_float64(np.exp, x)
+    return np.where(x > np.float32(16.619047164916992188), np.float32(1), np.where(x < -9, powers, _sigmoid32(x)))
+
+
 def _in32(function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Callable[[Float32], Float32]:
     return lambda x: function(x.astype(np.float64)).astype(np.float32)
 
@@ -223,7 +231,7 @@ class SigmoidTanh(Elementwise):
             ]
         if call.quantized:
             return [lookup(call, _in32(np.tanh) if tanh else _sigmoid32)]
-        return [functions.in_float64(np.tanh if tanh else functions.sigmoid, x)]
+        return [functions.in_float64(np.tanh, x) if tanh else _sigmoid_float(x)]
 
 
 @register

@@ -32,6 +32,7 @@ __all__ = [
     "clamp",
     "clamp_float",
     "constant_numbers",
+    "contiguous",
     "renamed",
     "same_scale",
 ]
@@ -283,6 +284,11 @@ def clamp_float(node: Node, values: Array) -> Array:
         return values
     bounded: Array = np.maximum(values, np.asarray(low, values.dtype))
     return bounded if high is None else np.minimum(bounded, np.asarray(high, values.dtype))
+
+
+def contiguous(x: Array) -> Array:
+    """`x` in memory order, its rank kept (NumPy's ascontiguousarray makes a scalar a vector)."""
+    return np.asarray(x, order="C")
 
 
 def same_scale(call: Call, index: int = 0) -> bool:

@@ -38,21 +38,19 @@ def quantize_symmetric(rows: Float32) -> tuple[NDArray[np.int32], Float32]:
 
 
 def quantize_asymmetric(rows: Float32) -> tuple[NDArray[np.int32], Float32, NDArray[np.int32]]:
-    """(q in [-128, 127], scale, zero point) of each row over its range with 0: float64 for the two, float32 for q."""
-    low = np.minimum(rows.min(axis=1, initial=np.float32(0)), 0).astype(np.float64)
-    high = np.maximum(rows.max(axis=1, initial=np.float32(0)), 0).astype(np.float64)
+    """(q in [-128, 127], scale, zero point) of each row over its range with 0, every step in float32."""
+    zero = np.float32(0)
+    low, high = np.minimum(rows.min(axis=1, initial=zero), zero), np.maximum(rows.max(axis=1, initial=zero), zero)
     flat = low == high
-    step = np.where(flat, 1.0, (high - low) / 255.0)
-    from_low, from_high = -128.0 - low / step, 127.0 - high / step
-    closer = 128.0 + np.abs(low / step) < 127.0 + np.abs(high / step)
-    point = np.clip(fixed.away(np.where(closer, from_low, from_high)), -128, 127).astype(np.int32)
-    point = np.where(flat, 0, point)
-    scale = step.astype(np.float32)
+    scale = np.where(flat, np.float32(1), ((high - low) / np.float32(255)).astype(np.float32)).astype(np.float32)
+    below, above = (low / scale).astype(np.float32), (high / scale).astype(np.float32)
+    closer = np.float32(128) + np.abs(below) < np.float32(127) + np.abs(above)
+    point = np.where(closer, np.float32(-128) - below, np.float32(127) - above).astype(np.float32)
+    nudged = np.where(flat, 0, np.clip(fixed.away(point), -128, 127)).astype(np.int32)
     inverse = (np.float32(1) / scale).astype(np.float32)
-    moved = (point.astype(np.float32)[:, None] + (rows * inverse[:, None]).astype(np.float32)).astype(np.float32)
+    moved = (nudged.astype(np.float32)[:, None] + (rows * inverse[:, None]).astype(np.float32)).astype(np.float32)
     stored = np.clip(fixed.away(moved), -128, 127).astype(np.int32)
-    stored = np.where(flat[:, None], 0, stored)
-    return stored, scale, point.astype(np.int32)
+    return np.where(flat[:, None], 0, stored), scale, nudged
 
 
 def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) -> Float32:
@@ -72,8 +70,8 @@ def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) ->
 def convolve(call: Call, windows: spatial.Windows, add: Callable[[Array, Array, spatial.Windows], Array]) -> Float32:
     """CONV_2D and DEPTHWISE_CONV_2D: each image is quantized as one row.
 
-    One weight scale: symmetric, ``f32(acc) * f32(s_x * s_w) + bias``. Scales per channel: asymmetric,
-    ``f32(f32(acc * s_w) * s_x) + bias``.
+    CONV_2D with one weight scale: symmetric, ``f32(acc) * f32(s_x * s_w) + bias``; with scales per channel:
+    asymmetric, ``f32(f32(acc) * s_w) * s_x + bias``. DEPTHWISE_CONV_2D: asymmetric, products as the first.
     """
     x, weight = call.array(0), call.array(1).astype(np.int32)
     rows, scales = x.reshape(x.shape[0], -1), call.scheme(1).scales()
@@ -84,5 +82,9 @@ def convolve(call: Call, windows: spatial.Windows, add: Callable[[Array, Array, 
     else:
         stored, scale, point = quantize_asymmetric(rows)
         total = add((stored - point[:, None]).reshape(x.shape), weight, windows).astype(np.float32)
-        made = ((total * scales.reshape(-1)).astype(np.float32) * scale[:, None, None, None]).astype(np.float32)
+        factor, images = scales.reshape(-1), scale[:, None, None, None]
+        if call.node.op == "CONV_2D":
+            made = ((total * factor).astype(np.float32) * images).astype(np.float32)
+        else:
+            made = (total * (factor * images).astype(np.float32)).astype(np.float32)
     return made if not call.has(2) else (made + call.array(2)).astype(np.float32)

@@ -31,8 +31,8 @@ def float_step(call: Call) -> Step:
     cell_clip, projection_clip = float(call.attribute("cell_clip", 0.0)), float(call.attribute("projection_clip", 0.0))
 
     def gate(index: int, x: Array, hidden: Array, cell: Array) -> Array:
-        total = (call.array(12 + index) + sums.multiply(x, call.array(1 + index))).astype(np.float32)
-        total = (total + sums.multiply(hidden, call.array(5 + index))).astype(np.float32)
+        total = (call.array(12 + index) + sums.multiply_by_four(x, call.array(1 + index))).astype(np.float32)
+        total = (total + sums.multiply_by_four(hidden, call.array(5 + index))).astype(np.float32)
         if index in PEEPHOLES and call.has(PEEPHOLES[index]):
             total = (total + call.array(PEEPHOLES[index]) * cell).astype(np.float32)
         return functions.in_float64(np.tanh if index == CELL else functions.sigmoid, total)
@@ -45,7 +45,7 @@ def float_step(call: Call) -> Step:
             after = np.clip(after, -np.float32(cell_clip), np.float32(cell_clip))
         made = (gate(OUTPUT, x, hidden, after) * functions.in_float64(np.tanh, after)).astype(np.float32)
         if call.has(PROJECTION):
-            made = sums.multiply(made, call.array(PROJECTION))
+            made = sums.multiply_by_four(made, call.array(PROJECTION))
             if call.has(PROJECTION_BIAS):
                 made = (made + call.array(PROJECTION_BIAS)).astype(np.float32)
             if projection_clip > 0:

@@ -10,7 +10,7 @@ import numpy as np
 from hwq.graph import Array, Node, Shape, Tensor
 from hwq.ops import dims
 from hwq.ops.base import Inferred, register
-from hwq.ops.tflite_base import Call, Moving, constant_numbers, inferred, present
+from hwq.ops.tflite_base import Call, Moving, constant_numbers, contiguous, inferred, present
 
 __all__ = ["Concatenation", "Gather", "Pack", "Pad", "Split", "Transpose", "Unpack"]
 
@@ -33,7 +33,7 @@ class Transpose(Moving):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         x = call.array(0)
-        return [np.ascontiguousarray(x.transpose(_permutation(call.node, call.numbers(1), x.ndim)))]
+        return [contiguous(x.transpose(_permutation(call.node, call.numbers(1), x.ndim)))]
 
 
 def _permutation(node: Node, order: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -145,7 +145,7 @@ class Split(Moving):
         x = call.array(1 if equal else 0)
         axis = call.numbers(0 if equal else 2)
         parts = self.parts(call.node, x.shape, axis, None if equal else call.numbers(1))
-        return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(parts)[:-1], axis=axis[0])]
+        return [contiguous(part) for part in np.split(x, np.cumsum(parts)[:-1], axis=axis[0])]
 
 
 @register
@@ -195,7 +195,7 @@ class Unpack(Moving):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         x = np.moveaxis(call.array(0), int(call.attribute("axis", 0)), 0)
-        return [np.ascontiguousarray(part) for part in x]
+        return [contiguous(part) for part in x]
 
 
 @register
@@ -323,4 +323,4 @@ class BroadcastTo(Moving):
         fill = call.node.op == "FILL"
         x, wanted = call.array(1 if fill else 0), call.numbers(0 if fill else 1)
         self.shape(call.node, x.shape, wanted)
-        return [np.tile(x, wanted) if call.node.op == "TILE" else np.ascontiguousarray(np.broadcast_to(x, wanted))]
+        return [np.tile(x, wanted) if call.node.op == "TILE" else contiguous(np.broadcast_to(x, wanted))]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwq.graph import Array, Graph, Node, Tensor, carrier
-from hwq.ops import accounting, arithmetic, dims
+from hwq.ops import accounting, dims
 from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.base import Inferred, register
@@ -105,7 +105,7 @@ class Reduction(TfliteOp):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         x = call.array(0)
-        axes = _axes(call.node, [int(axis) for axis in call.array(1).reshape(-1)], x.ndim)
+        axes = tuple(sorted(_axes(call.node, [int(axis) for axis in call.array(1).reshape(-1)], x.ndim)))
         keep = bool(call.attribute("keep_dims", False))
         op = call.node.op
         if op in {"REDUCE_MAX", "REDUCE_MIN"}:
@@ -128,7 +128,7 @@ class Reduction(TfliteOp):
         if call.quantized:
             return [_rescaled(call, x.astype(np.int64).sum(axis=axes, keepdims=keep), count)]
         if x.dtype.kind == "f":
-            total = arithmetic.total(x, axes, keep)
+            total = _in_order(x, axes, keep)
             return [total if op == "SUM" else (total / np.asarray(count, x.dtype)).astype(x.dtype)]
         total = x.astype(np.int64).sum(axis=axes, keepdims=keep)
         if op == "MEAN" and count:
@@ -142,6 +142,17 @@ class Reduction(TfliteOp):
 
 def _axes(node: Node, axes: Sequence[int], rank: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(dims.axis_of(node, int(axis), rank) for axis in axes)) if rank else ()
+
+
+def _in_order(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+    """The sum over `axes`, one element after the other in memory order, each step rounded."""
+    moved = np.moveaxis(x, axes, range(len(axes))).reshape(
+        -1, *(dim for axis, dim in enumerate(x.shape) if axis not in axes)
+    )
+    total = np.zeros(moved.shape[1:], x.dtype)
+    for part in moved:
+        total += part
+    return total.reshape([1 if axis in axes else dim for axis, dim in enumerate(x.shape)]) if keep else total
 
 
 def _rescaled(call: Call, total: fixed.Int64, count: int) -> Array:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwq.graph import Array, Dim, Graph, Node, Tensor
-from hwq.ops import accounting, arithmetic, dims
+from hwq.ops import accounting, dims
 from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_lstm as lstm
@@ -75,17 +75,17 @@ class Svdf(TfliteOp):
         rank, rows = int(call.attribute("rank")), len(x)
         kept = _state(call, 4, rows).reshape(rows, filters, memory)
         if not call.quantized:
-            newest = sums.multiply(x, feature)
+            newest = sums.multiply_by_four(x, feature)
             state = np.concatenate([kept[:, :, 1:], newest[:, :, None]], axis=2)
-            total = (
-                arithmetic.total(state * time[None], (2,))
-                .reshape(rows, filters // rank, rank)
-                .sum(axis=2, dtype=np.float32)
-            )
+            parts = sums.add_by_four(state * time[None]).reshape(rows, filters // rank, rank)
+            total = np.zeros(parts.shape[:2], np.float32)
+            for part in np.moveaxis(parts, 2, 0):
+                total += part
             made = total if not call.has(3) else total + call.array(3)
             return [clamp_float(call.node, made), state.reshape(rows, -1)]
         bits = 8 * call.array(4).dtype.itemsize
-        first = float(call.scale(0)) * float(call.scale(1)) / float(call.scale(4))
+        # Both effective scales are formed in float32 (ai-edge-litert 2.3.0).
+        first = float(np.float32(np.float32(call.scale(0) * call.scale(1)) / call.scale(4)))
         dot = fixed.wrap32(sums.multiply(sums.exact(x, call.zero_point(0)), feature.astype(np.int32)))
         latest = fixed.saturate(fixed.multiply(dot, *fixed.quantize_multiplier(first)), bits)
         memory_after = np.concatenate([kept[:, :, 1:].astype(np.int64), latest[:, :, None]], axis=2)
@@ -93,7 +93,7 @@ class Svdf(TfliteOp):
         acc = terms.reshape(rows, filters // rank, rank).sum(axis=2)
         if call.has(3):
             acc = acc + call.array(3).astype(np.int64)
-        second = float(call.scale(4)) * float(call.scale(2)) / float(call.made_scale())
+        second = float(np.float32(np.float32(call.scale(4) * call.scale(2)) / call.made_scale()))
         values = fixed.multiply(fixed.wrap32(acc), *fixed.quantize_multiplier(second)) + call.made_zero_point()
         # The kernel knows no fused activation but RELU, and leaves that to the result's saturation.
         made8 = np.clip(values, -128, 127).astype(np.int8)

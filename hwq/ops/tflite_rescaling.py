@@ -44,12 +44,10 @@ def requantize_convolution(
 
 
 def requantize_rows(call: Call, total: fixed.Int64, bias: Array | None) -> Array:
-    """FULLY_CONNECTED: R2, in float64 with one rounding; uint8 and older runtimes (``litert-ref-fixedfc``) R1."""
+    """FULLY_CONNECTED: R2, in float64 with one rounding; older runtimes (``litert-ref-fixedfc``) R1."""
     if bias is not None:
         total = total + bias.astype(np.int64)
-    if call.dtype(0) == "uint8":
-        return rescale(call, total, product_scale(call))
-    if call.dtype(0) == "int8" or (bias is not None and bias.dtype == np.int32):
+    if call.dtype(0) != "int16" or (bias is not None and bias.dtype == np.int32):
         total = fixed.wrap32(total)
     if call.dialect == "litert-ref-fixedfc":
         per_channel = call.scheme(1).scales().size > 1

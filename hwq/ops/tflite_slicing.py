@@ -9,7 +9,7 @@ import numpy as np
 from hwq.graph import Array, Dim, Node, Shape, Tensor
 from hwq.ops import dims
 from hwq.ops.base import Inferred, register
-from hwq.ops.tflite_base import Call, Moving, inferred, present
+from hwq.ops.tflite_base import Call, Moving, contiguous, inferred, present
 
 __all__ = ["Blocks", "Slice", "StridedSlice"]
 
@@ -35,9 +35,7 @@ class Slice(Moving):
         starts, sizes = ([int(value) for value in call.array(index)] for index in (1, 2))
         found = _extents(call.node, x.shape, starts, sizes)
         return [
-            np.ascontiguousarray(
-                x[tuple(slice(start, start + int(extent)) for start, extent in zip(starts, found, strict=True))]
-            )
+            contiguous(x[tuple(slice(start, start + int(extent)) for start, extent in zip(starts, found, strict=True))])
         ]
 
 
@@ -87,7 +85,7 @@ class StridedSlice(Moving):
         """See `TfliteOp.compute`."""
         x = call.array(0)
         return [
-            np.ascontiguousarray(
+            contiguous(
                 x[_index(call.node, x.shape, [[int(value) for value in call.array(index)] for index in (1, 2, 3)])]
             )
         ]
@@ -205,7 +203,7 @@ def _rearranged(node: Node, x: Array) -> Array:
         parts = x.reshape(batch, height, width, block, block, depth // (block * block)).transpose(0, 1, 3, 2, 4, 5)
     else:
         parts = x.reshape(batch, height // block, block, width // block, block, depth).transpose(0, 1, 3, 2, 4, 5)
-    return np.ascontiguousarray(parts).reshape([int(dim) for dim in _depth_shape(node, x.shape)])
+    return contiguous(parts).reshape([int(dim) for dim in _depth_shape(node, x.shape)])
 
 
 def _batch_shape(node: Node, shape: Shape, block: Sequence[int], border: Sequence[int]) -> Shape:
@@ -248,7 +246,7 @@ def _to_batch(call: Call, x: Array, block: Sequence[int], border: Sequence[int],
         split += [size // one, one]
     parts = padded.reshape(*split, *padded.shape[rank + 1 :])
     order = (*range(2, 2 * rank + 1, 2), 0, *range(1, 2 * rank, 2), *range(2 * rank + 1, parts.ndim))
-    return np.ascontiguousarray(parts.transpose(order)).reshape(shape)
+    return contiguous(parts.transpose(order)).reshape(shape)
 
 
 def _to_space(x: Array, block: Sequence[int], border: Sequence[int], shape: Sequence[int]) -> Array:
@@ -262,4 +260,4 @@ def _to_space(x: Array, block: Sequence[int], border: Sequence[int], shape: Sequ
         shape[0], *(size * one for size, one in zip(x.shape[1:], block, strict=False)), *x.shape[rank + 1 :]
     )
     cut = tuple(slice(border[2 * axis], border[2 * axis] + shape[axis + 1]) for axis in range(rank))
-    return np.ascontiguousarray(whole[(slice(None), *cut)])
+    return contiguous(whole[(slice(None), *cut)])
