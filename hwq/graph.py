@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.elements import BITS, carrier
 from hwq.errors import Error
 from hwq.names import display_name
 from hwq.topology import sort_nodes
@@ -26,38 +27,6 @@ __all__ = ["BITS", "Array", "Dim", "Graph", "Node", "Quantization", "Shape", "Te
 Array = NDArray[Any]
 Dim = int | str  # a str is a symbol that stays open until shapes are bound, such as the batch "N"
 Shape = tuple[Dim, ...]
-
-# Bits of one element as stored in a runtime's memory (int4: two elements a byte, low nibble first).
-BITS: Mapping[str, int] = MappingProxyType({
-    "bool": 8, "string": 0,
-    "int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16,
-    "int32": 32, "uint32": 32, "int64": 64, "uint64": 64,
-    "float4e2m1": 4, "float8e4m3fn": 8, "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8, "float8e8m0": 8,
-    "float16": 16, "bfloat16": 16, "float32": 32, "float64": 64, "complex64": 64, "complex128": 128,
-})  # fmt: skip
-
-
-# Names in ml_dtypes of the floats that NumPy lacks.
-_SMALL_FLOATS: Mapping[str, str] = MappingProxyType({
-    "bfloat16": "bfloat16", "float4e2m1": "float4_e2m1fn", "float8e4m3fn": "float8_e4m3fn", "float8e4m3fnuz": "float8_e4m3fnuz",
-    "float8e5m2": "float8_e5m2", "float8e5m2fnuz": "float8_e5m2fnuz", "float8e8m0": "float8_e8m0fnu",
-})  # fmt: skip
-
-
-def carrier(dtype: str) -> np.dtype[Any]:
-    """NumPy dtype that holds elements of `dtype`, one a slot; sub-byte integers are carried by int8 / uint8."""
-    if dtype in {"int2", "int4"}:
-        return np.dtype(np.int8)
-    if dtype in {"uint2", "uint4"}:
-        return np.dtype(np.uint8)
-    if dtype == "string":
-        return np.dtype(object)
-    if dtype in _SMALL_FLOATS:
-        import ml_dtypes
-
-        small: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _SMALL_FLOATS[dtype]))
-        return small
-    return np.dtype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,20 +209,8 @@ class Node:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            Node,
-            (
-                self.op,
-                self.name,
-                self.inputs,
-                self.outputs,
-                dict(self.attributes),
-                self.domain,
-                self.origin,
-                self.layout,
-                self.body,
-            ),
-        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Node, tuple((values | {"attributes": dict(self.attributes)}).values())
 
     @property
     def kind(self) -> str:
