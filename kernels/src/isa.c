@@ -13,14 +13,26 @@ enum { HWQ_OPS(HWQ_ENUM_OP) OP_COUNT };
 typedef struct {
 #define HWQ_SLOT(op, type) type *op;
     HWQ_OPS(HWQ_SLOT)
+    unsigned char end; /* so that a row without ops has an initializer */
 } row;
 
 #define HWQ_FILL_ref(op, type) .op = hwq_##op##__ref,
 #define HWQ_FILL_avx2(op, type) .op = hwq_##op##__avx2,
+#define HWQ_FILL_avxvnni(op, type) .op = hwq_##op##__avxvnni,
+#define HWQ_FILL_avx512vnni(op, type) .op = hwq_##op##__avx512vnni,
+#define HWQ_FILL_neon(op, type) .op = hwq_##op##__neon,
+#define HWQ_FILL_neondot(op, type) .op = hwq_##op##__neondot,
+#define HWQ_FILL_i8mm(op, type) .op = hwq_##op##__i8mm,
 static const row ROWS[PATH_COUNT] = {
     [PATH_ref] = {HWQ_ROW_ref(HWQ_FILL_ref)},
 #if HWQ_X86
     [PATH_avx2] = {HWQ_ROW_avx2(HWQ_FILL_avx2)},
+    [PATH_avxvnni] = {.end = 0, HWQ_ROW_avxvnni(HWQ_FILL_avxvnni)},
+    [PATH_avx512vnni] = {.end = 0, HWQ_ROW_avx512vnni(HWQ_FILL_avx512vnni)},
+#elif HWQ_ARM
+    [PATH_neon] = {.end = 0, HWQ_ROW_neon(HWQ_FILL_neon)},
+    [PATH_neondot] = {.end = 0, HWQ_ROW_neondot(HWQ_FILL_neondot)},
+    [PATH_i8mm] = {.end = 0, HWQ_ROW_i8mm(HWQ_FILL_i8mm)},
 #endif
 };
 
@@ -62,6 +74,9 @@ static unsigned probe(void)
     found |= 1u << PATH_avx2;
     if ((b & (avx512 | avx512dq)) == (avx512 | avx512dq) && (c & vnni) && (state & 0xE6) == 0xE6) found |= 1u << PATH_avx512vnni;
     if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4)) found |= 1u << PATH_avxvnni;
+#if HWQ_EMULATE
+    found |= 1u << PATH_avxvnni | 1u << PATH_avx512vnni;
+#endif
     return found;
 }
 #elif HWQ_ARM

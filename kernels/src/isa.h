@@ -24,12 +24,15 @@
 #define HWQ_ROW_avx2(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(depthwise_s32, )                                                                                                        \
-    X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )
+    X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
+    X(lut, ) X(unpack_int4, )
 #define HWQ_ROW_avxvnni(X)
 #define HWQ_ROW_avx512vnni(X)
-#define HWQ_ROW_neon(X)
-#define HWQ_ROW_neondot(X)
-#define HWQ_ROW_i8mm(X)
+#define HWQ_ROW_neon(X)                                                                                                       \
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
+    X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, )
+#define HWQ_ROW_neondot(X) X(gemm_u8s8, ) X(gemm_s8s8, )
+#define HWQ_ROW_i8mm(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 
 /* path, parent: parents stand first */
 #define HWQ_PATHS(X)                                                                                                          \
@@ -65,10 +68,27 @@ hwq_conv_fn hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2;
 hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
 #define hwq_conv_s32__avx2 hwq_conv_s32__blocked
 #define hwq_conv_f32__avx2 hwq_conv_f32__blocked
+#define hwq_conv_s32__neon hwq_conv_s32__blocked
+#define hwq_conv_f32__neon hwq_conv_f32__blocked
+hwq_lut_fn hwq_lut__avx2, hwq_lut__neon;
+hwq_unpack_int4_fn hwq_unpack_int4__avx2, hwq_unpack_int4__neon;
+hwq_gemm_fn hwq_gemm_u8s8__neon, hwq_gemm_s8s8__neon, hwq_gemm_u8s8__neondot, hwq_gemm_s8s8__neondot, hwq_gemm_u8s8__i8mm,
+    hwq_gemm_s8s8__i8mm;
+hwq_gemm_f32_fn hwq_gemm_f32__neon;
+hwq_gemm_sequential_fn hwq_gemm_sequential__neon;
+hwq_sum_f32_fn hwq_sum_f32__neon;
+hwq_requantize_fn hwq_requantize__neon;
+hwq_binary_fn hwq_binary_run__neon;
+hwq_quantize_fn hwq_quantize__neon;
+hwq_dequantize_fn hwq_dequantize__neon;
 
-/* A region whose functions may use a path's instructions; headers with intrinsics come first. */
+/* A region whose functions may use a path's instructions; headers with intrinsics come first. In the emulating builds of the
+ * C tests (HWQ_EMULATE, never in a wheel) the whole build is AVX2 and what is beyond it is spelled out by SIMDe: no region. */
 #define HWQ_PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
+#if HWQ_EMULATE
+#define HWQ_TARGET(isa)
+#define HWQ_TARGET_END
+#elif defined(__clang__)
 #define HWQ_TARGET(isa) HWQ_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
 #define HWQ_TARGET_END _Pragma("clang attribute pop")
 #else

@@ -1,4 +1,4 @@
-/* The harness, and the main program: `check` runs every check, `check --time` times the ops of every path. */
+/* The harness, and the main program: `check [--brief] [--only PATH...]` runs every check, `check --time` times every path. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "check.h"
 
@@ -7,6 +7,8 @@
 
 enum { CANARY = 64 };
 uint64_t check_seed = 1;
+int check_brief;
+static unsigned wanted = ~0u; /* bits: paths */
 static long checks, failures;
 static const char *current_op = "";
 static int current_path;
@@ -46,6 +48,8 @@ void check_guard(const guarded *g)
     munmap(g->pages, g->length);
 }
 
+int check_wanted(int path) { return wanted >> path & 1; }
+
 void check_begin(const char *op, int path)
 {
     current_op = op;
@@ -75,9 +79,15 @@ int main(int argc, char **argv)
         time_ops();
         return 0;
     }
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--brief") == 0) check_brief = 1;
+        else if (strcmp(argv[i], "--only") == 0) wanted = 0;
+        else if (hwq_path_find(argv[i]) >= 0 && hwq_path_available(hwq_path_find(argv[i]))) wanted |= 1u << hwq_path_find(argv[i]);
+        else return fprintf(stderr, "not a path of this CPU: %s\n", argv[i]), 2;
+    }
     printf("paths:");
     for (int path = 0; path < hwq_path_count(); path++)
-        if (hwq_path_available(path)) printf(" %s", hwq_path_name(path));
+        if (check_wanted(path) && hwq_path_available(path)) printf(" %s", hwq_path_name(path));
     printf("\n");
     void (*const files[])(void) = {check_paths, check_gemm, check_float, check_requantize, check_window, check_elementwise, check_state};
     const char *const names[] = {"paths", "gemm", "float", "requantize", "window", "elementwise", "state"};

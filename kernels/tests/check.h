@@ -37,10 +37,15 @@ void check_begin(const char *op, int path);
 void check_equal(const void *got, const void *want, size_t bytes, const char *what);
 void check_true(int condition, const char *what);
 
-/* Run `body` for every path of this CPU; `path` is its number, and the path is chosen. */
+/* Run `body` for every wanted path of this CPU; `path` is its number, and the path is chosen. */
 #define EACH_PATH(path)                                                                                                       \
     for (int path = 0; path < hwq_path_count(); path++)                                                                       \
-        if (hwq_path_choose(path) == 0)
+        if (check_wanted(path) && hwq_path_choose(path) == 0)
+
+/* --only names the paths that are wanted; all are, without it. --brief: fewer of the repetitions that bring no new tail or
+ * edge, for emulators. */
+int check_wanted(int path);
+extern int check_brief;
 
 /* ---- The files of checks ---- */
 void check_paths(void);

@@ -1,0 +1,73 @@
+/* Integer GEMM on AArch64: the driver that neon, neondot and i8mm share. A path brings one tile function; the rest is here.
+ *
+ * Bytes are read as int8 (u8 minus 128, its zero point likewise), so one signed tile serves both ops:
+ *   sum (a - za)(w - zw) = sum a w - za sum w - zw sum a + K za zw    modulo 2^32, where every step is exact.
+ * a is packed as panels of 4 rows: per quad of k, 16 bytes = 4 rows x 4 k, the mirror of the weights' 16 columns x 4 k. k and
+ * rows are padded with 0; padded k meets padded weights, which are 0 too, and sum a counts real k only. */
+#ifndef HWQ_GEMM_ARM_H
+#define HWQ_GEMM_ARM_H
+#include "epilogue.h"
+#include "isa.h"
+
+#include <string.h>
+
+enum { HWQ_ARM_ROWS = 64, HWQ_ARM_PANEL = 4, HWQ_ARM_COLUMNS = 256 };
+
+/* c[r * stride + j] = sum of a * w for 4 rows and 16 columns over `quads` quads. */
+typedef void hwq_arm_tile(int64_t quads, const int8_t *a, const int8_t *b, int32_t *c, int64_t stride);
+
+static inline void hwq_arm_pack(const uint8_t *a, int64_t stride, int64_t rows, int64_t k, uint8_t flip, int8_t *to, uint32_t *sums)
+{
+    const int64_t k4 = (k + 3) / 4 * 4;
+    memset(to, 0, (size_t)((rows + 3) / 4 * 4 * k4));
+    for (int64_t r = 0; r < rows; r++) {
+        int8_t *panel = to + r / HWQ_ARM_PANEL * HWQ_ARM_PANEL * k4 + r % HWQ_ARM_PANEL * 4;
+        uint32_t sum = 0;
+        for (int64_t i = 0; i < k; i++) {
+            const int8_t v = (int8_t)(a[r * stride + i] ^ flip);
+            panel[i / 4 * (4 * HWQ_ARM_PANEL) + i % 4] = v;
+            sum += (uint32_t)v;
+        }
+        sums[r] = sum;
+    }
+}
+
+static inline __attribute__((always_inline)) void hwq_arm_multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point, hwq_arm_tile *tile)
+{
+    const hwq_packed *w = args->weights;
+    const int64_t k = w->k, n = w->n, k4 = (k + 3) / 4 * 4, base = args->group * n;
+    const int8_t *packed = w->quads + args->group * hwq_packed_bytes(k, n);
+    const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
+    const int64_t out_size = hwq_type_size(args->epilogue->out_type);
+    int32_t *block = args->workspace; /* 64 rows x 256 columns, then 64 rows of k4 bytes: within hwq_gemm_workspace(k) */
+    int8_t *panels = (int8_t *)(block + HWQ_ARM_ROWS * HWQ_ARM_COLUMNS);
+    uint32_t sums[HWQ_ARM_ROWS];
+    for (int64_t top = 0; top < args->m; top += HWQ_ARM_ROWS) {
+        const int64_t rows = args->m - top < HWQ_ARM_ROWS ? args->m - top : HWQ_ARM_ROWS;
+        hwq_arm_pack((const uint8_t *)args->a + top * args->a_stride, args->a_stride, rows, k, flip, panels, sums);
+        for (int64_t first = begin; first < end; first += HWQ_ARM_COLUMNS) {
+            const int64_t last = first + HWQ_ARM_COLUMNS < end ? first + HWQ_ARM_COLUMNS : end;
+            for (int64_t column = first; column < last; column += HWQ_STRIP) {
+                const int64_t width = last - column < HWQ_STRIP ? last - column : HWQ_STRIP;
+                uint32_t terms[HWQ_STRIP] = {0}, points[HWQ_STRIP] = {0};
+                for (int64_t j = 0; j < width; j++) {
+                    const int64_t at = base + column + j;
+                    const uint32_t zw = w->zero_points ? (uint32_t)w->zero_points[at] : 0, za = (uint32_t)zero_point;
+                    terms[j] = (args->bias ? (uint32_t)args->bias[at] : 0) - za * (uint32_t)w->column_sums[at] + (uint32_t)k * za * zw;
+                    points[j] = zw;
+                }
+                for (int64_t r = 0; r < rows; r += HWQ_ARM_PANEL) {
+                    int32_t *c = block + r * HWQ_ARM_COLUMNS + column - first;
+                    tile(k4 / 4, panels + r * k4, packed + column / HWQ_STRIP * k4 * HWQ_STRIP, c, HWQ_ARM_COLUMNS);
+                    for (int64_t i = r; i < rows && i < r + HWQ_ARM_PANEL; i++, c += HWQ_ARM_COLUMNS)
+                        for (int j = 0; j < HWQ_STRIP; j++) c[j] = (int32_t)((uint32_t)c[j] + terms[j] - points[j] * sums[i]);
+                }
+            }
+            const hwq_epilogue epilogue = hwq_epilogue_at(args->epilogue, top, first);
+            hwq_requantize(&epilogue, rows, last - first, base + first, block, HWQ_S32, HWQ_ARM_COLUMNS,
+                           (char *)args->out + (top * args->out_stride + first) * out_size, args->out_stride);
+        }
+    }
+}
+
+#endif
