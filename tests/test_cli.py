@@ -26,7 +26,7 @@ VERBS = [
     "accelerators",
     "dialects",
 ]
-LATER = ["portability", "check", "explain", "search", "sweep", "diff", "plan", "validate", "fit", "bench"]
+LATER = ["portability", "check", "search", "sweep", "diff", "plan", "fit", "bench"]
 
 
 def run(*arguments: object, code: int = 0):

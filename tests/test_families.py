@@ -133,5 +133,5 @@ def test_unknown_families_are_refused():
 
 
 def test_every_rule_says_where_it_comes_from():
-    assert set(FAMILIES) == {"systolic", "gpu", "npu", "cpu"}
+    assert set(FAMILIES) == {"systolic", "gpu", "npu", "cpu", "spatial"}
     assert all(len(rule.evidence) > 20 for rule in FAMILY_RULES.values())

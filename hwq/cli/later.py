@@ -12,12 +12,10 @@ __all__ = ["attach"]
 _LATER = {
     "portability": "one model on every runtime and CPU class, side by side",
     "check": "whether a machine supports every layer of a plan, and what a fallback costs",
-    "explain": "ranked causes of a difference in cost between two plans",
     "search": "the Pareto front of plans on a machine",
     "sweep": "one model over thousands of machine configurations",
     "diff": "what changes between two plans: layers, bits, cost",
     "plan": "import of other tools' plans (plan import FILE)",
-    "validate": "our estimates against published measurements",
     "bench": "our kernels beside every other exact runtime, in one process",
     "fit": "fit a machine file's open constants to measurements (fit MACHINE.toml)",
 }

@@ -9,7 +9,7 @@ from hwq.graph import Graph
 __all__ = ["FAMILIES", "lower"]
 
 # Machine families that have a rule table of their own; a machine's name is resolved to its family by the caller.
-FAMILIES = ("systolic", "gpu", "npu", "cpu")
+FAMILIES = ("systolic", "gpu", "npu", "cpu", "spatial")
 
 
 def lower(graph: Graph, rules: str) -> Graph:
@@ -20,7 +20,7 @@ def lower(graph: Graph, rules: str) -> Graph:
     graph : Graph
         In source form.
     rules : str
-        A dialect (``hwq.dialects()`` lists them) or a machine family (``systolic``, ``gpu``, ``npu``, ``cpu``).
+        A dialect (``hwq.dialects()`` lists them) or a machine family (``systolic``, ``gpu``, ``npu``, ``cpu``, ``spatial``).
 
     Returns
     -------

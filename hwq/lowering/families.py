@@ -73,6 +73,10 @@ FAMILY_RULES: Mapping[str, Fusion] = MappingProxyType({
         CLAMPS | {"Add", "BatchNormalization"}, frozenset(), True, SUMS,
         "onnxruntime and oneDNN: convolution or product with bias, clamp and sum",
     ),
+    "spatial": Fusion(
+        CLAMPS | {"BatchNormalization"}, CLAMPS, False, SUMS | POOLS,
+        "Chen et al., JSSC 2017: results pass a ReLU unit on their way to DRAM",
+    ),
 })  # fmt: skip
 
 
@@ -83,7 +87,7 @@ def lower_for_family(graph: Graph, family: str, apart: frozenset[str] = frozense
     ----------
     graph : Graph
         Source form; shapes need not be known. Q/DQ may have unset scales.
-    family : {"systolic", "gpu", "npu", "cpu"}
+    family : {"systolic", "gpu", "npu", "cpu", "spatial"}
     apart : frozenset of op
         Operators that this machine runs elsewhere or not at all: they join no group.
 

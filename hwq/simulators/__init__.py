@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwq.simulators.accelerator import Accelerator, accelerators, find
     from hwq.simulators.estimation import Estimate, LayerEstimate, estimate
+    from hwq.simulators.explanation import Explanation, explain
 
-__all__ = ["Accelerator", "Estimate", "LayerEstimate", "accelerators", "estimate", "find"]
+__all__ = ["Accelerator", "Estimate", "Explanation", "LayerEstimate", "accelerators", "estimate", "explain", "find"]
 
 _HOMES = {"Accelerator": "accelerator", "accelerators": "accelerator", "find": "accelerator",
-          "Estimate": "estimation", "LayerEstimate": "estimation", "estimate": "estimation"}  # fmt: skip
+          "Estimate": "estimation", "LayerEstimate": "estimation", "estimate": "estimation",
+          "Explanation": "explanation", "explain": "explanation"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -147,7 +147,7 @@ class Accelerator:
     def peak_macs_per_second(self, precision: str) -> float:
         """MACs per second if every multiplier worked in every cycle at the sustained clock."""
         rate = self.rate(precision)
-        if self.family == "systolic":
+        if self.family in {"systolic", "spatial"}:
             rate *= self.value("array.rows") * self.value("array.cols")
         elif self.family == "npu":
             # A MAC array takes 8 input channels per output of its microblock and cycle (see simulators/README.md).

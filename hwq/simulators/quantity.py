@@ -31,7 +31,7 @@ UNITS: Mapping[str, tuple[str, float]] = {
     "MAC/cycle": ("MACs per cycle", 1.0), "MAC/MAC int8": ("relative rate", 1.0),
     "cycle/element": ("cycles per element", 1.0),
     "W": ("power", 1.0), "mW": ("power", 1e-3),
-    "nm": ("node", 1.0), "bit": ("width", 1.0), "count": ("count", 1.0),
+    "nm": ("node", 1.0), "bit": ("width", 1.0), "count": ("count", 1.0), "x": ("ratio", 1.0),
     "fraction": ("fraction", 1.0), "%": ("fraction", 0.01),
     "pJ": ("energy", 1.0), "fJ": ("energy", 1e-3), "pJ/bit": ("energy per bit", 1.0), "pJ/B": ("energy per bit", 0.125),
 }  # fmt: skip

@@ -109,11 +109,25 @@ _CPU: dict[str, Field] = {
     "overhead": Field("time", "one operator: dispatch and thread barrier"),
 }
 
+_SPATIAL: dict[str, Field] = {
+    "array.rows": Field("count", "rows of processing elements", whole=True),
+    "array.cols": Field("count", "columns of processing elements", whole=True),
+    "spad.input": Field("count", "input words that a PE keeps", whole=True),
+    "spad.filter": Field("count", "weights that a PE keeps", whole=True),
+    "spad.sum": Field("count", "partial sums that a PE keeps", whole=True),
+    "spad.capacity": Field("data", "scratchpads of one PE together"),
+    "buffer.capacity": Field("data", "global buffer for feature maps and partial sums"),
+    "buffer.sum": Field("width", "one partial sum in the global buffer", whole=True),
+    "vector.lanes": Field("operations per cycle", "scalar operations per cycle on results"),
+    "dram.compression": _optional("ratio", "uncompressed over compressed DRAM bytes; absent: 1"),
+}
+
 FAMILIES: Mapping[str, Mapping[str, Field]] = {
     "systolic": _COMMON | _SYSTOLIC,
     "gpu": _COMMON | _GPU,
     "npu": _COMMON | _NPU,
     "cpu": _COMMON | _CPU,
+    "spatial": _COMMON | _SPATIAL,
 }
 
 # Words, where a machine chooses among ways to work.
@@ -127,12 +141,14 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "gpu": {"dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2")},
     "npu": {"flash.kind": ("flash", "DDR3", "DDR4", "LPDDR4")},
     "cpu": {"dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2")},
+    "spatial": {"dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2")},
 }
 
 # Dimension of a precision's rate: relative to int8 where the array fixes the peak, else MACs per cycle and SM or core.
 RATES: Mapping[str, str] = {
     "systolic": "relative rate",
     "npu": "relative rate",
+    "spatial": "relative rate",
     "gpu": "MACs per cycle",
     "cpu": "MACs per cycle",
 }
