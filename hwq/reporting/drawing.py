@@ -131,6 +131,11 @@ class Canvas:
                     raise ValueError(f"figure {self.identifier}: an axis has no label")
         stream = io.StringIO()
         with _style(self.identifier):
+            # The solver runs here, once: savefig would draw the whole figure a second time just to call it.
+            engine = self.figure.get_layout_engine()
+            if engine is not None:
+                engine.execute(self.figure)
+            self.figure.set_layout_engine(None)
             self.figure.savefig(
                 stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
             )
