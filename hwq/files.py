@@ -66,6 +66,9 @@ def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np
     source = Path(path)
     _size(source)
     try:
+        if not zipfile.is_zipfile(source):
+            read_bytes(source, max_bytes)
+            return {"arr_0": _array({"": np.load(source, allow_pickle=False)}, "", source)}
         with zipfile.ZipFile(source) as archive:
             claimed = sum(member.file_size for member in archive.infolist())
         if claimed > max_bytes:
@@ -76,16 +79,9 @@ def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np
             )
         with np.load(source, allow_pickle=False) as arrays:
             return {name: _array(arrays, name, source) for name in arrays.files}
-    except zipfile.BadZipFile:
-        pass
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
+        # RuntimeError: an encrypted member, or a header that nests too deep; NotImplementedError is one.
         raise _bad_archive(source, error) from error
-    try:
-        read_bytes(source, max_bytes)
-        array = np.load(source, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise _bad_archive(source, error) from error
-    return {"arr_0": array}
 
 
 def _array(arrays: Mapping[str, NDArray[np.generic]], name: str, source: Path) -> NDArray[np.generic]:

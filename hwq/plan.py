@@ -192,6 +192,13 @@ class Plan(_Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
 
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        if type(value) is not int:  # true and 1.0 equal 1
+            raise ValueError("must be 1")
+        return value
+
     _folder: str = PrivateAttr(default="")
 
     @field_validator("dialect")
@@ -267,14 +274,15 @@ class Plan(_Strict):
         """
         raw = read_bytes(path, MAX_PLAN_BYTES)
         try:
-            plan = cls._checked(tomllib.loads(raw.decode("utf-8")), str(path))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            table = tomllib.loads(raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or an integer of too many digits
             raise Error(
                 "this is not a plan: it cannot be read as TOML",
                 where=str(path),
                 why=str(error),
                 remedy="see the plan format in README.md; Plan.uniform().save(path) writes an example",
             ) from None
+        plan = cls._checked(table, str(path))
         plan._folder = str(Path(path).parent)
         return plan
 

@@ -10,7 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.errors import Error
+
 __all__ = ["Kind", "Work", "columns"]
+
+# Exact in float64, which closed forms compute in; times 32 bits an element it is still far inside int64.
+_LARGEST = 2**53
 
 Kind = Literal["gemm", "depthwise", "vector", "move", "none"]
 
@@ -130,7 +135,7 @@ def columns(works: Sequence[Work]) -> dict[str, NDArray[Any]]:
     for field in dataclasses.fields(Work):
         values = [getattr(work, field.name) for work in works]
         if field.type == "int":
-            table[field.name] = np.array(values, np.int64)
+            table[field.name] = _int64(values, field.name, works)
         elif field.type == "bool":
             table[field.name] = np.array(values, np.bool_)
         else:
@@ -138,5 +143,18 @@ def columns(works: Sequence[Work]) -> dict[str, NDArray[Any]]:
             column[:] = values
             table[field.name] = column
     for name in ("input_bytes", "weight_bytes", "other_bytes", "output_bytes"):
-        table[name] = np.array([getattr(work, name) for work in works], np.int64)
+        table[name] = _int64([getattr(work, name) for work in works], name, works)
     return table
+
+
+def _int64(values: Sequence[int], name: str, works: Sequence[Work]) -> NDArray[np.int64]:
+    """Bounded so that a family may add a few such numbers, or multiply one by an operand's bits, within int64."""
+    for value, work in zip(values, works, strict=True):
+        if not -_LARGEST <= value <= _LARGEST:
+            raise Error(
+                f"the layer is too large to estimate: {name} is {value:.3g}",
+                where=f"layer {work.name} ({work.op})",
+                why=f"numbers above {_LARGEST:.3g} are not computed exactly",
+                remedy="smaller input dimensions or batch",
+            )
+    return np.array(values, np.int64)

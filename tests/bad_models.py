@@ -169,6 +169,23 @@ def sequence_input() -> onnx.ModelProto:
     return model([helper.make_node("Identity", ["x"], ["y"])], [], inputs=[value])
 
 
+def product(op: str, weight: tuple[int, ...], scales: int, outputs: int = 1) -> onnx.ModelProto:
+    """A quantized convolution or product with `scales` scales of its weight and `outputs` of its result."""
+    names = ["q", "sx", "zx", "w", "sw", "zw", "sy", "zy"]
+    values = [
+        np.float32(0.1),
+        np.uint8(128),
+        np.ones(weight, np.int8),
+        np.full(scales, 0.1, np.float32),
+        np.zeros(scales, np.int8),
+    ]
+    values += [np.full(outputs, 0.1, np.float32) if outputs > 1 else np.float32(0.1), np.uint8(128)]
+    return model(
+        [helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["q"]), helper.make_node(op, names, ["y"], "bad")],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names[1:], values, strict=True)],
+    )
+
+
 def edit(change: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:
     made = model()
     change(made)
@@ -237,6 +254,13 @@ MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "axis out of range": (lambda: one("Softmax", "x", axis=9), "axis 9"),
     "axes named twice": (lambda: one("Squeeze", "x", "a", initializers=[ints("a", [0, 0])]), "twice"),
     "split that does not add up": (lambda: one("Split", "x", "s", axis=1, initializers=[ints("s", [99])]), "parts"),
+    "split into another number": (lambda: one("Split", "x", axis=1, opset=18, num_outputs=10**9), "num_outputs"),
+    "QLinearConv with five scales for four filters": (lambda: product("QLinearConv", (4, 3, 3, 3), 5), "5 values"),
+    "QLinearConv with two scales of the output": (lambda: product("QLinearConv", (4, 3, 3, 3), 4, 2), "2 values"),
+    "QLinearMatMul with five scales for four columns": (lambda: product("QLinearMatMul", (8, 4), 5), "5 values"),
+    "ConvInteger with three zero points for four filters": (lambda: model([Q("QuantizeLinear", ["x", "s", "z"], ["q"]), Q("ConvInteger", ["q", "w", "z", "p"], ["y"], "bad")], [
+        numpy_helper.from_array(np.float32(1), "s"), numpy_helper.from_array(np.uint8(0), "z"), numpy_helper.from_array(np.ones((4, 3, 3, 3), np.int8), "w"),
+        numpy_helper.from_array(np.zeros(3, np.int8), "p")]), "3 values"),
     "slice with step 0": (lambda: one("Slice", "x", "s", "e", "a", "z", initializers=[ints("s", [0]), ints("e", [1]), ints("a", [0]), ints("z", [0])]), "step"),
     "gather by floats": (lambda: one("Gather", "x", "x"), "int32 or int64"),
     "endless range": (lambda: model([Q("Range", ["s", "l", "d"], ["y"], "bad")], [ints("s", [0]), ints("l", [9]), ints("d", [0])], inputs=[]), "range"),

@@ -169,3 +169,27 @@ def test_saved_graph_is_not_trusted(tmp_path: Path) -> None:
         np.savez(path, hwq_graph=np.frombuffer(bad, np.uint8))
         with pytest.raises(Error):
             load(path)
+
+
+def test_what_no_memory_and_no_int64_holds_is_one_error(tmp_path: Path) -> None:
+    """Shapes alone cost nothing: the estimate and the run say what would be too large."""
+    import hwq
+
+    def image(side: int) -> Path:
+        path = tmp_path / "large.onnx"
+        path.write_bytes(
+            model(inputs=[helper.make_tensor_value_info("x", FLOAT, ["N", 3, side, side])]).SerializeToString()
+        )
+        return path
+
+    plan = hwq.Plan.uniform(weights="int8", activations="int8")
+    for side in (1 << 31, 1 << 40):
+        with pytest.raises(Error, match="too large to estimate"):
+            hwq.estimate(load(image(side)), "t4", plan=plan)
+    assert hwq.estimate(load(image(1 << 16)), "t4", plan=plan).macs == (1 << 32) * 27 * 4
+    doubled = [
+        Q("Concat", [f"t{i}" if i else "x"] * 2, [f"t{i + 1}" if i < 39 else "y"], f"c{i}", axis=0) for i in range(40)
+    ]
+    (tmp_path / "double.onnx").write_bytes(model(doubled, []).SerializeToString())
+    with pytest.raises(Error, match="more than the bound"):
+        hwq.execute(load(tmp_path / "double.onnx"), np.ones((1, 3, 8, 8), np.float32))

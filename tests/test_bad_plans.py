@@ -61,6 +61,8 @@ FILES = {
     "JSON": ('{"schema": 1}', ["cannot be read as TOML"]),
     "duplicate key": ("schema = 1\nschema = 1\n", ["cannot be read as TOML"]),
     "wrong schema": ("schema = 2\n", ["schema"]),
+    "schema that is true": ("schema = true\n", ["schema"]),
+    "integer of 5000 digits": ("schema = " + "9" * 5000, ["cannot be read as TOML"]),
     "unknown dialect": ('schema = 1\ndialect = "fortran"\n', ["fortran", "one of"]),
     "empty match": ("schema = 1\n[[layers]]\nmatch = {}\n", ["layers.0.match", "needs name, op or tensor"]),
     "missing match": ('schema = 1\n[[layers]]\nweights = { dtype = "int8" }\n', ["layers.0.match"]),
@@ -267,6 +269,14 @@ def test_archives(cnn: Graph, tmp_path: Path) -> None:
     refused(lambda: hwq.calibrate(cnn, tmp_path / "objects.npz"), "objects.npz")
     np.savez(tmp_path / "two.npz", images_=tiny.images(2), more=tiny.images(2))
     refused(lambda: hwq.calibrate(cnn, tmp_path / "two.npz"), "nothing for the model's input x", "images_")
+    whole = stream.getvalue()
+    locked = bytearray(whole)  # bit 0 of the flags, in the member's header and in the directory: encrypted
+    locked[6] |= 1
+    locked[locked.find(b"PK\x01\x02") + 8] |= 1
+    refused(lambda: hwq.calibrate(cnn, write("locked.npz", bytes(locked))), "locked.npz", "encrypted")
+    flipped = bytearray(whole)
+    flipped[whole.find(b"PK\x01\x02") - 9] ^= 255
+    refused(lambda: hwq.calibrate(cnn, write("flipped.npz", bytes(flipped))), "flipped.npz", "CRC")
     # A member that claims 40 GB of zeros: refused by its claim, before a byte is unpacked.
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**10,)})

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwq.errors import Error
 from hwq.execution.steps import Kernel, View, is_group
+from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.lowering.liveness import Lifetime, place
 from hwq.ops.evaluate import evaluate_node
@@ -122,6 +124,13 @@ def _infer(graph: Graph, node: Node, operands: Sequence[Tensor | None]) -> list[
         stated = graph.tensors[value]
         concrete = known and all(isinstance(dim, int) for dim in shape)
         made.append(dataclasses.replace(stated, shape=shape if concrete else (), known_shape=concrete, data=None))
+    size = sum(tensor.bytes for tensor in made if tensor is not None and tensor.concrete)
+    if size > MAX_BYTES:
+        raise Error(
+            f"it would make {size} bytes, more than the bound of {MAX_BYTES}",
+            where=f"node {node.name} ({node.kind})",
+            remedy="fewer samples at once, or smaller inputs",
+        )
     return made
 
 

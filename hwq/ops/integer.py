@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq.graph import Array, Graph, Node, Tensor
+from hwq.graph import Array, Dim, Graph, Node, Tensor
 from hwq.ops import arithmetic, dims, spatial, storage
 from hwq.ops.base import Inferred, Op, register
 from hwq.ops.convolution import convolution_shape, convolution_work, filters_first
@@ -39,6 +39,41 @@ def _require_bytes(node: Node, *tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is not None and tensor.dtype not in {"int8", "uint8"} and not tensor.dtype.startswith("float8"):
             raise dims.fault(node, f"an operand is {tensor.dtype}", "the operator takes int8 and uint8")
+
+
+def _require_values(node: Node, tensor: Tensor | None, what: str, along: Dim | None = None) -> None:
+    """A scale or zero point: one number, or where `along` is given one each for that many rows, columns or filters."""
+    if tensor is None or not tensor.concrete or tensor.elements == 1 or not isinstance(along, int | None):
+        return
+    # More axes are ONNX's batched products: there, any shape that broadcasts.
+    if along is None or (len(tensor.shape) == 1 and tensor.elements != along):
+        raise dims.fault(
+            node,
+            f"the {what} has {tensor.elements} values",
+            "one for the whole tensor" + ("" if along is None else f", or one for each of {along}, are possible"),
+        )
+
+
+def _require_product_values(node: Node, inputs: Sequence[Tensor | None], first: int, a: Tensor, b: Tensor) -> None:
+    """Scales and zero points of ``a`` go by its rows, those of ``b`` by its columns; ``y`` goes with ``a``."""
+    rows: Dim | None = a.shape[-2] if a.known_shape and len(a.shape) > 1 else "unknown"
+    columns: Dim | None = b.shape[-1] if b.known_shape and b.shape else "unknown"
+    places: list[tuple[int, Dim | None]] = [(2, rows), (3, columns)]
+    if first == 1:
+        places = [(1, rows), (2, rows), (4, columns), (5, columns), (6, rows), (7, rows)]
+    for index, along in places:
+        if index < len(inputs):
+            _require_values(node, inputs[index], f"scale or zero point (input {index})", along)
+
+
+def _require_filter_values(
+    node: Node, inputs: Sequence[Tensor | None], whole: Sequence[int], each: Sequence[int], weight: Tensor
+) -> None:
+    filters: Dim = weight.shape[0] if weight.known_shape and weight.shape else "unknown"
+    for index in (*whole, *each):
+        if index < len(inputs):
+            along = filters if index in each else None
+            _require_values(node, inputs[index], f"scale or zero point (input {index})", along)
 
 
 def _shifted(x: Array, zero_point: Array | None, shape: Sequence[int]) -> NDArray[np.int32]:
@@ -90,6 +125,7 @@ class MatMulInteger(Op):
         a, b = inputs[0], inputs[1]
         assert a is not None and b is not None
         _require_bytes(node, a, b)
+        _require_product_values(node, inputs, 2, a, b)
         return [("int32", *product_shape(node, a, b))]
 
     def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -117,6 +153,7 @@ class ConvInteger(Op):
         x, weight = inputs[0], inputs[1]
         assert x is not None and weight is not None
         _require_bytes(node, x, weight)
+        _require_filter_values(node, inputs, (2,), (3,), weight)
         shape, known = convolution_shape(node, x, weight, None)
         return [("int32", shape if known else (), known)]
 
@@ -147,6 +184,7 @@ class QLinearMatMul(Op):
             raise dims.fault(
                 node, "QLinearMatMul of float8 operands is not supported", None, "use QuantizeLinear and MatMul"
             )
+        _require_product_values(node, inputs, 1, a, b)
         return [(point.dtype, *product_shape(node, a, b))]
 
     def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -178,6 +216,7 @@ class QLinearConv(Op):
         x, weight, point = inputs[0], inputs[3], inputs[7]
         assert x is not None and weight is not None and point is not None
         _require_bytes(node, x, weight, point)
+        _require_filter_values(node, inputs, (1, 2, 6, 7), (4, 5), weight)
         bias = inputs[8] if len(inputs) > 8 else None
         if bias is not None and bias.dtype != "int32":
             raise dims.fault(node, f"the bias must be int32, not {bias.dtype}")

@@ -101,6 +101,8 @@ class Split(Movement):
             raise dims.fault(node, "Split needs an input and at most the sizes of the parts")
         x, second = inputs[0], inputs[1] if len(inputs) > 1 else None
         count = len(node.outputs)
+        if second is None and int(node.attributes.get("num_outputs", count)) != count:
+            raise dims.fault(node, f"num_outputs is {node.attributes['num_outputs']}, but the node has {count} outputs")
         if not x.known_shape:
             return [(x.dtype, (), False)] * count
         axis = dims.axis_of(node, int(node.attributes.get("axis", 0)), len(x.shape))
