@@ -103,6 +103,7 @@ cdef extern from "hwq/kernels.h" nogil:
     int64_t hwq_gemm_workspace(int64_t)
     void hwq_gemm_u8s8(const hwq_gemm_args *)
     void hwq_gemm_s8s8(const hwq_gemm_args *)
+    void hwq_gemm_saturating(const hwq_gemm_args *)
     void hwq_gemm_f32(const hwq_gemm_f32_args *)
     void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
     void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)

@@ -84,6 +84,7 @@ def pack_f32(
 def gemm(
     a: Buffer,
     is_signed: bool,
+    saturating: bool,
     first_row: int,
     rows: int,
     a_zero_point: int,

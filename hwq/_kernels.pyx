@@ -174,7 +174,7 @@ def pack_f32(weights, int64_t offset, int64_t k, int64_t n, int64_t k_stride, in
         hwq_pack_f32(pw + offset, k, n, k_stride, n_stride, pp + group * floats)
 
 
-def gemm(a, bint is_signed, int64_t first_row, int64_t rows, int a_zero_point, Packed weights, int64_t first_strip, int64_t strips, bias,
+def gemm(a, bint is_signed, bint saturating, int64_t first_row, int64_t rows, int a_zero_point, Packed weights, int64_t first_strip, int64_t strips, bias,
          Epilogue epilogue, residual, out):
     """Rows [first_row, first_row + rows) and columns of the strips, of dense row-major a, residual and out."""
     cdef _Views v = _Views()
@@ -199,7 +199,9 @@ def gemm(a, bint is_signed, int64_t first_row, int64_t rows, int a_zero_point, P
     cdef uint64_t state
     with nogil:
         state = hwq_state_enter()
-        if is_signed:
+        if saturating:
+            hwq_gemm_saturating(&args)
+        elif is_signed:
             hwq_gemm_s8s8(&args)
         else:
             hwq_gemm_u8s8(&args)

@@ -7,7 +7,7 @@ version of one runtime. Variants are names, never options.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from hwq.errors import Error, NotSupportedYet
@@ -73,43 +73,77 @@ class Dialect:
 
 ORT_RUNTIME = "onnxruntime 1.31.1, CPU execution provider, x86-64"
 LATER = "not supported yet"
+UNVERIFIED = "documented, unverified"
 # TensorFlow Lite's int8 specification: ops with one scale in and out, and outputs with a prescribed scale.
 LITERT_TIED = frozenset({"AveragePool", "Concat"})
 LITERT_FIXED = MappingProxyType({"Softmax": (1 / 256, -128), "Sigmoid": (1 / 256, -128), "Tanh": (1 / 128, 0)})
 
-_TABLE = (
-    Dialect(
-        name="ort",
-        summary="onnxruntime at its default optimisation level with its exact kernels (session.x64quantprecision=1)",
-        runtime=ORT_RUNTIME,
-        status="verified",
-        roundings=MappingProxyType({"*": "fp32"}),
-        formulas=MappingProxyType(
-            {
-                "Add": "ort-add",
-                "Mul": "ort-mul",
-                "Softmax": "ort-softmax",
-                "float-product": "mlas",
-                "float-average": "mlas",
-            }
-        ),
-        fused=frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Sigmoid", "LeakyRelu", "Softmax", "AveragePool",
-                         "GlobalAveragePool", "Concat"}),
-        weight_dtypes=frozenset({"int8", "uint8"}),
+_ORT = Dialect(
+    name="ort",
+    summary="onnxruntime at its default optimisation level with its exact kernels (session.x64quantprecision=1)",
+    runtime=ORT_RUNTIME,
+    status="verified",
+    evidence="54,535,235 values of 54 kinds of one-op models, a million each, random and on ties: 0 differ; float LayerNormalization 1 of 1,015,808; "
+    "MatMulNBits' float sums differ in most values, by ulps",
+    roundings=MappingProxyType({"*": "fp32"}),
+    formulas=MappingProxyType(
+        {
+            "Add": "ort-add",
+            "Mul": "ort-mul",
+            "Softmax": "ort-softmax",
+            "float-product": "mlas",
+            "float-average": "mlas",
+        }
     ),
+    fused=frozenset(
+        {
+            "Conv",
+            "MatMul",
+            "Gemm",
+            "Add",
+            "Mul",
+            "Sigmoid",
+            "LeakyRelu",
+            "Softmax",
+            "AveragePool",
+            "GlobalAveragePool",
+            "Concat",
+        }
+    ),
+    weight_dtypes=frozenset({"int8", "uint8"}),
+)
+
+_TABLE = (
+    _ORT,
     Dialect(
         name="ort-unfused",
         summary="onnxruntime with optimisation off: every Q and DQ runs, every op between them is float32",
         runtime=ORT_RUNTIME,
         status="verified",
-        formulas=MappingProxyType({"float-product": "mlas", "float-average": "mlas"}),
+        evidence="1,519,481 values of 54 kinds of one-op models: 0 differ",
+        formulas=_ORT.formulas,
         fused=frozenset(),
         weight_dtypes=frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4"}),
         activation_dtypes=frozenset({"int8", "uint8", "int16", "uint16"}),
     ),
-    Dialect(name="onnx", summary="the ONNX standard, as its reference evaluator reads it", runtime="onnx 1.23.2", status=LATER),
-    Dialect(name="ort-avx2-saturating", summary="onnxruntime's default u8 x s8 kernels on an x86-64 CPU without VNNI",
-            runtime=ORT_RUNTIME, status=LATER),
+    Dialect(
+        name="onnx",
+        summary="the ONNX standard, as its reference evaluator reads it: nothing is fused",
+        runtime="onnx 1.23.2, reference evaluator",
+        status="verified",
+        evidence="724,913 values of quantization operators: 0 differ; the 45 quantization node tests of onnx.backend.test: all pass; floats in our own order",
+        formulas=MappingProxyType({"requantize": "reference-evaluator"}),
+        weight_dtypes=frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4"}),
+        activation_dtypes=frozenset({"int8", "uint8", "int16", "uint16"}),
+    ),
+    replace(
+        _ORT,
+        name="ort-avx2-saturating",
+        summary="onnxruntime's default u8 x s8 kernels on an x86-64 CPU without VNNI: neighboring products saturate in int16",
+        runtime="onnxruntime 1.31.1, CPU execution provider, x86-64 with AVX2 and without VNNI (qemu-user 7.2 -cpu EPYC-Rome)",
+        evidence="1,408,973 values of 54 kinds of one-op models: 0 differ; every test image of ResNet-8 and DS-CNN, 41,940 outputs: 0 differ",
+        formulas=MappingProxyType({**_ORT.formulas, "u8s8-product": "saturating-pairs"}),
+    ),
     Dialect(name="litert-ref", summary="LiteRT's reference kernels (BUILTIN_REF)", runtime="ai-edge-litert 2.3.0", status=LATER,
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-ref-fixedfc", summary="older TensorFlow Lite: fixed-point FULLY_CONNECTED", runtime="tensorflow < 2.x with f64 FC",
@@ -119,8 +153,10 @@ _TABLE = (
     Dialect(name="torch-fbgemm", summary="PyTorch eager quantized operators, fbgemm engine", runtime="torch 2.13.0", status=LATER,
             bias_dtype="float32"),
     Dialect(name="torch-pt2e", summary="PyTorch PT2E reference decomposition", runtime="torch 2.13.0", status=LATER, bias_dtype="float32"),
-    Dialect(name="tensorrt", summary="TensorRT's documented INT8 rules: no zero points", runtime="TensorRT 10 (documentation)",
-            status=LATER, symmetric_weights=True, symmetric_activations=True),
+    Dialect(name="tensorrt", summary="TensorRT's documented INT8 rules: no zero points, rint(clip(x / s)); products in float32 between Q and DQ",
+            runtime="TensorRT 10 (documentation)", status=UNVERIFIED,
+            evidence="NVIDIA's documentation only: no runtime to compare with, and it promises no bits of its own",
+            symmetric_weights=True, symmetric_activations=True, activation_dtypes=frozenset({"int8"})),
 )  # fmt: skip
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _TABLE})

@@ -213,7 +213,7 @@ BAD = {
     "a format of later": ("export", "{0}/q.onnx", "-o", "{0}/never.onnx", "--format", "qoperator"),
     "no such rules": ("lower", "{0}/model.onnx", "--to", "abacus"),
     "no such accelerator": ("accelerators", "show", "abacus"),
-    "verify": ("dialects", "--verify", "ort"),
+    "verify": ("dialects", "--verify", "abacus"),
     "a machine to run on": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--on", "systolic:32x32:ws"),
 }
 
@@ -229,6 +229,10 @@ def test_bad_input_is_one_error_and_code_2(case: str, folder) -> None:
     told = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
     assert told[0].startswith("hwq: ") and not any(line.startswith("hwq: ") for line in told[1:]), result.stderr
     assert sorted(folder.rglob("*")) == before, "something half-written was left behind"
+
+
+def test_a_dialect_that_cannot_be_verified_is_a_failed_check() -> None:
+    assert "cannot be verified" in run("dialects", "--verify", "tensorrt", code=1).stderr
 
 
 def test_usage_errors_are_code_2() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwq.cli import options
-from hwq.cli.console import emit, guarded, table
+from hwq.cli.console import emit, guarded, progress, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,25 +127,54 @@ def report(
     emit("report", {"file": str(out)}, lambda console: console.print(f"wrote {out}", markup=False), json)
 
 
+def _verify(name: str, values: int, json: bool) -> None:
+    from hwq.dialect import find
+    from hwq.errors import Error
+    from hwq.verification import verify
+
+    find(name)
+    try:
+        with progress(f"verifying {name}") as report:
+            made = verify(name, values=values, progress=report)
+    except Error as error:  # what cannot be verified is not verified: a failed check, not bad usage
+        typer.echo(f"hwq: {error}", err=True)
+        raise typer.Exit(1) from None
+
+    def show(console: Console) -> None:
+        console.print(f"{name}: {made.runtime} {made.version} ({made.command})", markup=False)
+        drawn = table("", "case", "values", "differing", "")
+        for case in made.cases:
+            note = case.failure or ("rate only" if case.rate_only else "")
+            drawn.add_row(case.name, f"{case.values:,}", f"{case.differing:,}", note)
+        console.print(drawn)
+        console.print(
+            f"{made.values:,} values compared, {made.differing:,} differ: {'verified' if made.passed else 'NOT verified'}"
+        )
+
+    emit("dialects", made.to_dict(), show, json)
+    if not made.passed:
+        raise typer.Exit(1)
+
+
 @guarded
 def dialects(
     verify: Annotated[
         str | None,
-        typer.Option("--verify", metavar="NAME", help="Run the dialect against its runtime again (comes later)."),
+        typer.Option(
+            "--verify",
+            metavar="NAME",
+            help="Run the dialect against its installed runtime again; exit 1 on any difference.",
+        ),
     ] = None,
+    values: Annotated[int, typer.Option("--values", min=1, help="Values to compare in each case, at least.")] = 100_000,
     json: options.Json = False,
 ) -> None:
     """List the rounding contracts: which runtime's bits, and what verified it."""
     import hwq
-    from hwq.dialect import find
-    from hwq.errors import NotSupportedYet
 
     if verify is not None:
-        find(verify)
-        raise NotSupportedYet(
-            f"hwq dialects --verify {verify}",
-            remedy="tests/test_same_bits.py compares ort and ort-unfused with onnxruntime",
-        )
+        _verify(verify, values, json)
+        return
     found = hwq.dialects().values()
     rows = [
         {

@@ -6,7 +6,7 @@ from typing import Any
 
 from hwq.dialect import find
 from hwq.errors import Error
-from hwq.execution import elementwise, islands, products
+from hwq.execution import elementwise, islands, products, saturation, standard
 from hwq.execution.program import Input, Program, Session
 from hwq.execution.representation import require_representable
 from hwq.execution.steps import Gemm
@@ -16,7 +16,7 @@ from hwq.lowering import lower
 __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 
 # Importing a module of builders registers them.
-BUILDERS = (elementwise, islands, products)
+BUILDERS = (elementwise, islands, products, saturation, standard)
 
 
 def compile(graph: Graph, dialect: str | None = None, *, gemm: Gemm | None = None) -> Program:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.dialect import Dialect
 from hwq.errors import NotSupportedYet
-from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register, scalar, writing
+from hwq.execution.saturation import stand_in
+from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, present, register, scalar, writing
 from hwq.graph import Array, Node, Tensor
 from hwq.ops import arithmetic, spatial
 
@@ -64,13 +65,15 @@ def conv(scope: Scope) -> Kernel:
     points = scope.quantization(1).zero_points()
     packed = None if weights.data is None else _pack_conv(weights.data, points, groups, layout)
     offsets = None if bias is None else bias.data
+    dialects_own = stand_in(scope)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         x, filter_ = present(operands[0]), present(operands[1])
         added = offsets if len(operands) < 3 or offsets is not None else operands[2]
         windows = spatial.windows_of(node, _space(x, node), _kernel(filter_, node))
-        if settings.gemm is not None:
-            made = _convolve_by(settings.gemm, node, x, filter_, windows, zero, points, groups, added, epilogue)
+        instead = settings.gemm or dialects_own
+        if instead is not None:
+            made = _convolve_by(instead, node, x, filter_, windows, zero, points, groups, added, epilogue)
             return _store(made, out)
         return kernels.conv2d(
             x,
@@ -116,15 +119,18 @@ def _convolve_by(
 ) -> Array:
     """The convolution as one matrix product a group, over gathered windows: k runs over (tap, channel)."""
     assert callable(gemm)
-    image = spatial.channels_first(x, node)
+    image = np.ascontiguousarray(x if node.layout == "NHWC" else np.moveaxis(x, 1, -1))
     filters = np.moveaxis(weights, -1, 1) if node.layout == "NHWC" else weights
-    padded = arithmetic.padded(image, windows.begin, windows.end, zero)
     counts = windows.sizes
-    view = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, counts)
-    rank, batch, outputs = len(counts), x.shape[0], filters.shape[0]
+    padded = np.moveaxis(arithmetic.padded(np.moveaxis(image, -1, 1), windows.begin, windows.end, zero), 1, -1)
+    padded = np.ascontiguousarray(padded)
+    batch, outputs, rank = x.shape[0], filters.shape[0], len(counts)
     taps, depth, each = int(np.prod(windows.kernel)), filters.shape[1], filters.shape[0] // groups
-    # [N, C, *counts, *kernel] -> [N, *counts, *kernel, C]
-    rows = view.transpose(0, *range(2, 2 + 2 * rank), 1)
+    # [N, *counts, *kernel, C]: channels lie together in memory, and with them the last dimension's taps.
+    view = np.lib.stride_tricks.sliding_window_view(padded, windows.extents, axis=tuple(range(1, 1 + rank)))
+    at = (slice(0, (count - 1) * stride + 1, stride) for count, stride in zip(counts, windows.strides, strict=True))
+    view = view[(slice(None), *at, slice(None), *(slice(None, None, step) for step in windows.dilations))]
+    rows = np.moveaxis(view, 1 + rank, -1)
     spread = np.broadcast_to(points.reshape(-1), (outputs,)).astype(np.int32)
     acc = np.empty((batch * int(np.prod(counts)), outputs), np.int32)
     for group in range(groups):
@@ -211,6 +217,7 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
     fixed = right.data is not None and right.data.ndim == 2
     packed = kernels.pack(right.data, zero_point=points, layout="NK" if transpose_b else "KN") if fixed else None
     offsets = None if bias is None else bias.data
+    dialects_own = stand_in(scope)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         a, b = present(operands[0]), present(operands[1])
@@ -221,8 +228,11 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
         by_row = added if rows is None else None  # a bias with a value a row is added to the accumulators
         finish = epilogue if by_row is None else kernels.Epilogue()
         wide = np.atleast_2d(a)
-        if settings.gemm is not None or packed is None:
-            made = _batched(wide, b if b.ndim > 1 else b[:, None], zero, points, rows, finish, settings)
+        instead = settings.gemm or dialects_own
+        if instead is not None or packed is None:
+            made = _batched(
+                wide, b if b.ndim > 1 else b[:, None], zero, points, rows, finish, settings.threads, instead
+            )
         else:
             target = out if by_row is None and a.ndim > 1 else None
             made = kernels.gemm(
@@ -251,15 +261,22 @@ def _row_bias(bias: Array | None, columns: int) -> Array | None:
 
 
 def _batched(
-    a: Array, b: Array, zero: int, points: Array, bias: Array | None, epilogue: kernels.Epilogue, settings: Settings
+    a: Array,
+    b: Array,
+    zero: int,
+    points: Array,
+    bias: Array | None,
+    epilogue: kernels.Epilogue,
+    threads: int,
+    instead: Gemm | None,
 ) -> Array:
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     made = np.empty((*batch, a.shape[-2], b.shape[-1]), epilogue.dtype)
     left, right = np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))
     spread = np.broadcast_to(points.reshape(-1), (b.shape[-1],)).astype(np.int32)
     for index in np.ndindex(*batch):
-        if settings.gemm is not None:
-            acc = settings.gemm(
+        if instead is not None:
+            acc = instead(
                 np.ascontiguousarray(left[index]),
                 np.ascontiguousarray(right[index]),
                 a_zero_point=zero,
@@ -275,7 +292,7 @@ def _batched(
                 a_zero_point=zero,
                 bias=bias,
                 epilogue=epilogue,
-                threads=settings.threads,
+                threads=threads,
                 wrap=True,
             )
     return made

@@ -23,7 +23,7 @@ def require_representable(graph: Graph, dialect: Dialect) -> None:
     read = {value for node in graph.nodes for value in node.inputs if value}
     for name in (*read, *graph.outputs):
         tensor = graph.tensors[name]
-        if tensor.quantization is not None and tensor.quantization.scale is None:
+        if tensor.quantization is not None and tensor.quantization.scale is None and not _integers(graph, name):
             raise Error(
                 "this tensor's scale is unset",
                 where=f"tensor {name}",
@@ -50,6 +50,12 @@ def require_representable(graph: Graph, dialect: Dialect) -> None:
                 remedy=f"run it in dialect {graph.dialect}, or quantize the float model for {dialect.name}",
             )
         _require_allowed(graph.tensors[name], dialect)
+
+
+def _integers(graph: Graph, name: str) -> bool:
+    """Whether only MatMulInteger and its kin read the tensor: they need no scale."""
+    readers = graph.consumers.get(name, ())
+    return bool(readers) and all(node.op.endswith("Integer") for node in readers)
 
 
 def _by_nodes(graph: Graph, name: str) -> bool:

@@ -129,6 +129,8 @@ def is_group(graph: Graph, node: Node) -> bool:
     """Whether a node works on quantized tensors, rather than being a Q, a DQ or a float island."""
     if node.op in {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"} or node.op.endswith("Integer"):
         return False
+    if node.op.startswith("QLinear") or node.domain == "com.microsoft":  # integer operators, computed as they stand
+        return False
     return any(graph.tensors[value].quantization is not None for value in (*node.inputs, *node.outputs) if value)
 
 

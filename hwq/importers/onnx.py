@@ -27,7 +27,18 @@ MIN_OPSET = 13
 # ONNX's own domain has two spellings.
 _OWN = ("", "ai.onnx")
 _SPATIAL = frozenset(
-    {"Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
+    {
+        "Conv",
+        "ConvInteger",
+        "QLinearConv",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Resize",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
+    }
 )
 _CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 

@@ -16,7 +16,7 @@ from hwq.kernels.elementwise import add, binary, dequantize, lut, mul, pack_int4
 from hwq.kernels.epilogue import ROUNDINGS, Binary, Epilogue, quantize_multiplier, requantize
 from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
-from hwq.kernels.products import gemm, gemm_sequential, matmul, matmul_f32, sum_f32
+from hwq.kernels.products import gemm, gemm_saturating, gemm_sequential, matmul, matmul_f32, sum_f32
 from hwq.kernels.windows import average_pool, conv2d, max_pool
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "conv2d",
     "dequantize",
     "gemm",
+    "gemm_saturating",
     "gemm_sequential",
     "isa",
     "lut",

@@ -13,7 +13,7 @@ from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
 from hwq.kernels.operands import Array, dense, int32_bias, output, over_ranges, zero_point
 from hwq.kernels.packing import Packed, pack, pack_float
 
-__all__ = ["gemm", "gemm_sequential", "matmul", "matmul_f32", "sum_f32"]
+__all__ = ["gemm", "gemm_saturating", "gemm_sequential", "matmul", "matmul_f32", "sum_f32"]
 
 _PLAIN = Epilogue()
 
@@ -79,7 +79,67 @@ def gemm(
     shape = (*given.shape[:-1], packed.n)
     second = residual_operand(residual, finish, shape)
     result = output(out, shape, finish.dtype, given, second)
-    rows, strips, signed = math.prod(shape[:-1]), -(-packed.n // _kernels.STRIP), given.dtype == np.int8
+    _over_tiles(given, point, packed, offsets, finish, second, result, threads, saturating=False)
+    return result
+
+
+def gemm_saturating(
+    a: Any,
+    packed: Packed,
+    *,
+    a_zero_point: int = 0,
+    bias: Any = None,
+    epilogue: Epilogue | None = None,
+    out: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """The product of uint8 and int8 as runtimes compute it on x86-64 without VNNI: wrong where a pair leaves int16.
+
+    Products of k = 2i and k = 2i + 1, zero points not yet subtracted, are added with int16 saturation (VPMADDUBSW).
+    Accumulators wrap modulo 2^32.
+
+    Parameters
+    ----------
+    a : uint8 array (..., K)
+    packed : Packed
+        int8 weights, from `pack`.
+    a_zero_point, bias, epilogue, out, threads
+        As in `gemm`.
+
+    Raises
+    ------
+    Error
+        Operands that do not fit, or of other types.
+    """
+    given = dense(a, "a", ["uint8"])
+    if packed.dtype != "int8" or packed.kernel or packed.depthwise:
+        raise Error("a saturating product takes int8 weights of a matrix", why=f"these are {packed.dtype}")
+    if not given.ndim or given.shape[-1] != packed.k:
+        raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}")
+    finish = _PLAIN if epilogue is None else epilogue
+    check_columns(finish, packed.n)
+    if finish.residual is not None:
+        raise Error("a saturating product takes no residual")
+    result = output(out, (*given.shape[:-1], packed.n), finish.dtype, given)
+    point, offsets = zero_point(a_zero_point, given.dtype, "a_zero_point"), int32_bias(bias, packed.n)
+    _over_tiles(given, point, packed, offsets, finish, None, result, threads, saturating=True)
+    return result
+
+
+def _over_tiles(
+    given: Array,
+    point: int,
+    packed: Packed,
+    offsets: Array | None,
+    finish: Epilogue,
+    second: Array | None,
+    result: Array,
+    threads: int,
+    saturating: bool,
+) -> None:
+    """Rows or strips of columns, whichever can be split among the threads."""
+    rows, strips = math.prod(given.shape[:-1]), -(-packed.n // _kernels.STRIP)
+    signed = given.dtype == np.int8
     by_rows = rows >= 4 * threads or strips < threads
 
     def work(first: int, last: int) -> None:
@@ -88,6 +148,7 @@ def gemm(
         _kernels.gemm(
             given,
             signed,
+            saturating,
             first_row,
             count,
             point,
@@ -101,7 +162,6 @@ def gemm(
         )
 
     over_ranges(rows if by_rows else strips, threads, work, grain=4 if by_rows else 1)
-    return result
 
 
 def _gemm_f32(a: Any, packed: Packed, bias: Any, out: Array | None, threads: int) -> Array:

@@ -29,24 +29,22 @@ Rule = Callable[[Draft], bool]
 STEPS = 10
 
 # Levels of rules, in onnxruntime's order. A level is repeated until nothing changes.
+_ORT = (
+    (adopt_integer_ops, split_dequantizes),
+    (
+        remove_identities,
+        merge_double_pairs,
+        merge_equal_nodes,
+        fold_constants,
+        fuse_matmul_add,
+        propagate_pairs,
+        quantize_biases,
+        split_dequantizes,
+    ),
+    (drop_redundant_clips, turn_unsigned, group, drop_inverse_pairs),
+)
 RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
-    {
-        "ort": (
-            (adopt_integer_ops, split_dequantizes),
-            (
-                remove_identities,
-                merge_double_pairs,
-                merge_equal_nodes,
-                fold_constants,
-                fuse_matmul_add,
-                propagate_pairs,
-                quantize_biases,
-                split_dequantizes,
-            ),
-            (drop_redundant_clips, turn_unsigned, group, drop_inverse_pairs),
-        ),
-        "ort-unfused": ((adopt_integer_ops,),),
-    }
+    {"ort": _ORT, "ort-avx2-saturating": _ORT, "ort-unfused": ((adopt_integer_ops,),), "onnx": (), "tensorrt": ()}
 )
 
 

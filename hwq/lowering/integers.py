@@ -1,4 +1,4 @@
-"""Operators that are integer in the source already (QLinearConv, QLinearMatMul) become the same groups as DQ..op..Q."""
+"""Operators that are integer in the source already become the same groups as DQ..op..Q: the standard's and onnxruntime's."""
 
 from __future__ import annotations
 
@@ -9,50 +9,63 @@ import numpy as np
 from hwq.graph import Array, Node, Quantization
 from hwq.lowering.grouping import annotate
 from hwq.lowering.rewriting import Draft
+from hwq.ops.contributed import LAYOUTS, Layout, anchor, triples
 
 __all__ = ["adopt_integer_ops"]
 
-# Operator -> (anchor, ((value, scale, zero point) of each operand), (scale, zero point) of the result, bias).
-LAYOUTS = {
-    "QLinearConv": ("Conv", ((0, 1, 2), (3, 4, 5)), (6, 7), 8),
-    "QLinearMatMul": ("MatMul", ((0, 1, 2), (3, 4, 5)), (6, 7), None),
+# The standard's own, laid out as `hwq.ops.contributed` lays out onnxruntime's.
+STANDARD = {
+    "QLinearConv": Layout("Conv", ((0, 1, 2), (3, 4, 5)), (6, 7), bias=8),
+    "QLinearMatMul": Layout("MatMul", ((0, 1, 2), (3, 4, 5)), (6, 7)),
 }
+OWN = "com.microsoft"
 
 
 def adopt_integer_ops(draft: Draft) -> bool:
     """Rewrite integer operators whose scales and zero points are constant; the others are computed as they stand."""
     changed = False
     for key, node in draft:
-        if node.op not in LAYOUTS or node.domain:
+        layout = LAYOUTS.get(node.op) if node.domain == OWN else STANDARD.get(node.op) if not node.domain else None
+        if layout is None:
             continue
-        anchor, operands, (scale, zero), bias = LAYOUTS[node.op]
-        weight_axis = 0 if anchor == "Conv" else len(draft.tensors[node.inputs[3]].shape) - 1
-        found = [
-            _quantization(draft, node, *places, axis)
-            for places, axis in zip(operands, (None, weight_axis), strict=True)
-        ]
-        result = _quantization(draft, node, None, scale, zero, None)
-        if any(one is None for one in (*found, result)):
+        places = triples(node) if node.domain else layout.operands
+        axes: list[int | None] = [None] * len(places)
+        if layout.op in {"Conv", "MatMul", "Gemm"}:
+            rank = len(draft.tensors[node.inputs[3]].shape)
+            axes[1] = 0 if layout.op == "Conv" or node.attributes.get("transB") else rank - 1
+        found = [_quantization(draft, node, *place, axis) for place, axis in zip(places, axes, strict=True)]
+        open_result = layout.op == "Gemm" and not _given(node, layout.result[0])
+        result = None if open_result else _quantization(draft, node, places[0][0], *layout.result, None)
+        if any(one is None for one in found) or (result is None and not open_result):
             continue
-        inputs = [
-            annotate(draft, node.inputs[places[0]], one, key)
-            for places, one in zip(operands, found, strict=True)
-            if one is not None
+        if open_result and _given(node, 6):  # a float result with an int32 bias: computed as it stands
+            continue
+        made = anchor(node) if node.domain else dataclasses.replace(node, op=layout.op)
+        inputs = [] if layout.plain == () else [node.inputs[index] for index, _ in layout.plain]
+        inputs += [
+            annotate(draft, node.inputs[place[0]], one, key) for place, one in zip(places, found, strict=True) if one
         ]
-        if bias is not None and len(node.inputs) > bias and node.inputs[bias]:
-            inputs.append(node.inputs[bias])
-        assert result is not None
-        made = node.outputs[0]
-        draft.tensors[made] = dataclasses.replace(draft.tensors[made], quantization=result)
-        draft.exchange(key, dataclasses.replace(node, op=anchor, inputs=tuple(inputs), body=(node,)))
+        if layout.bias is not None and _given(node, layout.bias):
+            inputs.append(node.inputs[layout.bias])
+        output = node.outputs[0]
+        if result is not None:
+            draft.tensors[output] = dataclasses.replace(draft.tensors[output], quantization=result)
+        draft.exchange(key, dataclasses.replace(made, inputs=tuple(inputs), outputs=node.outputs, body=(node,)))
         changed = True
     return changed
 
 
-def _quantization(
-    draft: Draft, node: Node, value: int | None, scale: int, zero: int, axis: int | None
-) -> Quantization | None:
-    scales, zeros = draft.constant(node.inputs[scale]), draft.constant(node.inputs[zero])
+def _given(node: Node, index: int) -> bool:
+    return len(node.inputs) > index and bool(node.inputs[index])
+
+
+def _quantization(draft: Draft, node: Node, value: int, scale: int, zero: int, axis: int | None) -> Quantization | None:
+    """Constant scale and zero point of an operand, or (with the first operand's type where no zero point says it) of the result."""
+    scales = draft.constant(node.inputs[scale])
+    if _given(node, zero):
+        zeros = draft.constant(node.inputs[zero])
+    else:
+        zeros = np.zeros((), draft.tensors[node.inputs[value]].dtype)
     if scales is None or zeros is None or scales.dtype != np.float32:
         return None
     dtype = str(zeros.dtype)

@@ -15,14 +15,14 @@
 /* op, type of its function */
 #define HWQ_OPS(X)                                                                                                            \
     X(gemm_u8s8, hwq_gemm_fn) X(gemm_s8s8, hwq_gemm_fn) X(gemm_f32, hwq_gemm_f32_fn) X(sum_f32, hwq_sum_f32_fn)               \
-    X(gemm_sequential, hwq_gemm_sequential_fn)                                                                                \
+    X(gemm_sequential, hwq_gemm_sequential_fn) X(gemm_saturating, hwq_gemm_fn)                                                                                \
     X(conv_s32, hwq_conv_fn) X(conv_f32, hwq_conv_fn) X(depthwise_s32, hwq_conv_fn) X(depthwise_f32, hwq_conv_fn)             \
     X(pool_run, hwq_pool_fn) X(requantize, hwq_requantize_fn) X(binary_run, hwq_binary_fn) X(quantize, hwq_quantize_fn)       \
     X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
-    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(gemm_saturating, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, )
@@ -55,7 +55,7 @@ typedef void hwq_unpack_int4_fn(int64_t, const uint8_t *, int32_t, int8_t *);
 #define HWQ_DECLARE(op, type) type hwq_##op##__ref;
 HWQ_OPS(HWQ_DECLARE)
 #undef HWQ_DECLARE
-hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2;
+hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2, hwq_gemm_saturating__avx2;
 hwq_gemm_f32_fn hwq_gemm_f32__avx2;
 hwq_gemm_sequential_fn hwq_gemm_sequential__avx2;
 hwq_requantize_fn hwq_requantize__avx2;

@@ -7,6 +7,7 @@ typedef struct {
     int a_type, w_type, fill, with_points, shift;
     int64_t first_strip, strips;
 } problem;
+static int saturating; /* the op that `run` calls */
 
 static int64_t value(int type, const void *x, int64_t i) { return type == HWQ_U8 ? ((const uint8_t *)x)[i] : ((const int8_t *)x)[i]; }
 
@@ -33,7 +34,8 @@ static void run(const problem *p, int path)
     const hwq_gemm_args args = {.m = m, .a = a.data, .a_stride = k, .a_zero_point = za, .weights = &packed, .first_strip = p->first_strip,
                                 .strips = p->strips, .bias = bias.data, .epilogue = &epilogue, .out = out.data, .out_stride = n,
                                 .workspace = workspace.data};
-    if (p->a_type == HWQ_U8) hwq_gemm_u8s8(&args);
+    if (saturating) hwq_gemm_saturating(&args);
+    else if (p->a_type == HWQ_U8) hwq_gemm_u8s8(&args);
     else hwq_gemm_s8s8(&args);
 
     int equal = 1;
@@ -41,6 +43,11 @@ static void run(const problem *p, int path)
     for (int64_t r = 0; r < m; r++)
         for (int64_t j = 0; j < n; j++) {
             int64_t want = ((int32_t *)bias.data)[j];
+            for (int64_t i = 0; saturating && i < k; i += 2) { /* what saturation takes away from a pair of raw products */
+                int64_t pair = value(HWQ_U8, a.data, r * k + i) * value(HWQ_S8, w.data, i * n + j);
+                if (i + 1 < k) pair += value(HWQ_U8, a.data, r * k + i + 1) * value(HWQ_S8, w.data, (i + 1) * n + j);
+                want += pair > 32767 ? 32767 - pair : pair < -32768 ? -32768 - pair : 0;
+            }
             for (int64_t i = 0; i < k; i++) want += (value(p->a_type, a.data, r * k + i) - za) * (value(p->w_type, w.data, i * n + j) - points[j]);
             const int32_t expected = j >= begin && j < end ? (int32_t)want : (int32_t)0xA5A5A5A5;
             equal &= ((int32_t *)out.data)[r * n + j] == expected;
@@ -76,6 +83,15 @@ void check_gemm(void)
                 run(&(problem){66, 21, 70, a_type, w_type, 0, 1, 0, 1, 2}, path);   /* a range of columns: the rest untouched */
                 run(&(problem){2, 5, 40, a_type, w_type, 0, 0, 0, 2, 9}, path);
             }
+        check_begin("gemm_saturating", path);
+        saturating = 1;
+        for (int64_t n = 0; n <= 33; n += 1 + (n > 3)) run(&(problem){3, 9, n, HWQ_U8, HWQ_S8, 0, 1, (int)(n & 3), 0, 3}, path);
+        for (int64_t k = 0; k <= 18; k++) run(&(problem){5, k, 17, HWQ_U8, HWQ_S8, 0, 1, (int)(k & 3), 0, 2}, path);
+        for (int64_t m = 0; m <= 9; m++) run(&(problem){m, 12, 19, HWQ_U8, HWQ_S8, 0, (int)(m & 1), 1, 0, 2}, path);
+        for (int fill = 1; fill < FILLS; fill++) run(&(problem){6, 200, 18, HWQ_U8, HWQ_S8, fill, fill & 1, 0, 0, 2}, path);
+        run(&(problem){67, 70, 280, HWQ_U8, HWQ_S8, 2, 1, 3, 0, 18}, path);
+        run(&(problem){66, 21, 70, HWQ_U8, HWQ_S8, 2, 1, 0, 1, 2}, path);
+        saturating = 0;
         check_begin("gemm wraps", path);
         run(&(problem){1, 40000, 1, HWQ_U8, HWQ_U8, 2, 0, 0, 0, 1}, path); /* 40000 * 255 * 255 > 2^31 */
     }

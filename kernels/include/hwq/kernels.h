@@ -124,6 +124,8 @@ int64_t hwq_gemm_workspace(int64_t k);
 /* acc = bias + sum over k of (a - za) * (w - zw), then the epilogue. */
 void hwq_gemm_u8s8(const hwq_gemm_args *args);
 void hwq_gemm_s8s8(const hwq_gemm_args *args);
+/* u8 x s8 with the products of k = 2i and 2i + 1 added in int16 with saturation: what runtimes compute on x86-64 without VNNI. */
+void hwq_gemm_saturating(const hwq_gemm_args *args);
 
 /* Float32 in the one fixed order: lane j of 8 takes k = j (mod 8) in increasing k by fused multiply-add, starting from +0, K
  * padded with +0 x +0 to a multiple of 8; the value is ((l0+l1)+(l2+l3)) + ((l4+l5)+(l6+l7)), then + bias. */

@@ -1,0 +1,205 @@
+"""How the ONNX dialects are verified: by onnxruntime (`ort`, `ort-unfused`, `ort-avx2-saturating`) and by onnx's evaluator.
+
+``ort`` names onnxruntime's exact kernels: session.x64quantprecision=1 asks for them on every x86-64 CPU. What
+``ort-avx2-saturating`` names is the default of a CPU without VNNI; on others it runs under qemu's user emulation.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hwq.errors import Error
+from hwq.execution import execute
+from hwq.graph import Array
+from hwq.importers.onnx import read
+from hwq.progress import Progress
+from hwq.verification import Case, Verification, Verifier
+from hwq.verification.onnx_models import CASES, RATES, Builder, Draw
+
+__all__ = ["VERIFIERS", "drawn", "emulator", "has_vnni"]
+
+# A CPU model of qemu that has AVX2 and FMA and neither AVX-512 nor VNNI.
+EMULATED_CPU = "EPYC-Rome"
+EMULATORS = ("qemu-x86_64-static", "qemu-x86_64")
+# Cases that the standard's evaluator computes: its own operators, and float ones whose order leaves no choice.
+STANDARD = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger",
+            "ConvInteger", "QDQ Add", "QDQ Mul", "QDQ Concat", "island Relu", "island MaxPool")  # fmt: skip
+
+
+def drawn(name: str, draw: Draw, index: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model of a case and its inputs; every second one on ties."""
+    builder = Builder(np.random.default_rng([index, zlib.crc32(name.encode())]), ties=bool(index % 2))
+    made = draw(builder)
+    return builder.model(made), builder.feeds
+
+
+def has_vnni() -> bool:
+    """Whether this CPU has AVX512-VNNI or AVX-VNNI (Linux tells)."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_vnni" in facts or "avx_vnni" in facts
+
+
+def emulator() -> str | None:
+    """qemu's user emulation of x86-64, where it is installed."""
+    return next((found for name in EMULATORS if (found := shutil.which(name))), None)
+
+
+def differing(ours: Array, theirs: Array) -> int:
+    """Elements whose bits differ; NaN is NaN."""
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return max(ours.size, theirs.size, 1)
+    same = ours.view(f"u{ours.itemsize}") == theirs.view(f"u{theirs.itemsize}")
+    if ours.dtype.kind == "f":
+        same |= np.isnan(ours) & np.isnan(theirs)
+    return int(ours.size - np.count_nonzero(same))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise Error(
+            f"{package} is not installed", why="the dialect is compared with it", remedy=f"pip install {package}"
+        ) from None
+
+
+def _onnxruntime_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialect: str) -> Array:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    if dialect != "ort-avx2-saturating":
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if dialect == "ort-unfused":
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, dict(feeds))[0])
+
+
+def _evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialect: str) -> Array:
+    from onnx.reference import ReferenceEvaluator
+
+    with np.errstate(all="ignore"):
+        found: Any = ReferenceEvaluator(model).run(None, dict(feeds))
+        return np.asarray(found[0])
+
+
+def _compare(name: str, draw: Draw, values: int, dialect: str, rate_only: bool) -> Case:
+    outputs = _evaluator_outputs if dialect == "onnx" else _onnxruntime_outputs
+    compared = wrong = index = 0
+    try:
+        while compared < values or index < 2:
+            model, feeds = drawn(name, draw, index)
+            theirs = outputs(model, feeds, dialect)
+            ours = np.asarray(execute(read(model), feeds, dialect))
+            compared, wrong, index = compared + theirs.size, wrong + differing(ours, theirs), index + 1
+    except Exception as error:  # whatever the runtime raises belongs to this case alone
+        return Case(name, compared, wrong, rate_only, f"{type(error).__name__}: {str(error)[:300]}")
+    return Case(name, compared, wrong, rate_only)
+
+
+def _native(dialect: str, values: int, progress: Progress | None) -> Verification:
+    table = (
+        CASES
+        if dialect != "onnx"
+        else {name: draw for name, draw in CASES.items() if name.startswith(STANDARD) and "ToFloat" not in name}
+    )
+    rates = RATES if dialect != "onnx" else {}
+    cases: list[Case] = []
+    for done, (name, draw) in enumerate([*table.items(), *rates.items()], start=1):
+        cases.append(_compare(name, draw, values, dialect, name in rates))
+        if progress is not None:
+            progress(done, len(table) + len(rates), name)
+    package, command = (
+        ("onnx", "onnx.reference.ReferenceEvaluator") if dialect == "onnx" else ("onnxruntime", "InferenceSession")
+    )
+    return Verification(dialect, package, _version(package), command, tuple(cases))
+
+
+def _with_onnxruntime(dialect: str, values: int, progress: Progress | None) -> Verification:
+    _version("onnxruntime")
+    return _native(dialect, values, progress)
+
+
+def _with_onnx(dialect: str, values: int, progress: Progress | None) -> Verification:
+    return _native(dialect, values, progress)
+
+
+def _saturating(dialect: str, values: int, progress: Progress | None) -> Verification:
+    version = _version("onnxruntime")
+    if sys.platform == "linux" and not has_vnni():
+        return _native(dialect, values, progress)
+    found = emulator()
+    if found is None:
+        raise Error(
+            f"dialect {dialect} cannot be verified on this CPU",
+            why="it has VNNI, where onnxruntime's default products are exact",
+            remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
+        )
+    prepared = dict(_prepared(values))
+    arrays = {
+        f"{key}|model": np.frombuffer(model.SerializeToString(), np.uint8) for key, (model, _) in prepared.items()
+    }
+    arrays |= {f"{key}|in|{name}": value for key, (_, feeds) in prepared.items() for name, value in feeds.items()}
+    command = [found, "-cpu", EMULATED_CPU, sys.executable, str(Path(__file__).with_name("emulated.py"))]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "models.npz", Path(folder) / "outputs.npz"
+        np.savez(source, **arrays)  # type: ignore[arg-type]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        run = subprocess.run([*command, str(source), str(target)], env=environment, capture_output=True, text=True)
+        if run.returncode or not target.is_file():
+            raise Error(
+                "the emulated onnxruntime failed", why=run.stderr[-500:] or None, remedy="use a CPU without VNNI"
+            )
+        made = dict(np.load(target))
+    cases: dict[str, Case] = {}
+    for done, (key, (model, feeds)) in enumerate(prepared.items(), start=1):
+        name = key.rpartition("#")[0]
+        before = cases.get(name, Case(name, 0, 0, name in RATES))
+        if f"{key}|failure" in made:
+            cases[name] = Case(name, before.values, before.differing, before.rate_only, str(made[f"{key}|failure"]))
+            continue
+        theirs = made[f"{key}|out|0"]
+        wrong = differing(np.asarray(execute(read(model), feeds, dialect)), theirs)
+        cases[name] = Case(
+            name, before.values + theirs.size, before.differing + wrong, before.rate_only, before.failure
+        )
+        if progress is not None:
+            progress(done, len(prepared), name)
+    told = " ".join([Path(found).name, "-cpu", EMULATED_CPU, "python emulated.py"])
+    return Verification(dialect, "onnxruntime", version, told, tuple(cases.values()))
+
+
+def _prepared(values: int) -> Iterator[tuple[str, tuple[onnx.ModelProto, dict[str, Any]]]]:
+    """Cases whose products are uint8 x int8, and the others once: an emulated CPU is a hundred times slower."""
+    for name, draw in {**CASES, **RATES}.items():
+        mixed = any(
+            word in name
+            for word in ("uint8 int8", "int8 uint8", "QGemm", "Gemm", "Conv", "QDQ MatMul", "Dynamic", "ToFloat")
+        )
+        for index in range(max(2, min(-(-values // 4096), 24)) if mixed else 2):
+            yield f"{name}#{index}", drawn(name, draw, index)
+
+
+VERIFIERS: Mapping[str, Verifier] = {
+    "ort": _with_onnxruntime,
+    "ort-unfused": _with_onnxruntime,
+    "ort-avx2-saturating": _saturating,
+    "onnx": _with_onnx,
+}
