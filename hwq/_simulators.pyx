@@ -178,7 +178,7 @@ cdef class Systolic:
     cdef readonly bint finished
 
     def __cinit__(self, shape, str dataflow, str overlap, int pack, bint reference, a, b, int32_t[:, ::1] out,
-                  int64_t[:, ::1] occupancy, int64_t[::1] timeline, int64_t bin_cycles, int64_t max_bytes):
+                  int64_t[:, ::1] occupancy, int64_t[:, ::1] timeline, int64_t bin_cycles, int64_t max_bytes):
         cdef hwq_systolic_array x
         cdef hwq_systolic_gemm g
         cdef hwq_sim_status status
@@ -193,12 +193,14 @@ cdef class Systolic:
             raise ValueError("the shapes do not make a product")
         if occupancy is not None and (occupancy.shape[0] != x.rows or occupancy.shape[1] != x.cols):
             raise ValueError("occupancy has the shape of the array")
+        if timeline is not None and timeline.shape[0] != x.rows:
+            raise ValueError("timeline has a line for each row of the array")
         g.a = operand(a, &g.a_type, &g.a_stride_m, &g.a_stride_k)
         g.b = operand(b, &g.b_type, &g.b_stride_k, &g.b_stride_n)
         g.out = &out[0, 0]
         cdef int64_t *busy = NULL if occupancy is None else &occupancy[0, 0]
-        cdef int64_t *line = NULL if timeline is None else &timeline[0]
-        cdef int64_t bins = 0 if timeline is None else timeline.shape[0]
+        cdef int64_t *line = NULL if timeline is None else &timeline[0, 0]
+        cdef int64_t bins = 0 if timeline is None else timeline.shape[1]
         self.held = (a, b, out, occupancy, timeline)
         with nogil:
             status = hwq_systolic_open(&x, &g, busy, line, bins, bin_cycles, max_bytes, &self.run)

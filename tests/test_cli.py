@@ -214,7 +214,8 @@ BAD = {
     "no such rules": ("lower", "{0}/model.onnx", "--to", "abacus"),
     "no such accelerator": ("accelerators", "show", "abacus"),
     "verify": ("dialects", "--verify", "abacus"),
-    "a machine to run on": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--on", "systolic:32x32:ws"),
+    "a machine that cannot be stepped": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--on", "t4"),
+    "a picture of no array": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "-o", "{0}/never.svg"),
 }
 
 

@@ -10,7 +10,8 @@ import pytest
 from hwq import kernels
 from hwq.errors import Error
 from hwq.simulators.dataflow import DATAFLOWS, OVERLAPS, evaluate
-from hwq.simulators.stepping import Array, Step, SteppedGemm, parse_array, step
+from hwq.simulators.stepped_gemm import SteppedGemm
+from hwq.simulators.stepping import Array, Step, parse_array, step
 
 COUNTS = ("folds", "cycles", "load", "fill", "stream", "drain", "a_reads", "b_reads", "sum_reads", "sum_writes")
 
@@ -74,7 +75,7 @@ def test_one_product_by_hand() -> None:
     assert done.out.tolist() == [[5, 5], [11, 9], [17, 13]]
     assert (done.cycles, done.load, done.fill, done.stream, done.drain) == (7, 2, 1, 3, 1)
     assert done.occupancy is not None and done.occupancy.tolist() == [[3, 3], [3, 3]]
-    assert done.timeline is not None and (done.timeline * 4).tolist() == [0, 0, 1, 3, 4, 3, 1]
+    assert done.timeline is not None and (done.timeline * 2).tolist() == [[0, 0, 1, 2, 2, 1, 0], [0, 0, 0, 1, 2, 2, 1]]
     assert (done.a_reads, done.b_reads, done.sum_reads, done.sum_writes) == (6, 4, 0, 6)
 
 
@@ -120,11 +121,11 @@ def test_pictures_add_up() -> None:
         done = step(
             array, _operand(random, (m, k), np.uint8), _operand(random, (k, n), np.int8), pictures=True, bins=17
         )
-        assert done.occupancy is not None and done.timeline is not None and done.timeline.size <= 17
+        assert done.occupancy is not None and done.timeline is not None and done.timeline.shape[1] <= 17
         assert done.occupancy.sum() == m * k * n
-        spans = np.full(done.timeline.size, done.bin_cycles)
+        spans = np.full(done.timeline.shape[1], done.bin_cycles)
         spans[-1] = done.cycles - done.bin_cycles * (spans.size - 1)
-        assert (done.timeline * spans).sum() * array.rows * array.cols == pytest.approx(m * k * n)
+        assert (done.timeline * spans).sum() * array.cols == pytest.approx(m * k * n)
         assert done.timeline.max() <= 1
 
 
@@ -137,7 +138,7 @@ def test_the_gemm_protocol_takes_zero_points() -> None:
     np.testing.assert_array_equal(gemm(a, b, a_zero_point=113, b_zero_points=points), want)
     np.testing.assert_array_equal(gemm(a, b, a_zero_point=113, b_zero_points=np.zeros(9, np.int32)),
                                   (a.astype(np.int64) - 113) @ b)  # fmt: skip
-    assert [(one.m, one.k, one.n) for one in gemm.steps] == [(30, 50, 9)] * 2
+    assert [(one.m, one.k, one.n, one.products) for one in gemm.layers.values()] == [(30, 50, 9, 2)]
 
 
 def test_arrays_are_named_in_one_line() -> None:

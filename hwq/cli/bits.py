@@ -129,7 +129,11 @@ def run(
     dialect: options.DialectName = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="MACHINE", help="Run on a stepped machine instead of the kernels (comes later)."),
+        typer.Option(
+            "--on",
+            metavar="MACHINE",
+            help="Run every integer product on a stepped array instead: systolic:ROWSxCOLS[:ws|os|is].",
+        ),
     ] = None,
     samples: options.Count = None,
     threads: Annotated[
@@ -140,22 +144,23 @@ def run(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Run samples through a model with exactly the bits of its dialect; say the accuracy if the data has labels."""
+    """Run samples through a model with exactly the bits of its dialect; say the accuracy if the data has labels.
+
+    With --on, -o may also name an .svg or .html file: a picture of which PEs worked when, layer by layer.
+    """
     import time
 
     import numpy as np
 
     import hwq
-    from hwq.errors import NotSupportedYet
+    from hwq.cli import stepped
     from hwq.files import write_npz
 
-    if on is not None:
-        raise NotSupportedYet(
-            f"hwq run --on {on}: models on a cycle-stepped array", remedy="leave --on away to run on the kernels"
-        )
+    gemm = None if on is None else stepped.open_array(on, out, overwrite)
+    stepped.refuse_picture(on, out)
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
-    program = hwq.compile(graph, dialect=dialect)
+    program = hwq.compile(graph, dialect=dialect, gemm=gemm)
     session = program.session(threads=threads)
     parts: list[list[Any]] = [[] for _ in graph.outputs]
     started = time.process_time()
@@ -171,7 +176,10 @@ def run(
     accuracy = None
     if found.labels is not None and first.ndim == 2:
         accuracy = float(np.mean(first.argmax(axis=1) == found.labels))
-    if out is not None:
+    finished = None if gemm is None else gemm.finish(graph.name, len(found))
+    if out is not None and finished is not None and stepped.is_picture(out):
+        stepped.write_picture(finished, out, overwrite)
+    elif out is not None:
         write_npz(str(out), outputs, overwrite=overwrite)
     result = {
         "samples": len(found),
@@ -179,9 +187,12 @@ def run(
         "accuracy": accuracy,
         "file": None if out is None else str(out),
         **_hashes(program),
+        **({} if finished is None else {"stepped": finished.to_dict()}),
     }
 
     def show(console: Console) -> None:
+        if finished is not None:
+            stepped.show(console, finished)
         console.print(
             f"{result['samples']} samples in {seconds:.2f} s of CPU time, dialect {result.get('dialect', graph.dialect)}",
             markup=False,

@@ -205,7 +205,10 @@ def _execute(
     for index in steps.inputs:
         values[index] = feeds[steps.names[index]]
     wanted = {index: outs.get(steps.names[index]) for index in steps.outputs}
+    enter = getattr(settings.gemm, "enter", None)
     for step in steps.instructions:
+        if enter is not None:
+            enter(step.node.name or step.node.op, step.node.op)
         places = [wanted[index] if index in wanted else views.get(index) for index in step.results]
         made = step.kernel([values[index] for index in step.operands], places, settings)
         for index, value in zip(step.results, made, strict=False):

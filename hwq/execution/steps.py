@@ -17,7 +17,10 @@ __all__ = ["Builder", "Gemm", "Kernel", "Scope", "Settings", "View", "build", "i
 
 
 class Gemm(Protocol):
-    """What may stand in for the integer GEMM: a stepped array, a model of one, another library."""
+    """What may stand in for the integer GEMM: a stepped array, a model of one, another library.
+
+    If it has a method ``enter(name, op)``, that is called before each node with the node's name and operator.
+    """
 
     def __call__(self, a: Array, b: Array, *, a_zero_point: int, b_zero_points: Array) -> Array:
         """The accumulators ``sum over k of (a[m, k] - a_zero_point) * (b[k, n] - b_zero_points[n])``, modulo 2^32.

@@ -37,7 +37,8 @@ def report(
     Parameters
     ----------
     items : iterable
-        Any mix, in any order, of `Estimate`, `Comparison`, `Calibration`, `Graph`, `Plan` and `Unsupported`. The
+        Any mix, in any order, of `Estimate`, `Comparison`, `Calibration`, `Graph`, `Plan`, `SteppedRun` and
+        `Unsupported`. The
         model that was compared, else the first that was costed, is in focus and gets every figure. Histograms need a
         Calibration, and their clip lines also a quantized graph (given, or held by an estimate).
     path : path

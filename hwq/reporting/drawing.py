@@ -14,6 +14,7 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from hwq.names import display_name, plot_name
@@ -22,7 +23,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SERIES", "Canvas", "Dot", "Drawing", "canvas", "labels", "legend", "role", "series", "si", "ticks_si"]
+__all__ = [
+    "SERIES",
+    "Canvas",
+    "Dot",
+    "Drawing",
+    "canvas",
+    "labels",
+    "legend",
+    "role",
+    "series",
+    "si",
+    "standalone",
+    "ticks_si",
+]
 
 # Roles of the page's palette (report.css gives each a light and a dark value) and the marker colour that stands for
 # them while matplotlib draws. The markers are arbitrary, different from each other, and never reach a reader.
@@ -157,6 +171,20 @@ class Canvas:
             point = ElementTree.Element("path", {"d": path, "style": style})
         ElementTree.SubElement(point, "title").text = display_name(dot.text, limit=300)
         return point
+
+
+def standalone(drawing: Drawing) -> str:
+    """An SVG file of a figure, in the light colours of the page.
+
+    Viewers of SVG files know no CSS variables, so the palette of report.css is written into it.
+    """
+    sheet = (resources.files("hwq.reporting") / "report.css").read_text("utf-8")
+    light: dict[str, str] = {}
+    for name, value in re.findall(r"--(\w+): (#[0-9a-f]{6});", sheet):
+        light.setdefault(name, value)  # the dark values come later
+    svg = re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], drawing.svg)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" font-family="DejaVu Sans, sans-serif"'
+    return svg.replace("<svg", head, 1) + "\n"
 
 
 @contextlib.contextmanager

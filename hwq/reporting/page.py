@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hwq
 from hwq.names import display_name
-from hwq.reporting import cost_plots, plots, tables
+from hwq.reporting import cost_plots, occupancy, plots, tables
 from hwq.reporting.drawing import Drawing
 from hwq.reporting.layout import Fact, Fold, Page, Section, Tile
 from hwq.reporting.meeting import compared, match
@@ -23,7 +23,7 @@ __all__ = ["render"]
 # Figures drawn for models other than the one in focus.
 MAX_FIGURES = 24
 
-_SECTIONS = 10
+_SECTIONS = 11
 # Which hashes the header shows, and what it calls them.
 _HASHES = {"graph": "graph", "float_graph": "float graph", "plan": "plan", "calibration": "calibration"}
 
@@ -106,6 +106,8 @@ def _focus(records: Records) -> Focus:
         if comparison
         else records.footprints[0].model
         if records.footprints
+        else records.stepped[0].model
+        if records.stepped
         else "no model"
     )
     if comparison:
@@ -140,6 +142,7 @@ def _subtitle(records: Records) -> str:
         (len({cost.machine for cost in records.costs}), "machine"),
         (len(records.costs), "estimate"),
         (len(records.comparisons), "comparison"),
+        (len(records.stepped), "stepped run"),
     ]
     return ", ".join(f"{many} {word}{'s' if many != 1 else ''}" for many, word in parts if many) or "nothing to show"
 
@@ -189,6 +192,7 @@ def _sections(records: Records, focus: Focus) -> Iterator[Section | None]:
     yield _machines(records, focus)
     yield _layers(focus)
     yield _cost_figures(focus)
+    yield _stepped(records)
     yield _distributions(records)
     yield _others(records, focus)
     yield _validity(records)
@@ -291,6 +295,24 @@ def _traffic_and_energy(prefix: str, costs: Sequence[Cost]) -> list[Drawing]:
     if any(cost.energy_picojoules for cost in costs):
         drawn.append(cost_plots.energy(f"{prefix}-energy", costs))
     return drawn
+
+
+def _stepped(records: Records) -> Section | None:
+    if not records.stepped:
+        return None
+    drawn = [
+        occupancy.layer(f"stepped-{index}-{at}", run, layer)
+        for index, run in enumerate(records.stepped)
+        for at, layer in enumerate(occupancy.heaviest(run))
+    ]
+    return Section(
+        "stepped",
+        "Stepped array",
+        "Which PEs worked when",
+        lead="The model's own values went through the array, cycle by cycle; the outputs have the bits of the kernels.",
+        tables=[occupancy.table(run) for run in records.stepped],
+        drawings=drawn,
+    )
 
 
 def _distributions(records: Records) -> Section | None:

@@ -9,12 +9,13 @@ from hwq.calibration import Calibration
 from hwq.errors import Error
 from hwq.graph import Graph, Node
 from hwq.plan import Plan
-from hwq.reporting import distributions, records
+from hwq.reporting import distributions, occupancy, records
 from hwq.reporting.records import Records, Unsupported
 
 if TYPE_CHECKING:
     from hwq.comparison import Comparison
     from hwq.simulators import Accelerator, Estimate, LayerEstimate
+    from hwq.simulators.stepped_gemm import SteppedRun
 
 __all__ = ["read"]
 
@@ -46,12 +47,14 @@ def read(items: Sequence[Any]) -> Records:
         plans=tuple(records.Planned(plan.to_toml(), plan.hash) for plan in kinds[Plan]),
         unsupported=tuple(kinds[Unsupported]),
         calibrations=tuple(_calibrated(item) for item in kinds[Calibration]),
+        stepped=tuple(occupancy.read(item) for item in kinds[_stepped_type()]),
     )
 
 
 def _sorted(items: Sequence[Any]) -> dict[type, list[Any]]:
     kinds: dict[type, list[Any]] = {
-        kind: [] for kind in (Graph, Plan, Calibration, Unsupported, _estimate_type(), _comparison_type())
+        kind: []
+        for kind in (Graph, Plan, Calibration, Unsupported, _estimate_type(), _comparison_type(), _stepped_type())
     }
     for place, item in enumerate(items):
         kind = next((kind for kind in kinds if isinstance(item, kind)), None)
@@ -59,7 +62,7 @@ def _sorted(items: Sequence[Any]) -> dict[type, list[Any]]:
             raise Error(
                 f"a report cannot show a {type(item).__name__}",
                 where=f"item {place}",
-                remedy="give Estimate, Comparison, Calibration, Graph, Plan or hwq.reporting.Unsupported",
+                remedy="give Estimate, Comparison, Calibration, Graph, Plan, SteppedRun or hwq.reporting.Unsupported",
             )
         kinds[kind].append(item)
     return kinds
@@ -75,6 +78,12 @@ def _comparison_type() -> type[Comparison]:
     from hwq.comparison import Comparison
 
     return Comparison
+
+
+def _stepped_type() -> type[SteppedRun]:
+    from hwq.simulators.stepped_gemm import SteppedRun
+
+    return SteppedRun
 
 
 def _comparison(found: Comparison) -> records.Comparison:

@@ -19,6 +19,8 @@ __all__ = [
     "Histogram",
     "Planned",
     "Records",
+    "Stepped",
+    "SteppedLayer",
     "Unsupported",
     "memory_name",
 ]
@@ -263,6 +265,53 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class SteppedLayer:
+    """One layer's products on a stepped array.
+
+    Attributes
+    ----------
+    name, op : str
+    m, k, n, products, cycles, macs : int
+        Shape of the first product; how many ran; their cycles and MACs together.
+    utilization : float
+        0 to 1.
+    occupancy : ndarray (down, across)
+        Share of the cycles in which PEs worked, 0 to 1; a cell is one PE, or the mean of a block of a large array.
+    timeline : ndarray (down, spans)
+        Share of a row's PEs that worked, over the `timeline_cycles` of the first product.
+    timeline_cycles : int
+    """
+
+    name: str
+    op: str
+    m: int
+    k: int
+    n: int
+    products: int
+    cycles: int
+    macs: int
+    utilization: float
+    occupancy: Floats
+    timeline: Floats
+    timeline_cycles: int
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A model's products on a stepped array of `rows` x `cols` PEs."""
+
+    model: str
+    array: str
+    rows: int
+    cols: int
+    samples: int
+    cycles: int
+    macs: int
+    utilization: float
+    layers: tuple[SteppedLayer, ...]
+
+
+@dataclass(frozen=True)
 class Records:
     """Everything on the page, in the order given."""
 
@@ -273,3 +322,4 @@ class Records:
     plans: tuple[Planned, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     calibrations: tuple[Calibrated, ...] = ()
+    stepped: tuple[Stepped, ...] = ()

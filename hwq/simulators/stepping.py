@@ -8,7 +8,7 @@ half rate, whose sums meet behind the array as ``low + 256 high``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hwq.errors import Error
 from hwq.simulators.dataflow import DATAFLOWS, OVERLAPS, evaluate
 
-__all__ = ["Array", "Step", "SteppedGemm", "parse_array", "step"]
+__all__ = ["Array", "Step", "parse_array", "step"]
 
 # Registers, edges and tiles of one array; 4096 x 4096 PEs take 0.6 GB.
 MAX_BYTES = 2 << 30
@@ -86,8 +86,8 @@ class Step:
         Words through the ports.
     occupancy : int64 array (rows, cols) or None
         Cycles in which each PE multiplied.
-    timeline : float64 array or None
-        Share of the PEs that multiplied, over equal spans of time.
+    timeline : float64 array (rows, spans) or None
+        Share of each row's PEs that multiplied, over equal spans of time.
     bin_cycles : int
         Cycles per span (the last may be shorter).
     """
@@ -187,7 +187,7 @@ def step(
                      a_passes=a_passes, b_passes=b_passes)  # fmt: skip
     bin_cycles = max(1, -(-int(costs.cycles) // max(1, bins)))
     occupancy = np.zeros((array.rows, array.cols), np.int64) if pictures else None
-    busy = np.zeros(-(-int(costs.cycles) // bin_cycles), np.int64) if pictures else None
+    busy = np.zeros((array.rows, -(-int(costs.cycles) // bin_cycles)), np.int64) if pictures else None
     out = np.empty((a.shape[0], b.shape[1]), np.int32)
     try:
         run = Systolic((array.rows, array.cols), array.dataflow, array.overlap, pack, reference, a, b, out,
@@ -230,42 +230,6 @@ def _is_narrow(operand: Integers) -> bool:
 
 
 def _shares(busy: NDArray[np.int64], cycles: int, bin_cycles: int, array: Array) -> NDArray[np.float64]:
-    spans = np.full(busy.size, bin_cycles, np.int64)
-    spans[-1] = cycles - bin_cycles * (busy.size - 1)
-    return busy / (spans * (array.rows * array.cols))
-
-
-@dataclass
-class SteppedGemm:
-    """Stands in for the integer GEMM of a compiled program: every product runs on the array, and is written down.
-
-    ``hwq.compile(graph, gemm=SteppedGemm(Array(32, 32)))`` gives the bits of the kernels. The array multiplies stored
-    values; zero points are taken off behind it, from the sums of the rows of A and of the columns of B.
-
-    Attributes
-    ----------
-    array : Array
-    pictures : bool
-        Keep occupancy pictures.
-    steps : list of Step
-        One per product, in order of execution, without the results.
-    """
-
-    array: Array
-    pictures: bool = True
-    steps: list[Step] = field(default_factory=list)
-
-    def __call__(
-        self, a: Integers, b: Integers, *, a_zero_point: int = 0, b_zero_points: Integers | int = 0
-    ) -> NDArray[np.int32]:
-        """``sum over k of (a - a_zero_point)(b - b_zero_points)``, modulo 2^32: int32 (M, N). See `step`."""
-        done = step(self.array, a, b, pictures=self.pictures)
-        self.steps.append(replace(done, out=np.empty((0, 0), np.int32)))
-        acc = done.out
-        points = np.asarray(b_zero_points, np.int64).reshape(-1)
-        if a_zero_point or points.any():
-            columns = b.sum(axis=0, dtype=np.int64) - a.shape[1] * points
-            acc += (-a_zero_point * columns).astype(np.int32)
-        if points.any():
-            acc -= (a.sum(axis=1, dtype=np.int64)[:, None] * points).astype(np.int32)
-        return acc
+    spans = np.full(busy.shape[1], bin_cycles, np.int64)
+    spans[-1] = cycles - bin_cycles * (spans.size - 1)
+    return busy / (spans * array.cols)

@@ -18,7 +18,7 @@
  * loaded after that sum (none), or meanwhile.
  *
  * Here a row is stepped at once: its shift register is a window that moves over the words its port delivers, which is
- * what a shift register is; sums move for real. systolic_reference.c moves every register of every PE on its own and
+ * what a shift register is; sums move for real, up to HWQ_HOPS rows between two visits (systolic_step.c). systolic_reference.c moves every register of every PE on its own and
  * schedules by what it sees; tests hold the two, the closed forms of hwq/simulators/dataflow.py and plain products equal.
  */
 #include <stdlib.h>
@@ -82,14 +82,12 @@ static void count(hwq_systolic *run) {
     n->macs = run->gemm.m * run->gemm.k * run->gemm.n;
 }
 
-/* Busy PE-cycles of a fold before cycle x: PE (r, c) is busy from start + r + c on, T cycles. */
-static int64_t busy_before(int64_t rows, int64_t cols, int64_t steps, int64_t x) {
-    int64_t sum = 0;
-    for (int64_t d = 0; d < rows + cols - 1 && d < x; d++) {
-        const int64_t on_diagonal = min64(min64(d + 1, rows + cols - 1 - d), min64(rows, cols));
-        sum += on_diagonal * min64(x - d, steps);
-    }
-    return sum;
+static int64_t triangle(int64_t x) { return x > 0 ? x * (x + 1) / 2 : 0; }
+
+/* Busy PE-cycles of a row of `cols` PEs in its first x cycles: PE c works in cycles c .. c + steps - 1, so this is the sum
+ * over c of min(max(x - c, 0), steps). */
+static int64_t busy_before(int64_t cols, int64_t steps, int64_t x) {
+    return triangle(x) - triangle(x - cols) - (triangle(x - steps) - triangle(x - steps - cols));
 }
 
 static void account(hwq_systolic *run, int64_t fold) {
@@ -98,14 +96,15 @@ static void account(hwq_systolic *run, int64_t fold) {
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < cols; c++) run->occupancy[r * run->array.cols + c] += T;
     if (run->timeline == NULL) return;
-    const int64_t start = run->map.first + fold * run->map.interval, end = start + T + rows + cols - 2;
-    int64_t before = 0;
-    for (int64_t bin = start / run->bin_cycles; bin < run->bins; bin++) {
-        const int64_t edge = (bin + 1) * run->bin_cycles;
-        const int64_t now = busy_before(rows, cols, T, edge - start);
-        run->timeline[bin] += now - before;
-        if (edge >= end) break;
-        before = now;
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t start = run->map.first + fold * run->map.interval + r, end = start + T + cols - 1;
+        int64_t *line = run->timeline + r * run->bins, before = 0;
+        for (int64_t bin = start / run->bin_cycles; bin < run->bins; bin++) {
+            const int64_t edge = (bin + 1) * run->bin_cycles, now = busy_before(cols, T, edge - start);
+            line[bin] += now - before;
+            if (edge >= end) break;
+            before = now;
+        }
     }
 }
 
@@ -128,10 +127,9 @@ static void fill_edge(const hwq_systolic *run, int64_t r, int64_t last, int64_t 
     }
 }
 
-/* os: the words of column c in cycles from .. from + n - 1, one line of `to` per cycle. */
+/* os: the words of column c in cycles from .. from + n - 1, one line of `to`, which holds zeros, per cycle. */
 static void fill_top(const hwq_systolic *run, int64_t c, int64_t from, int64_t n, hwq_word *to) {
     const hwq_mapping *map = &run->map;
-    for (int64_t i = 0; i < n; i++) to[i * run->pitch] = 0;
     for (int64_t fold = max64(0, (from - c) / map->interval); fold < map->folds; fold++) {
         const int64_t start = fold * map->interval + c;
         const int64_t first = max64(start, from), end = min64(start + map->steps, from + n);
@@ -153,19 +151,29 @@ static void fill_tile(const hwq_systolic *run, int64_t fold) {
 
 /* ---- stepping ---------------------------------------------------------------------------------------------------- */
 
-/* PEs (r, t - start - r): those that see the first word of a fold (ws, is) or its last (os) in cycle t. */
+/* PEs (r, t - start - r): those that see the last word of a fold in cycle t (os). */
 #define ON_DIAGONAL(r, d, R, C) \
     for (int64_t r = max64(0, (d) - (C) + 1), r##_end = min64((R)-1, d); r <= r##_end; r++)
 
-static void take_weights(hwq_systolic *run, int64_t t) {
+/* The tiles whose marks run through the array in cycles t .. t + n - 1. */
+static int64_t find_waves(hwq_systolic *run, int64_t t, int64_t n) {
     const int64_t R = run->array.rows, C = run->array.cols, I = run->map.interval;
-    for (int64_t fold = min64(t / I, run->map.folds - 1); fold >= 0; fold--) {
-        const int64_t d = t - fold * I;
-        if (d > R + C - 2) return;
-        if (d == 0) fill_tile(run, fold);
-        const hwq_word *tile = run->tile + fold % run->tiles * R * run->pitch;
-        ON_DIAGONAL(r, d, R, C) run->weights[r * run->pitch + d - r] = tile[r * run->pitch + d - r];
+    int64_t waves = 0;
+    for (int64_t fold = min64((t + n - 1) / I, run->map.folds - 1); fold >= 0; fold--) {
+        const int64_t front = t - fold * I;
+        if (front > R + C - 2) break;
+        if (front <= 0) fill_tile(run, fold);
+        run->waves[waves++] = (hwq_wave){front, run->tile + fold % run->tiles * R * run->pitch};
     }
+    return waves;
+}
+
+/* Whether a sum comes to rest in cycles t .. t + n - 1 (os). */
+static int has_resting(const hwq_systolic *run, int64_t t, int64_t n) {
+    const int64_t I = run->map.interval, first = t - (run->map.steps - 1), last = first + n - 1;
+    if (last < 0) return 0;
+    const int64_t fold = min64(last / I, run->map.folds - 1);
+    return first - fold * I <= run->array.rows + run->array.cols - 2;
 }
 
 static void collect_resting(hwq_systolic *run, int64_t t) {
@@ -185,6 +193,14 @@ static void collect_resting(hwq_systolic *run, int64_t t) {
     }
 }
 
+static void add_diagonal(int32_t *restrict to, int64_t to_step, const int32_t *restrict from, int64_t from_step, int64_t n) {
+    if (to_step == 1)
+        for (int64_t i = 0; i < n; i++) to[i] = (int32_t)((uint32_t)to[i] + (uint32_t)from[i * from_step]);
+    else
+        for (int64_t i = 0; i < n; i++)
+            to[i * to_step] = (int32_t)((uint32_t)to[i * to_step] + (uint32_t)from[i * from_step]);
+}
+
 /* What left the bottom edge in `n` cycles from `from` on: column c in cycle t carries step t - start - (R - 1) - c. */
 static void collect_moving(hwq_systolic *run, int64_t from, int64_t n) {
     const hwq_mapping *map = &run->map;
@@ -197,13 +213,13 @@ static void collect_moving(hwq_systolic *run, int64_t from, int64_t n) {
         for (int64_t i = max64(0, from - start - cols + 1); i < end; i++) {
             const int64_t at = start + i - from, lo = max64(0, -at), hi = min64(cols - 1, n - 1 - at);
             int32_t *out = run->gemm.out + i * map->out_step_1 + c0 * map->out_step_2;
-            for (int64_t c = lo; c <= hi; c++) {
-                int32_t *sum = out + c * map->out_step_2;
-                *sum = (int32_t)((uint32_t)*sum + (uint32_t)run->bottom[(at + c) * run->pitch + c]);
-            }
+            add_diagonal(out + lo * map->out_step_2, map->out_step_2, run->bottom + (at + lo) * run->pitch + lo,
+                         run->pitch + 1, hi - lo + 1);
         }
     }
 }
+
+#define TOP_LINES 64
 
 static void step_chunk(hwq_systolic *run, int64_t from, int64_t n) {
     const int64_t R = run->array.rows, last = from + n - 1, pitch = run->pitch;
@@ -212,17 +228,23 @@ static void step_chunk(hwq_systolic *run, int64_t from, int64_t n) {
     hwq_step_choose(&step_ws, &step_os);
     for (int64_t r = 0; r < R; r++) fill_edge(run, r, last, n - 1 + pitch, run->edge + r * run->edge_pitch);
     if (run->array.dataflow == HWQ_OS) {
-        for (int64_t c = 0; c < run->array.cols; c++) fill_top(run, c, from - R + 1, n + R - 1, run->top + c);
-        for (int64_t t = from; t <= last; t++) {
-            step_os(run->sums, run->top + (t - from + R - 1) * pitch, run->edge + (last - t), run->edge_pitch, R, pitch);
-            collect_resting(run, t);
+        memset(run->top, 0, (size_t)((n + R - 1) * pitch) * sizeof *run->top);
+        for (int64_t at = 0; at < n + R - 1; at += TOP_LINES) /* so few that they stay in the first cache */
+            for (int64_t c = 0; c < run->array.cols; c++)
+                fill_top(run, c, from - R + 1 + at, min64(TOP_LINES, n + R - 1 - at), run->top + at * pitch + c);
+        for (int64_t t = from, m; t <= last; t += m) {
+            m = min64(HWQ_HOPS, last - t + 1);
+            if (has_resting(run, t, m)) m = 1;
+            step_os(run->sums, run->top + (t - from + R - 1) * pitch, run->edge + (last - t), run->edge_pitch, R, pitch, m);
+            if (m == 1) collect_resting(run, t);
         }
         return;
     }
-    for (int64_t t = from; t <= last; t++) {
-        take_weights(run, t);
-        step_ws(run->sums, run->weights, run->edge + (last - t), run->edge_pitch, R, pitch,
-                run->bottom + (t - from) * pitch);
+    for (int64_t t = from, m; t <= last; t += m) {
+        m = min64(HWQ_HOPS, last - t + 1);
+        const int64_t waves = find_waves(run, t, m);
+        step_ws(run->sums, run->weights, run->edge + (last - t), run->edge_pitch, R, run->array.cols, pitch, m,
+                run->bottom + (t - from) * pitch, run->waves, waves);
     }
     collect_moving(run, from, n);
 }
@@ -243,13 +265,14 @@ static int check(const hwq_systolic_array *x, const hwq_systolic_gemm *g) {
 static hwq_sim_status allocate(hwq_systolic *run, int64_t max_bytes) {
     const int64_t R = run->array.rows, C = run->array.cols;
     const int os = run->array.dataflow == HWQ_OS;
-    run->pitch = ceil_div(C, 8) * 8;
+    run->pitch = ceil_div(C, 16) * 16;
     run->chunk = max64(256, min64(2048, 4 * C)); /* long against the window, small enough for the cache */
     run->edge_pitch = run->chunk + run->pitch;
-    run->tiles = os ? 0 : (R + C - 2) / run->map.interval + 2;
+    run->tiles = os ? 0 : (R + C - 2 + HWQ_HOPS) / run->map.interval + 2; /* in flight during a block */
     const int64_t edge = R * run->edge_pitch, grid = R * run->pitch;
     const int64_t words = edge + 2 * grid + run->tiles * grid + (os ? run->chunk + R : run->chunk) * run->pitch;
-    if (words * 4 > max_bytes) return HWQ_SIM_TOO_LARGE;
+    if (words * 4 + run->tiles * (int64_t)sizeof *run->waves > max_bytes) return HWQ_SIM_TOO_LARGE;
+    if (!os && (run->waves = malloc((size_t)run->tiles * sizeof *run->waves)) == NULL) return HWQ_SIM_NO_MEMORY;
     hwq_word *next = calloc((size_t)words, sizeof *next);
     if (next == NULL) return HWQ_SIM_NO_MEMORY;
     run->memory = next;
@@ -318,5 +341,6 @@ void hwq_systolic_close(hwq_systolic *run) {
     if (run == NULL) return;
     hwq_reference_close(run->reference);
     free(run->memory);
+    free(run->waves);
     free(run);
 }

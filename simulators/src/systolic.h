@@ -30,14 +30,23 @@ typedef struct {
     int a_is_fixed;
 } hwq_mapping;
 
+/* Cycles stepped together: long enough to keep a sum in a register, short against a fold. */
+#define HWQ_HOPS 8
+
+/* A tile whose mark is in the array: PE (0, front) sees it in the first of the stepped cycles. */
+typedef struct {
+    int64_t front;
+    const hwq_word *tile;
+} hwq_wave;
+
 struct hwq_systolic {
     hwq_systolic_array array;
     hwq_systolic_gemm gemm;
     hwq_mapping map;
     hwq_systolic_counts counts;
-    int64_t *occupancy, *timeline, bins, bin_cycles;
+    int64_t *occupancy, *timeline, bins, bin_cycles; /* rows x cols; rows x bins */
     int64_t now; /* cycles since the start of fold 0 (fast) or since cycle 0 (reference) */
-    /* fast: one row is `pitch` words, a multiple of 8; a chunk is a number of cycles stepped at once */
+    /* fast: one row is `pitch` words, a multiple of 16; a chunk is a number of cycles stepped at once */
     int64_t pitch, chunk, edge_pitch, tiles;
     hwq_word *edge;    /* rows x edge_pitch: what each row's ports deliver, latest first */
     hwq_word *weights; /* rows x pitch: the weight each PE uses (ws, is) */
@@ -45,6 +54,7 @@ struct hwq_systolic {
     hwq_word *top;     /* os: (chunk + rows) x pitch: what the column ports deliver, one line per cycle */
     int32_t *sums;     /* rows x pitch: partial sums on their way down (ws, is) or at rest (os) */
     int32_t *bottom;   /* chunk x pitch: what left the array in each cycle (ws, is) */
+    hwq_wave *waves;   /* at most `tiles` */
     void *memory;
     struct hwq_reference *reference;
 };
@@ -59,12 +69,14 @@ static inline int64_t hwq_used_cols(const hwq_systolic *run, int64_t fold) {
     return rest < run->array.cols ? rest : run->array.cols;
 }
 
-/* One cycle of all PEs. ws, is: sums move down one row and each PE adds word . weight; the last row goes to `bottom`.
- * os: each PE adds row word . column word to its own sum; row r sees the line of `top` that is r cycles old. */
-typedef void (*hwq_step_ws)(int32_t *sums, const hwq_word *weights, const hwq_word *edge, int64_t edge_pitch,
-                            int64_t rows, int64_t pitch, int32_t *bottom);
+/* `cycles` cycles of all PEs. ws, is: sums move down one row a cycle and each PE adds word . weight; what leaves the last
+ * row goes to `bottom`, one line a cycle. os: each PE adds row word . column word to its own sum; row r sees the line of
+ * `top` that is r cycles old. `edge` and `top` point to the first cycle; later words of `edge` lie before it. */
+typedef void (*hwq_step_ws)(int32_t *sums, hwq_word *weights, const hwq_word *edge, int64_t edge_pitch, int64_t rows,
+                            int64_t cols, int64_t pitch, int64_t cycles, int32_t *bottom, const hwq_wave *waves,
+                            int64_t n_waves);
 typedef void (*hwq_step_os)(int32_t *sums, const hwq_word *top, const hwq_word *edge, int64_t edge_pitch, int64_t rows,
-                            int64_t pitch);
+                            int64_t pitch, int64_t cycles);
 void hwq_step_choose(hwq_step_ws *ws, hwq_step_os *os);
 
 hwq_sim_status hwq_reference_open(hwq_systolic *run, int64_t max_bytes);

@@ -162,7 +162,7 @@ static void busy(hwq_systolic *run, int64_t r, int64_t c, const token *a) {
     const int64_t bin = run->timeline ? run->reference->cycle / run->bin_cycles : 0;
     run->counts.macs += a->operands;
     if (run->occupancy) run->occupancy[r * run->array.cols + c]++;
-    if (run->timeline && bin < run->bins) run->timeline[bin]++;
+    if (run->timeline && bin < run->bins) run->timeline[r * run->bins + bin]++;
 }
 
 static void deliver(hwq_systolic *run, int64_t c, int32_t sum) {

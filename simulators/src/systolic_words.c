@@ -3,6 +3,10 @@
 
 #define COPY(NAME, TYPE)                                                                                             \
     static void NAME(const TYPE *x, int64_t step, int64_t partner, int64_t n, hwq_word *to, int64_t to_step) {       \
+        if (partner == 0 && step == 1 && to_step == -1) { /* a row's port, in order of k: the loop is a vector's */  \
+            for (int64_t i = 0; i < n; i++) to[-i] = (uint16_t)x[i];                                                 \
+            return;                                                                                                  \
+        }                                                                                                            \
         if (partner == 0) {                                                                                          \
             for (int64_t i = 0; i < n; i++) to[i * to_step] = (uint16_t)x[i * step];                                 \
             return;                                                                                                  \

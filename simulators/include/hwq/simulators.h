@@ -89,8 +89,8 @@ typedef struct {
 
 typedef struct hwq_systolic hwq_systolic;
 
-/* Prepare a run. occupancy: NULL or rows x cols busy cycles; timeline: NULL or `bins` counts of busy PE-cycles, each
- * over bin_cycles cycles. The arrays of `gemm` and these two must outlive the run; they are written by advance. */
+/* Prepare a run. occupancy: NULL or rows x cols busy cycles; timeline: NULL or rows x bins counts of busy
+ * PE-cycles, each over bin_cycles cycles. The arrays of `gemm` and these two must outlive the run; they are written by advance. */
 hwq_sim_status hwq_systolic_open(const hwq_systolic_array *array, const hwq_systolic_gemm *gemm, int64_t *occupancy,
                                  int64_t *timeline, int64_t bins, int64_t bin_cycles, int64_t max_bytes,
                                  hwq_systolic **out);
