@@ -193,15 +193,8 @@ static void collect_resting(hwq_systolic *run, int64_t t) {
     }
 }
 
-static void add_diagonal(int32_t *restrict to, int64_t to_step, const int32_t *restrict from, int64_t from_step, int64_t n) {
-    if (to_step == 1)
-        for (int64_t i = 0; i < n; i++) to[i] = (int32_t)((uint32_t)to[i] + (uint32_t)from[i * from_step]);
-    else
-        for (int64_t i = 0; i < n; i++)
-            to[i * to_step] = (int32_t)((uint32_t)to[i * to_step] + (uint32_t)from[i * from_step]);
-}
-
-/* What left the bottom edge in `n` cycles from `from` on: column c in cycle t carries step t - start - (R - 1) - c. */
+/* What left the bottom edge in `n` cycles from `from` on: line l of a fold left in cycle start + R - 1 + l and holds step
+ * l - c of column c. The accumulators are kept in that order: a later fold along k finds line l where this one left it. */
 static void collect_moving(hwq_systolic *run, int64_t from, int64_t n) {
     const hwq_mapping *map = &run->map;
     const int64_t R = run->array.rows, I = map->interval, T = map->steps;
@@ -209,12 +202,18 @@ static void collect_moving(hwq_systolic *run, int64_t from, int64_t n) {
         const int64_t start = fold * I + R - 1;
         if (start >= from + n) return;
         const int64_t cols = hwq_used_cols(run, fold), c0 = fold / map->row_blocks * run->array.cols;
-        const int64_t end = min64(T, from + n - start);
-        for (int64_t i = max64(0, from - start - cols + 1); i < end; i++) {
-            const int64_t at = start + i - from, lo = max64(0, -at), hi = min64(cols - 1, n - 1 - at);
-            int32_t *out = run->gemm.out + i * map->out_step_1 + c0 * map->out_step_2;
-            add_diagonal(out + lo * map->out_step_2, map->out_step_2, run->bottom + (at + lo) * run->pitch + lo,
-                         run->pitch + 1, hi - lo + 1);
+        const int64_t end = min64(T + cols - 1, from + n - start);
+        const int is_first = fold % map->row_blocks == 0, is_last = fold % map->row_blocks == map->row_blocks - 1;
+        for (int64_t l = max64(0, from - start); l < end; l++) {
+            const int64_t lo = max64(0, l - T + 1), hi = min64(cols - 1, l);
+            const int32_t *left = run->bottom + (start + l - from) * run->pitch;
+            int32_t *line = run->accumulators + l * run->line;
+            if (is_first) memcpy(line + lo, left + lo, (size_t)(hi - lo + 1) * sizeof *line);
+            else
+                for (int64_t c = lo; c <= hi; c++) line[c] = (int32_t)((uint32_t)line[c] + (uint32_t)left[c]);
+            if (!is_last) continue;
+            int32_t *out = run->gemm.out + l * map->out_step_1 + c0 * map->out_step_2;
+            for (int64_t c = lo; c <= hi; c++) out[c * (map->out_step_2 - map->out_step_1)] = line[c];
         }
     }
 }
@@ -266,11 +265,13 @@ static hwq_sim_status allocate(hwq_systolic *run, int64_t max_bytes) {
     const int64_t R = run->array.rows, C = run->array.cols;
     const int os = run->array.dataflow == HWQ_OS;
     run->pitch = ceil_div(C, 16) * 16;
-    run->chunk = max64(256, min64(2048, 4 * C)); /* long against the window, small enough for the cache */
+    run->chunk = max64(512, min64(2048, 4 * C)); /* long against the window, small enough for the cache */
     run->edge_pitch = run->chunk + run->pitch;
     run->tiles = os ? 0 : (R + C - 2 + HWQ_HOPS) / run->map.interval + 2; /* in flight during a block */
     const int64_t edge = R * run->edge_pitch, grid = R * run->pitch;
-    const int64_t words = edge + 2 * grid + run->tiles * grid + (os ? run->chunk + R : run->chunk) * run->pitch;
+    run->line = min64(run->pitch, ceil_div(run->map.on_cols, 16) * 16);
+    const int64_t sums = os ? 0 : (run->map.steps + C) * run->line;
+    const int64_t words = sums + edge + 2 * grid + run->tiles * grid + (os ? run->chunk + R : run->chunk) * run->pitch;
     if (words * 4 + run->tiles * (int64_t)sizeof *run->waves > max_bytes) return HWQ_SIM_TOO_LARGE;
     if (!os && (run->waves = malloc((size_t)run->tiles * sizeof *run->waves)) == NULL) return HWQ_SIM_NO_MEMORY;
     hwq_word *next = calloc((size_t)words, sizeof *next);
@@ -282,6 +283,7 @@ static hwq_sim_status allocate(hwq_systolic *run, int64_t max_bytes) {
     run->sums = (int32_t *)(run->tile + run->tiles * grid);
     run->top = (hwq_word *)(run->sums + grid); /* os */
     run->bottom = run->sums + grid;            /* ws, is */
+    run->accumulators = run->bottom + run->chunk * run->pitch;
     return HWQ_SIM_OK;
 }
 

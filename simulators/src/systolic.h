@@ -54,7 +54,9 @@ struct hwq_systolic {
     hwq_word *top;     /* os: (chunk + rows) x pitch: what the column ports deliver, one line per cycle */
     int32_t *sums;     /* rows x pitch: partial sums on their way down (ws, is) or at rest (os) */
     int32_t *bottom;   /* chunk x pitch: what left the array in each cycle (ws, is) */
-    hwq_wave *waves;   /* at most `tiles` */
+    int64_t line;          /* words of a line of accumulators */
+    int32_t *accumulators; /* (steps + cols) x line, in the order in which sums leave (ws, is) */
+    hwq_wave *waves;       /* at most `tiles` */
     void *memory;
     struct hwq_reference *reference;
 };

@@ -42,23 +42,29 @@ static void take_weights(hwq_word *weights, const hwq_wave *wave, int64_t u, int
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 
-/* pmaddwd is the PE. The usual number of rows stands apart, so that its loop unrolls. */
-#define CHAIN(N, VECTOR, LOAD, ADD, MADD)                                                                            \
-    for (int64_t i = 0; i < (N); i++)                                                                                \
-        sum = ADD(sum, MADD(LOAD((const VECTOR *)(words + i * step + c)), LOAD((const VECTOR *)(weights + i * pitch + c))));
+/* pmaddwd is the PE. Two vectors side by side keep both multipliers busy while each waits for its own additions. */
 #define FOLLOW(NAME, TARGET, VECTOR, LANES, LOAD, STORE, ADD, MADD, ZERO)                                            \
     TARGET static inline void NAME(const int32_t *from, const hwq_word *words, int64_t step, const hwq_word *weights, \
                                    int64_t pitch, int64_t n, int32_t *to) {                                          \
-        for (int64_t c = 0; c < pitch; c += LANES) {                                                                 \
+        int64_t c = 0;                                                                                               \
+        for (; c + SIDE * LANES <= pitch; c += SIDE * LANES) {                                                       \
+            VECTOR sum[SIDE];                                                                                        \
+            for (int v = 0; v < SIDE; v++) sum[v] = from ? LOAD((const VECTOR *)(from + c + v * LANES)) : ZERO();    \
+            const hwq_word *a = words + c, *w = weights + c;                                                         \
+            for (int64_t i = 0; i < n; i++, a += step, w += pitch)                                                   \
+                for (int v = 0; v < SIDE; v++)                                                                       \
+                    sum[v] = ADD(sum[v], MADD(LOAD((const VECTOR *)(a + v * LANES)), LOAD((const VECTOR *)(w + v * LANES)))); \
+            for (int v = 0; v < SIDE; v++) STORE((VECTOR *)(to + c + v * LANES), sum[v]);                            \
+        }                                                                                                            \
+        for (; c < pitch; c += LANES) {                                                                              \
             VECTOR sum = from ? LOAD((const VECTOR *)(from + c)) : ZERO();                                           \
-            if (n == HWQ_HOPS) {                                                                                     \
-                CHAIN(HWQ_HOPS, VECTOR, LOAD, ADD, MADD)                                                             \
-            } else {                                                                                                 \
-                CHAIN(n, VECTOR, LOAD, ADD, MADD)                                                                    \
-            }                                                                                                        \
+            const hwq_word *a = words + c, *w = weights + c;                                                         \
+            for (int64_t i = 0; i < n; i++, a += step, w += pitch)                                                   \
+                sum = ADD(sum, MADD(LOAD((const VECTOR *)a), LOAD((const VECTOR *)w)));                              \
             STORE((VECTOR *)(to + c), sum);                                                                          \
         }                                                                                                            \
     }
+#define SIDE 2
 
 #define BASE
 #define AVX2 __attribute__((target("avx2")))

@@ -8,7 +8,12 @@
             return;                                                                                                  \
         }                                                                                                            \
         if (partner == 0) {                                                                                          \
-            for (int64_t i = 0; i < n; i++) to[i * to_step] = (uint16_t)x[i * step];                                 \
+            for (; n >= 4; n -= 4, x += 4 * step, to += 4 * to_step) {                                               \
+                const uint16_t w0 = (uint16_t)x[0], w1 = (uint16_t)x[step];                                          \
+                const uint16_t w2 = (uint16_t)x[2 * step], w3 = (uint16_t)x[3 * step];                               \
+                to[0] = w0, to[to_step] = w1, to[2 * to_step] = w2, to[3 * to_step] = w3;                            \
+            }                                                                                                        \
+            for (; n > 0; n--, x += step, to += to_step) *to = (uint16_t)*x;                                         \
             return;                                                                                                  \
         }                                                                                                            \
         for (int64_t i = 0; i < n; i++)                                                                              \
