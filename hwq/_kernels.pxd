@@ -31,6 +31,8 @@ cdef extern from "hwq/kernels.h" nogil:
         const int32_t *zero_points
         const int32_t *column_sums
         const int32_t *column_products
+        const int16_t *winograd
+        const int32_t *winograd_terms
     ctypedef struct hwq_gemm_args:
         int64_t m
         const void *a
@@ -108,6 +110,10 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
     void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)
     int64_t hwq_conv_workspace(const hwq_conv *)
+    int hwq_conv_takes_winograd(const hwq_conv *)
+    int64_t hwq_winograd_words(int64_t, int64_t)
+    int64_t hwq_winograd_terms(int64_t)
+    int hwq_winograd_pack(const hwq_packed *, int64_t, int64_t, int16_t *, int32_t *)
     void hwq_conv_s32(const hwq_conv *)
     void hwq_depthwise_s32(const hwq_conv *)
     void hwq_conv_f32(const hwq_conv *)

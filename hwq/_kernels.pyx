@@ -116,10 +116,12 @@ cdef class Epilogue:
 
 
 cdef class Packed:
-    """hwq_packed with the arrays that it points to."""
+    """hwq_packed with the arrays that it points to, and its 3 x 3 weights once more, transformed by the first convolution to want them."""
 
     cdef hwq_packed c
     cdef _Views views
+    cdef void *transformed
+    cdef bint refused
 
     def __init__(self, int64_t k, int64_t n, int64_t groups, quads, zero_points, column_sums, column_products):
         cdef _Views v = _Views()
@@ -129,6 +131,29 @@ cdef class Packed:
         self.c.zero_points = <const int32_t *>v.read(zero_points, groups * n * 4)
         self.c.column_sums = <const int32_t *>v.read(column_sums, groups * n * 4)
         self.c.column_products = <const int32_t *>v.read(column_products, groups * n * 4)
+
+    def __dealloc__(self):
+        free(self.transformed)
+
+    cdef int prepare(self, const hwq_conv *c) except -1:
+        """Transform the weights if this convolution takes Winograd's form; with the GIL held, so once."""
+        if self.refused or self.c.winograd is not NULL or not hwq_conv_takes_winograd(c):
+            return 0
+        cdef int64_t depth = c.channels // c.groups, words = hwq_winograd_words(depth, self.c.n), terms = hwq_winograd_terms(self.c.n), group
+        self.transformed = malloc(<size_t>(self.c.groups * (words * 2 + terms * 4)) + 64)
+        if self.transformed is NULL:
+            raise MemoryError
+        cdef int16_t *first = <int16_t *>_align(self.transformed)
+        cdef int32_t *second = <int32_t *>(first + self.c.groups * words)
+        for group in range(self.c.groups):
+            self.refused = self.refused or hwq_winograd_pack(&self.c, depth, group, first + group * words, second + group * terms) != 0
+        if self.refused:
+            free(self.transformed)
+            self.transformed = NULL
+        else:
+            self.c.winograd_terms = second
+            self.c.winograd = first
+        return 0
 
 
 cdef void *_align(void *p) noexcept nogil:
@@ -297,6 +322,7 @@ def conv(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_
             if weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
                 raise ValueError("the packed weights have another shape")
             c.weights = &weights.c
+            weights.prepare(&c)
         c.bias = <const int32_t *>v.read(bias, out_channels * 4)
         if e.residual_op is not NULL:
             e.residual = v.read(residual, total * out_channels * _size(e.residual_op.b_type))

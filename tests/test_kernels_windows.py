@@ -271,3 +271,33 @@ def test_random_geometry(data: st.DataObject) -> None:
             assert np.array_equal(kernels.conv2d(x, packed, **options), want), name
             last = kernels.conv2d(np.moveaxis(x, 1, -1), packed, layout="NHWC", **options)
             assert np.array_equal(np.moveaxis(last, -1, 1), want), name
+
+
+@pytest.mark.parametrize("depth", [916, 918])
+def test_winograds_bound_is_the_last_that_it_takes(depth: int) -> None:
+    """4 x 255 x sum |w - zw| leaves int32 between these depths: the greater one runs without the transform."""
+    w = np.full((8, depth, 3, 3), 255, np.uint8)
+    x = np.full((1, depth, 4, 5), 255, np.uint8)
+    x[0, :, 1, 2] = 0
+    want = reading(x, w, 0, 0, 0, 1, ((1, 1), (1, 1, 1, 1), (1, 1)))
+    assert np.array_equal(kernels.conv2d(x, kernels.pack_conv(w), pads=1), want)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_random_three_by_three(data: st.DataObject) -> None:
+    draw = data.draw
+    groups, depth, per = draw(st.sampled_from([(1, 16, 8), (1, 50, 33), (2, 17, 24)]))
+    pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
+    height, width = draw(st.integers(4, 15)), draw(st.integers(4, 15))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    x = rng.integers(0, 256, (2, groups * depth, height, width)).astype(np.uint8)
+    w = rng.integers(0, 256, (groups * per, depth, 3, 3)).astype(np.uint8)
+    zw, bias = rng.integers(0, 256, groups * per), rng.integers(-999, 999, groups * per).astype(np.int32)
+    geometry = ((1, 1), pads, (1, 1))
+    want = reading(x, w, 77, zw, bias, groups, geometry)
+    packed = kernels.pack_conv(w, zero_point=zw, groups=groups)
+    options = {"pads": pads, "a_zero_point": 77, "bias": bias, "threads": draw(st.integers(1, 5))}
+    assert np.array_equal(kernels.conv2d(x, packed, **options), want)
+    last = kernels.conv2d(np.moveaxis(x, 1, -1), packed, layout="NHWC", **options)
+    assert np.array_equal(np.moveaxis(last, -1, 1), want)

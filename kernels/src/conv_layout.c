@@ -3,6 +3,7 @@
 
 #include "epilogue.h"
 #include "window.h"
+#include "winograd.h"
 
 #include <string.h>
 
@@ -30,7 +31,8 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
 int64_t hwq_conv_workspace(const hwq_conv *conv)
 {
     const hwq_conv_shape s = hwq_conv_measure(conv);
-    return s.image + s.rows + s.tile + s.gemm;
+    const int64_t blocked = s.rows + s.tile + s.gemm, winograd = hwq_winograd_workspace(conv);
+    return s.image + (blocked > winograd ? blocked : winograd);
 }
 
 /* to[column][row] = from[row][column], in squares that keep both sides in cache. */

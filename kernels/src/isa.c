@@ -1,5 +1,6 @@
 /* What this CPU can do, and which path runs. The chosen path is the one mutable global of this folder. */
 #include "isa.h"
+#include "winograd.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -162,6 +163,17 @@ void hwq_gemm_f32(const hwq_gemm_f32_args *args) { HWQ_FIND(gemm_f32)(args); }
 void hwq_gemm_sequential(const hwq_gemm_sequential_args *args) { HWQ_FIND(gemm_sequential)(args); }
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out) { HWQ_FIND(sum_f32)(outer, k, inner, x, out); }
 void hwq_conv_s32(const hwq_conv *conv) { HWQ_FIND(conv_s32)(conv); }
+int hwq_conv_takes_winograd(const hwq_conv *conv)
+{
+#if HWQ_X86
+    int path = hwq_path_chosen();
+    while (!ROWS[path].conv_s32) path = PARENTS[path];
+    return ROWS[path].conv_s32 == hwq_conv_s32__avx2 && hwq_winograd_fits(conv);
+#else
+    (void)conv;
+    return 0;
+#endif
+}
 void hwq_conv_f32(const hwq_conv *conv) { HWQ_FIND(conv_f32)(conv); }
 void hwq_depthwise_s32(const hwq_conv *conv) { HWQ_FIND(depthwise_s32)(conv); }
 void hwq_depthwise_f32(const hwq_conv *conv) { HWQ_FIND(depthwise_f32)(conv); }

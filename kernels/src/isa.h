@@ -64,9 +64,8 @@ hwq_pool_fn hwq_pool_run__avx2;
 hwq_binary_fn hwq_binary_run__avx2;
 hwq_quantize_fn hwq_quantize__avx2;
 hwq_dequantize_fn hwq_dequantize__avx2;
-hwq_conv_fn hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2;
+hwq_conv_fn hwq_conv_s32__avx2, hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2;
 hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
-#define hwq_conv_s32__avx2 hwq_conv_s32__blocked
 #define hwq_conv_f32__avx2 hwq_conv_f32__blocked
 #define hwq_conv_s32__neon hwq_conv_s32__blocked
 #define hwq_conv_f32__neon hwq_conv_f32__blocked

@@ -20,6 +20,11 @@ static const shape SHAPES[] = {
     {1, 3, 1, 2, {{1, 6, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     {1, 1, 2, 3, {{4, 5, 6}, {2, 3, 2}, {1, 2, 1}, {1, 1, 2}, {1, 0, 1}, {0}}},
     {1, 1, 2, 3, {{1, 3, 3}, {1, 2, 2}, {1, 4, 4}, {1, 1, 1}, {0, 5, 5}, {0}}}, /* windows wholly in the padding */
+    /* Winograd's: channels and columns at every kind of tail, odd and even sides, more tiles than a block holds, wide paddings */
+    {1, 1, 16, 16, {{1, 8, 8}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {2, 1, 19, 13, {{1, 5, 7}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {1, 2, 33, 17, {{1, 17, 13}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 2, 0}, {0}}},
+    {1, 1, 40, 40, {{1, 6, 29}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 2}, {0}}},
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
@@ -98,12 +103,21 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill)
         hwq_pack((int8_t *)weights.data + o * k, HWQ_S8, k, s->per, 1, k, points + o, (int8_t *)quads.data + g * hwq_packed_bytes(k, s->per),
                  stored + o, sums + o, products + o, positive + o, negative + o);
     }
-    const hwq_packed packed = {.k = k, .n = s->per, .groups = s->groups, .quads = quads.data, .zero_points = stored, .column_sums = sums,
+    hwq_packed packed = {.k = k, .n = s->per, .groups = s->groups, .quads = quads.data, .zero_points = stored, .column_sums = sums,
                                .column_products = products};
     hwq_epilogue e = {.kind = HWQ_KIND_S32, .out_type = HWQ_S32};
+    guarded words = guard((size_t)(s->groups * hwq_winograd_words(s->depth, s->per)) * 2, 0), terms = guard((size_t)(s->groups * hwq_winograd_terms(s->per)) * 4, 0);
     hwq_conv c = {.window = w, .batch = s->batch, .channels = channels, .out_channels = outs, .groups = s->groups, .layout = layout,
                   .a_type = a_type, .a_zero_point = a_type == HWQ_U8 ? 200 : -7, .depthwise = depthwise, .x = x.data, .weights = &packed,
                   .taps_s16 = taps.data, .bias = bias.data, .epilogue = &e};
+    if (hwq_conv_takes_winograd(&c)) {
+        int bad = 0;
+        for (int64_t g = 0; g < s->groups; g++)
+            bad |= hwq_winograd_pack(&packed, s->depth, g, (int16_t *)words.data + g * hwq_winograd_words(s->depth, s->per),
+                                     (int32_t *)terms.data + g * hwq_winograd_terms(s->per));
+        check_true(!bad, "the weights can be transformed");
+        packed.winograd = words.data, packed.winograd_terms = terms.data;
+    }
     convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, out.data, total);
     check_true(reads_the_same(&c, weights.data, points, k), "int64 reading");
 
@@ -117,7 +131,7 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill)
     convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, want.data, total);
     hwq_path_choose(path);
     check_equal(bytes.data, want.data, (size_t)outputs, "ref, requantized with a residual");
-    check_guard(&x), check_guard(&weights), check_guard(&bias), check_guard(&skip), check_guard(&quads), check_guard(&taps);
+    check_guard(&x), check_guard(&weights), check_guard(&bias), check_guard(&skip), check_guard(&quads), check_guard(&taps), check_guard(&words), check_guard(&terms);
     check_guard(&out), check_guard(&bytes), check_guard(&want);
     free(points), free(stored), free(sums), free(products), free(positive), free(negative);
 }

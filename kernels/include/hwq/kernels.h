@@ -91,6 +91,8 @@ typedef struct {
     const int32_t *zero_points;    /* NULL when all are 0, else groups * n, in the stored (int8) domain */
     const int32_t *column_sums;    /* groups * n: sum of stored weights, modulo 2^32 */
     const int32_t *column_products;/* groups * n: sum of w[2j] * w[2j + 1], modulo 2^32 (Winograd's inner product) */
+    const int16_t *winograd;       /* NULL, or a 3 x 3 convolution's weights transformed by hwq_winograd_pack, group after group */
+    const int32_t *winograd_terms; /* beside them */
 } hwq_packed;
 
 int64_t hwq_packed_bytes(int64_t k, int64_t n);
@@ -187,6 +189,13 @@ typedef struct {
 int64_t hwq_conv_workspace(const hwq_conv *conv);
 void hwq_conv_s32(const hwq_conv *conv);       /* u8 or s8 input, any groups, packed weights */
 void hwq_depthwise_s32(const hwq_conv *conv);  /* u8 or s8 input */
+/* Would hwq_conv_s32 run this convolution by Winograd's F(2x2, 3x3) on the chosen path, if its weights were transformed? */
+int hwq_conv_takes_winograd(const hwq_conv *conv);
+/* Transform one group of packed 3 x 3 weights, `depth` input channels per group: into hwq_winograd_words(depth, n) words and
+ * hwq_winograd_terms(n) terms. Returns 0, or -1 where sum |w - zw| of a column is so great that 4 times a sum may leave int32. */
+int64_t hwq_winograd_words(int64_t depth, int64_t n);
+int64_t hwq_winograd_terms(int64_t n);
+int hwq_winograd_pack(const hwq_packed *packed, int64_t depth, int64_t group, int16_t *words, int32_t *terms);
 void hwq_conv_f32(const hwq_conv *conv);       /* fixed order over (tap, channel); padding is +0 and takes part */
 void hwq_depthwise_f32(const hwq_conv *conv);
 
