@@ -6,9 +6,9 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
+import c_checks
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,28 +18,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(*words: str) -> str:
-    done = subprocess.run(
-        ["make", "-C", str(ROOT / "kernels" / "tests"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout
-
-
 def test_every_path_equals_ref_in_c() -> None:
     from hwq import kernels
 
-    out = run("check")
+    out = c_checks.output("check")
     assert re.search(r"\d{5,} checks, 0 failed", out)
     assert f"paths: {' '.join(kernels.available_isas())}\n" in out  # the same probe as in Python
 
 
 def test_the_sanitizers_find_nothing() -> None:
-    out = run("sanitized")
+    out = c_checks.output("sanitized")
     assert "checks, 0 failed" in out or "skipped" in out
 
 
@@ -56,7 +44,7 @@ def test_the_same_sources_pass_on_aarch64() -> None:
     """Advanced SIMD, SDOT and SMMLA under an emulator."""
     need(shutil.which("aarch64-linux-gnu-gcc") is not None, "aarch64-linux-gnu-gcc")
     need(shutil.which("qemu-aarch64-static") is not None, "qemu-aarch64-static")
-    out = run("arm")
+    out = c_checks.output("arm")
     assert "paths: ref neon neondot i8mm\n" in out
     assert re.search(r"\d{5,} checks, 0 failed", out)
 
@@ -68,7 +56,7 @@ def test_vnni_passes_where_the_cpu_lacks_it() -> None:
     if "avx2" not in kernels.available_isas():
         pytest.skip("the emulation needs AVX2")
     need(Path("/usr/include/simde/x86/avx512.h").exists(), "libsimde-dev")
-    out = run("simde")
+    out = c_checks.output("simde")
     assert "paths: avxvnni avx512vnni\n" in out
     assert re.search(r"\d{4,} checks, 0 failed", out)
 

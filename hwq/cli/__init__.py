@@ -15,7 +15,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="hwq",
     help="What does this quantization plan compute, bit for bit, and what will it cost?",
-    epilog="Start with `hwq demo`. MODEL is an .onnx file or zoo:NAME (zoo:resnet50, zoo:mobilenet_v2, zoo:bert_base, ...). "
+    epilog="Start with `hwq demo`. MODEL is an .onnx or .tflite file or zoo:NAME (zoo:resnet50, zoo:mobilenet_v2, zoo:bert_base, ...). "
     "Every verb takes --json. Exit codes: 0 good, 1 a check failed, 2 bad input or usage.",
     no_args_is_help=True,
     rich_markup_mode=None,

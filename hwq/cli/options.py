@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["PRECISIONS", "default_plan", "load", "machines", "plan_of", "samples", "shapes_of"]
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="An .onnx file, a saved graph (.npz), or zoo:NAME.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="An .onnx or .tflite file, a saved graph (.npz), or zoo:NAME.", show_default=False
+    ),
 ]
 Data = Annotated[
     Path,
