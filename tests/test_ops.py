@@ -168,6 +168,15 @@ def test_resize_by_scales_and_sizes(mode: str, coordinates: str) -> None:
     )
 
 
+@pytest.mark.parametrize("mode", ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
+@pytest.mark.parametrize("size", [(16, 10), (13, 11), (4, 3), (8, 9), (1, 1)])
+def test_bilinear_resize_has_onnxruntimes_bits(mode: str, size: tuple[int, int]) -> None:
+    """On a grid of steps half of the results are ties, which the next QuantizeLinear rounds by the last bit."""
+    x = (np.rint(data(2, 3, 8, 5) * 20) * F(0.0371)).astype(F)
+    sizes = np.array([2, 3, *size])
+    agree("Resize", [x, None, None, sizes], tolerance=0, mode="linear", coordinate_transformation_mode=mode)
+
+
 def test_resize_smoothly() -> None:
     x = data(1, 1, 12, 12)
     for antialias in (0, 1):
