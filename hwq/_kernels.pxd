@@ -1,7 +1,7 @@
 # cython: language_level=3
 """kernels/ as Cython sees it: the contracts are in kernels/include/hwq/kernels.h and kernels/src/state.h."""
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
 cdef extern from "state.h" nogil:
     uint64_t hwq_state_read()
@@ -92,7 +92,7 @@ cdef extern from "hwq/kernels.h" nogil:
         const void *x
         void *out
 
-    int HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32, HWQ_STRIP
+    int HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32, HWQ_F16, HWQ_BF16, HWQ_STRIP
     void hwq_quantize_multiplier(double real, int32_t *multiplier, int32_t *shift)
     int hwq_binary_prepare(hwq_binary *)
     void hwq_binary_run(const hwq_binary *, int64_t, const void *, int64_t, const void *, int64_t, void *)
@@ -124,6 +124,49 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_lut(int64_t, const uint8_t *, uint8_t, const uint8_t *, uint8_t *)
     void hwq_pack_int4(int64_t, const int8_t *, uint8_t *)
     void hwq_unpack_int4(int64_t, const uint8_t *, int32_t, int8_t *)
+    ctypedef struct hwq_gemm_s16_args:
+        int64_t m
+        const int16_t *a
+        int64_t a_stride
+        int32_t a_zero_point
+        const hwq_packed *weights
+        int64_t group, first_strip, strips
+        const int64_t *bias
+        int32_t acc_type
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t out_stride
+    ctypedef struct hwq_gemm_half_args:
+        int32_t type
+        int64_t m, k, n
+        const uint16_t *a
+        int64_t a_stride
+        const float *weights
+        const float *bias
+        uint16_t *out
+        int64_t out_stride
+        float *workspace
+    ctypedef struct hwq_softmax:
+        int32_t formula, type, out_type
+        float scale, beta
+        const float *table
+        float inverse
+        int32_t zero_point
+    ctypedef struct hwq_layer_norm:
+        int64_t columns
+        const int16_t *weights
+        const int32_t *bias
+        int32_t multiplier, shift, variance_limit
+    void hwq_gemm_s16s8(const hwq_gemm_s16_args *)
+    void hwq_widen(int32_t, int64_t, const uint16_t *, float *)
+    void hwq_narrow(int32_t, int64_t, const float *, uint16_t *)
+    int64_t hwq_gemm_half_workspace(int64_t, int64_t)
+    void hwq_gemm_half(const hwq_gemm_half_args *)
+    void hwq_dynamic_quantize(int32_t, int64_t, int64_t, const float *, void *, float *, int32_t *)
+    void hwq_lut_s16(int64_t, const int16_t *, const int16_t *, int16_t *)
+    void hwq_softmax_prepare(hwq_softmax *)
+    void hwq_softmax_run(const hwq_softmax *, int64_t, int64_t, const void *, void *)
+    void hwq_layer_norm_s16(const hwq_layer_norm *, int64_t, const int16_t *, int16_t *)
     int hwq_path_count()
     const char *hwq_path_name(int)
     int hwq_path_available(int)

@@ -7,6 +7,8 @@ Geometry = tuple[tuple[int, ...], ...]  # in, kernel, stride, dilation, pad, out
 
 TYPES: dict[str, int]
 STRIP: int
+F16: int
+BF16: int
 
 class Binary:
     def __init__(
@@ -166,3 +168,66 @@ def present(op: int, path: int) -> bool: ...
 def float_state() -> int: ...
 def enter_float_state() -> int: ...
 def set_float_state(state: int) -> None: ...
+
+class Softmax:
+    def __init__(
+        self,
+        formula: int,
+        kind: int,
+        out_kind: int,
+        scale: float,
+        beta: float,
+        table: Buffer | None,
+        inverse: float,
+        zero_point: int,
+    ) -> None: ...
+    def run(self, first_row: int, rows: int, columns: int, x: Buffer, out: Buffer) -> None: ...
+
+def gemm_s16(
+    a: Buffer,
+    first_row: int,
+    rows: int,
+    a_zero_point: int,
+    weights: Packed,
+    bias: Buffer | None,
+    wide: bool,
+    epilogue: Epilogue,
+    residual: Buffer | None,
+    out: Buffer,
+) -> None: ...
+def gemm_half(
+    kind: int,
+    a: Buffer,
+    first_row: int,
+    rows: int,
+    k: int,
+    n: int,
+    weights: Buffer,
+    bias: Buffer | None,
+    out: Buffer,
+) -> None: ...
+def widen(kind: int, n: int, x: Buffer, out: Buffer) -> None: ...
+def narrow(kind: int, n: int, x: Buffer, out: Buffer) -> None: ...
+def dynamic_quantize(
+    formula: int,
+    first_row: int,
+    rows: int,
+    columns: int,
+    x: Buffer,
+    out: Buffer,
+    scales: Buffer,
+    zero_points: Buffer,
+) -> None: ...
+def lut_s16(x: Buffer, table: Buffer, out: Buffer, n: int) -> None: ...
+def layer_norm_s16(
+    first_row: int,
+    rows: int,
+    columns: int,
+    x: Buffer,
+    weights: Buffer,
+    bias: Buffer | None,
+    multiplier: int,
+    shift: int,
+    variance_limit: int,
+    out: Buffer,
+) -> None: ...

@@ -14,9 +14,12 @@ array([[70, 60]], dtype=int32)
 
 from hwq.kernels.elementwise import add, binary, dequantize, lut, mul, pack_int4, quantize, sub, unpack_int4
 from hwq.kernels.epilogue import ROUNDINGS, Binary, Epilogue, quantize_multiplier, requantize
+from hwq.kernels.half import narrow, widen
+from hwq.kernels.int16 import gemm_int16, lut_int16
 from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
 from hwq.kernels.products import gemm, gemm_saturating, gemm_sequential, matmul, matmul_f32, sum_f32
+from hwq.kernels.rows import dynamic_quantize, layer_norm, softmax
 from hwq.kernels.windows import average_pool, conv2d, max_pool
 
 __all__ = [
@@ -30,16 +33,21 @@ __all__ = [
     "binary",
     "conv2d",
     "dequantize",
+    "dynamic_quantize",
     "gemm",
+    "gemm_int16",
     "gemm_saturating",
     "gemm_sequential",
     "isa",
+    "layer_norm",
     "lut",
+    "lut_int16",
     "matmul",
     "matmul_f32",
     "matrix",
     "max_pool",
     "mul",
+    "narrow",
     "pack",
     "pack_conv",
     "pack_float",
@@ -47,8 +55,10 @@ __all__ = [
     "quantize",
     "quantize_multiplier",
     "requantize",
+    "softmax",
     "sub",
     "sum_f32",
     "unpack_int4",
     "use_isa",
+    "widen",
 ]

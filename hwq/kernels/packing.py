@@ -10,6 +10,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
+from hwq.kernels.half import half_name, widen
 from hwq.kernels.operands import RANGES, TYPES, Array, dense, integer
 
 __all__ = ["Packed", "pack", "pack_conv", "pack_float"]
@@ -24,7 +25,7 @@ class Packed:
     k, n, groups : int
         Products per output, output columns per group, groups.
     dtype : str
-        ``int8``, ``uint8`` or ``float32``, as given.
+        ``int8``, ``uint8``, ``float32``, ``float16`` or ``bfloat16``, as given; the last two are held widened.
     kernel : tuple of int
         Spatial kernel of a convolution, or ``()``.
     depthwise : bool
@@ -205,24 +206,30 @@ def pack(weights: Any, *, zero_point: Any = 0, layout: str = "KN", bits: int = 8
 
 
 def pack_float(weights: Any, *, layout: str = "KN") -> Packed:
-    """Pack a float32 matrix (K, N) (or (N, K) with layout ``NK``) for `gemm` in the fixed order."""
-    given = dense(weights, "weights", ["float32"])
+    """Pack a float matrix (K, N) (or (N, K) with layout ``NK``) for `gemm` in the fixed order.
+
+    float32, or float16 and bfloat16, which multiply activations of their own type.
+    """
+    half = half_name(weights)
+    given = widen(weights) if half else dense(weights, "weights", ["float32"])
     if given.ndim != 2 or layout not in ("KN", "NK"):
         raise Error(f"weights must be 2-D in layout KN or NK, not {given.shape} in {layout}")
     k, n = given.shape if layout == "KN" else given.shape[::-1]
     data = _align(_kernels.packed_f32_floats(k, n), np.float32)
     _kernels.pack_f32(given, 0, k, n, n if layout == "KN" else 1, 1 if layout == "KN" else k, 0, data)
-    return _float(k, n, 1, data, (), False)
+    return _float(k, n, 1, data, (), False, half)
 
 
-def _float(k: int, n: int, groups: int, data: Array, kernel: tuple[int, ...], depthwise: bool) -> Packed:
+def _float(
+    k: int, n: int, groups: int, data: Array, kernel: tuple[int, ...], depthwise: bool, half: str | None
+) -> Packed:
     none = np.zeros(0, np.int64)
     _freeze(data, none)
     return Packed(
         k=k,
         n=n,
         groups=groups,
-        dtype="float32",
+        dtype=half or "float32",
         kernel=kernel,
         depthwise=depthwise,
         positive=none,
@@ -236,7 +243,7 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
 
     Parameters
     ----------
-    weights : int8, uint8 or float32 array (O, I / groups, *kernel), or (O, *kernel, I / groups) with layout ``OHWI``
+    weights : int8, uint8, float32, float16 or bfloat16 array (O, I / groups, *kernel), or (O, *kernel, I / groups) with layout ``OHWI``
     zero_point : int or array (O,)
         Of integer weights.
     groups : int
@@ -246,7 +253,8 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
     bits : int
         As in `pack`.
     """
-    given = np.asarray(weights)
+    half = half_name(weights)
+    given = widen(weights) if half else np.asarray(weights)
     given = dense(given, "weights", ["float32"]) if given.dtype == np.float32 else _integers(given, bits)
     if not 3 <= given.ndim <= 5 or layout not in ("OIHW", "OHWI"):
         raise Error(
@@ -262,11 +270,13 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
     depthwise = depth == n == 1 and groups > 1
     if given.dtype == np.float32:
         if depthwise:
-            return _float(k, n, groups, np.ascontiguousarray(given.reshape(outputs, k).T).reshape(-1), kernel, True)
+            return _float(
+                k, n, groups, np.ascontiguousarray(given.reshape(outputs, k).T).reshape(-1), kernel, True, half
+            )
         data = _align(groups * _kernels.packed_f32_floats(k, n), np.float32)
         for group in range(groups):
             _kernels.pack_f32(given, group * n * k, k, n, 1, k, group, data)
-        return _float(k, n, groups, data, kernel, False)
+        return _float(k, n, groups, data, kernel, False, half)
     points = _zero_points(zero_point, outputs, given.dtype)
     if depthwise:
         centered = given.reshape(outputs, k).astype(np.int64) - points[:, None]

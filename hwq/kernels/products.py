@@ -10,6 +10,8 @@ import numpy as np
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
+from hwq.kernels.half import HALVES, gemm_half, half_name, narrow, widen
+from hwq.kernels.int16 import gemm_int16
 from hwq.kernels.operands import Array, dense, int32_bias, output, over_ranges, zero_point
 from hwq.kernels.packing import Packed, pack, pack_float
 
@@ -34,7 +36,7 @@ def gemm(
 
     Parameters
     ----------
-    a : uint8 or int8 array (..., K); float32 with weights from `pack_float`
+    a : uint8 or int8 array (..., K); int16 (see `gemm_int16`); float32, float16 or bfloat16 with weights from `pack_float`
     packed : Packed
         From `pack` or `pack_float`.
     a_zero_point : int
@@ -61,10 +63,26 @@ def gemm(
     Error
         Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
     """
-    if packed.dtype == "float32":
+    if packed.dtype == "float32" or packed.dtype in HALVES:
         if epilogue is not None or residual is not None:
-            raise Error("a float32 product takes no epilogue")
+            raise Error("a float product takes no epilogue")
+        if packed.kernel:
+            raise Error("these weights were packed for a convolution", remedy="pack them with hwq.kernels.pack_float")
+        if packed.dtype in HALVES:
+            return gemm_half(a, packed.data, packed.dtype, packed.k, packed.n, bias, out, threads)
         return _gemm_f32(a, packed, bias, out, threads)
+    if getattr(a, "dtype", None) == np.int16:
+        return gemm_int16(
+            a,
+            packed,
+            a_zero_point=a_zero_point,
+            bias=bias,
+            epilogue=epilogue,
+            residual=residual,
+            out=out,
+            threads=threads,
+            wrap=wrap,
+        )
     if packed.kernel or packed.depthwise:
         raise Error("these weights were packed for a convolution", remedy="pack them with hwq.kernels.pack")
     given = dense(a, "a", ["uint8", "int8"])
@@ -303,10 +321,13 @@ def sum_f32(x: Any, axis: int | tuple[int, ...] | None = None, *, keepdims: bool
 
     Parameters
     ----------
-    x : float32 array
+    x : float32 array; float16 or bfloat16, summed as float32 and rounded once
     axis : int, tuple of int, or None for all
     keepdims : bool
     """
+    half = half_name(x)
+    if half is not None:
+        return narrow(sum_f32(widen(x), axis, keepdims=keepdims), half)
     given = dense(x, "x", ["float32"])
     try:
         axes = np.lib.array_utils.normalize_axis_tuple(tuple(range(given.ndim)) if axis is None else axis, given.ndim)

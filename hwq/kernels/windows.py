@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, clamp_bounds, residual_operand
+from hwq.kernels.half import HALVES, float_bias, half_name, narrow, widen
 from hwq.kernels.operands import TYPES, Array, dense, int32_bias, output, over_ranges, sizes, zero_point
 from hwq.kernels.packing import Packed, spatial
 
@@ -42,7 +44,7 @@ def conv2d(
 
     Parameters
     ----------
-    x : uint8, int8 or float32 array (N, C, *spatial), or (N, *spatial, C) with layout ``NHWC``
+    x : uint8, int8, float32, float16 or bfloat16 array (N, C, *spatial), or (N, *spatial, C) with layout ``NHWC``
         One to three spatial dimensions, as many as the weights were packed with.
     packed : Packed
         From `pack_conv`.
@@ -64,6 +66,21 @@ def conv2d(
     Error
         Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
     """
+    if packed.dtype in HALVES:
+        if half_name(x) != packed.dtype or residual is not None:
+            raise Error(f"x has dtype {getattr(x, 'dtype', type(x).__name__)}", why=f"the weights are {packed.dtype}")
+        wide = conv2d(
+            widen(x),
+            dataclasses.replace(packed, dtype="float32"),
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            layout=layout,
+            bias=float_bias(bias, packed.columns),
+            epilogue=epilogue,
+            threads=threads,
+        )
+        return narrow(wide, packed.dtype, out=out)
     is_float = packed.dtype == "float32"
     given = dense(x, "x", ["float32"] if is_float else ["uint8", "int8"])
     rank = len(packed.kernel)

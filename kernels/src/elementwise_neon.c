@@ -4,6 +4,7 @@
 
 #if HWQ_ARM
 #include "binary.h"
+#include "dynamic.h"
 #include "quantize.h"
 
 #include <arm_neon.h>
@@ -23,6 +24,12 @@ void hwq_dequantize__neon(int64_t outer, int64_t channels, int64_t inner, const 
                           const int32_t *zero_points, float *out)
 {
     dequantize_all(outer, channels, inner, q, type, scales, zero_points, out);
+}
+
+void hwq_dynamic_quantize__neon(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales, int32_t *zero_points)
+{
+    for (int64_t row = 0; row < rows; row++)
+        dynamic_row(formula, columns, x + row * columns, (uint8_t *)out + row * columns, scales + row, zero_points + row);
 }
 
 /* tbl reads 64 entries, 0 beyond them; each tbx replaces what falls into its 64. */

@@ -5,7 +5,7 @@
 
 static inline int64_t hwq_type_size(int32_t type)
 {
-    return type <= HWQ_S8 ? 1 : type <= HWQ_S16 ? 2 : type == HWQ_S64 ? 8 : 4;
+    return type <= HWQ_S8 ? 1 : type <= HWQ_S16 || type >= HWQ_F16 ? 2 : type == HWQ_S64 ? 8 : 4;
 }
 
 static inline void hwq_finish_row(const hwq_epilogue *e, int64_t row, int64_t columns, void *line)

@@ -199,3 +199,16 @@ void hwq_dequantize(int64_t outer, int64_t channels, int64_t inner, const void *
 }
 void hwq_lut(int64_t n, const uint8_t *x, uint8_t flip, const uint8_t *table, uint8_t *out) { HWQ_FIND(lut)(n, x, flip, table, out); }
 void hwq_unpack_int4(int64_t n, const uint8_t *packed, int32_t is_signed, int8_t *x) { HWQ_FIND(unpack_int4)(n, packed, is_signed, x); }
+void hwq_gemm_s16s8(const hwq_gemm_s16_args *args) { HWQ_FIND(gemm_s16s8)(args); }
+void hwq_widen(int32_t type, int64_t n, const uint16_t *x, float *out) { HWQ_FIND(widen)(type, n, x, out); }
+void hwq_narrow(int32_t type, int64_t n, const float *x, uint16_t *out) { HWQ_FIND(narrow)(type, n, x, out); }
+void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales, int32_t *zero_points)
+{
+    HWQ_FIND(dynamic_quantize)(formula, rows, columns, x, out, scales, zero_points);
+}
+void hwq_lut_s16(int64_t n, const int16_t *x, const int16_t *table, int16_t *out) { HWQ_FIND(lut_s16)(n, x, table, out); }
+void hwq_softmax_run(const hwq_softmax *softmax, int64_t rows, int64_t columns, const void *x, void *out)
+{
+    HWQ_FIND(softmax_run)(softmax, rows, columns, x, out);
+}
+void hwq_layer_norm_s16(const hwq_layer_norm *norm, int64_t rows, const int16_t *x, int16_t *out) { HWQ_FIND(layer_norm_s16)(norm, rows, x, out); }

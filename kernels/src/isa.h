@@ -18,19 +18,24 @@
     X(gemm_sequential, hwq_gemm_sequential_fn) X(gemm_saturating, hwq_gemm_fn)                                                                                \
     X(conv_s32, hwq_conv_fn) X(conv_f32, hwq_conv_fn) X(depthwise_s32, hwq_conv_fn) X(depthwise_f32, hwq_conv_fn)             \
     X(pool_run, hwq_pool_fn) X(requantize, hwq_requantize_fn) X(binary_run, hwq_binary_fn) X(quantize, hwq_quantize_fn)       \
-    X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)
+    X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)                                       \
+    X(gemm_s16s8, hwq_gemm_s16_fn) X(widen, hwq_widen_fn) X(narrow, hwq_narrow_fn)                                            \
+    X(dynamic_quantize, hwq_dynamic_fn) X(lut_s16, hwq_lut_s16_fn) X(softmax_run, hwq_softmax_fn)                             \
+    X(layer_norm_s16, hwq_layer_norm_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(gemm_saturating, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
-    X(lut, ) X(unpack_int4, )
+    X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
+    X(layer_norm_s16, )
 #define HWQ_ROW_avxvnni(X)
 #define HWQ_ROW_avx512vnni(X)
 #define HWQ_ROW_neon(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
-    X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, )
+    X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, )        \
+    X(narrow, ) X(dynamic_quantize, )
 #define HWQ_ROW_neondot(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 #define HWQ_ROW_i8mm(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 
@@ -50,6 +55,13 @@ typedef void hwq_quantize_fn(int32_t, int64_t, int64_t, int64_t, const float *, 
                              void *, int32_t);
 typedef void hwq_dequantize_fn(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *);
 typedef void hwq_lut_fn(int64_t, const uint8_t *, uint8_t, const uint8_t *, uint8_t *);
+typedef void hwq_gemm_s16_fn(const hwq_gemm_s16_args *);
+typedef void hwq_widen_fn(int32_t, int64_t, const uint16_t *, float *);
+typedef void hwq_narrow_fn(int32_t, int64_t, const float *, uint16_t *);
+typedef void hwq_dynamic_fn(int32_t, int64_t, int64_t, const float *, void *, float *, int32_t *);
+typedef void hwq_lut_s16_fn(int64_t, const int16_t *, const int16_t *, int16_t *);
+typedef void hwq_softmax_fn(const hwq_softmax *, int64_t, int64_t, const void *, void *);
+typedef void hwq_layer_norm_fn(const hwq_layer_norm *, int64_t, const int16_t *, int16_t *);
 typedef void hwq_unpack_int4_fn(int64_t, const uint8_t *, int32_t, int8_t *);
 
 #define HWQ_DECLARE(op, type) type hwq_##op##__ref;
@@ -69,6 +81,13 @@ hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without int
 #define hwq_conv_f32__avx2 hwq_conv_f32__blocked
 #define hwq_conv_s32__neon hwq_conv_s32__blocked
 #define hwq_conv_f32__neon hwq_conv_f32__blocked
+hwq_gemm_s16_fn hwq_gemm_s16s8__avx2, hwq_gemm_s16s8__neon;
+hwq_widen_fn hwq_widen__avx2, hwq_widen__neon;
+hwq_narrow_fn hwq_narrow__avx2, hwq_narrow__neon;
+hwq_dynamic_fn hwq_dynamic_quantize__avx2, hwq_dynamic_quantize__neon;
+hwq_lut_s16_fn hwq_lut_s16__avx2;
+hwq_softmax_fn hwq_softmax_run__avx2;
+hwq_layer_norm_fn hwq_layer_norm_s16__avx2;
 hwq_lut_fn hwq_lut__avx2, hwq_lut__neon;
 hwq_unpack_int4_fn hwq_unpack_int4__avx2, hwq_unpack_int4__neon;
 hwq_gemm_fn hwq_gemm_u8s8__neon, hwq_gemm_s8s8__neon, hwq_gemm_u8s8__neondot, hwq_gemm_s8s8__neondot, hwq_gemm_u8s8__i8mm,

@@ -54,6 +54,8 @@ void check_float(void);
 void check_requantize(void);
 void check_window(void);
 void check_elementwise(void);
+void check_int16(void);
+void check_half(void);
 void check_state(void);
 void time_ops(void);
 

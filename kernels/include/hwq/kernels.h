@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum { HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32 } hwq_type;
+typedef enum { HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16, HWQ_S32, HWQ_S64, HWQ_F32, HWQ_F16, HWQ_BF16 } hwq_type;
 
 /* ---- Requantization: R1..R7 of kernels/README.md ------------------------------------------------------------------ */
 typedef enum {
@@ -234,6 +234,85 @@ void hwq_lut(int64_t n, const uint8_t *x, uint8_t flip, const uint8_t *table, ui
 /* Two per byte, first element in the low nibble; an odd last high nibble is 0. */
 void hwq_pack_int4(int64_t n, const int8_t *x, uint8_t *packed);
 void hwq_unpack_int4(int64_t n, const uint8_t *packed, int32_t is_signed, int8_t *x);
+
+/* Scale, zero point and quantized values of each row over its own range; 0 belongs to every range. */
+typedef enum {
+    HWQ_DYNAMIC_ONNX,              /* DynamicQuantizeLinear, u8; NaN is ignored in the range and becomes 0 */
+    HWQ_DYNAMIC_TFLITE_SYMMETRIC,  /* s8 in [-127, 127], zero point 0 */
+    HWQ_DYNAMIC_TFLITE_ASYMMETRIC, /* s8 */
+    HWQ_DYNAMIC_XNNPACK,           /* s8 */
+    HWQ_DYNAMIC_TORCH,             /* u8, choose_qparams and quantize_per_tensor */
+    HWQ_DYNAMIC_TORCH_REDUCED      /* the same over 7 bits */
+} hwq_dynamic_formula;
+void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales,
+                          int32_t *zero_points);
+/* out[i] = interpolation between the 513 samples of a function of int16, 128 apart (TFLite). May be in place. */
+void hwq_lut_s16(int64_t n, const int16_t *x, const int16_t *table, int16_t *out);
+
+/* ---- int16 activations ------------------------------------------------------------------------------------------------ */
+typedef struct {
+    int64_t m;
+    const int16_t *a;            /* m rows of k */
+    int64_t a_stride;
+    int32_t a_zero_point;
+    const hwq_packed *weights;   /* as for hwq_gemm_u8s8; k < 2^24, so that the column sums did not wrap */
+    int64_t group, first_strip, strips;
+    const int64_t *bias;         /* NULL, or n per group */
+    int32_t acc_type;            /* HWQ_S64, or HWQ_S32: the accumulator modulo 2^32 */
+    const hwq_epilogue *epilogue;/* with HWQ_S64 a requantization of R2 or R5 */
+    void *out;
+    int64_t out_stride;
+} hwq_gemm_s16_args;
+/* acc = bias + sum over k of (a - za) * (w - zw) in 64 bits, then the epilogue. */
+void hwq_gemm_s16s8(const hwq_gemm_s16_args *args);
+
+/* ---- FP16 and BF16 (as their bits): operands and results, float32 between ------------------------------------------------ */
+void hwq_widen(int32_t type, int64_t n, const uint16_t *x, float *out);  /* exact */
+void hwq_narrow(int32_t type, int64_t n, const float *x, uint16_t *out); /* nearest even */
+typedef struct {
+    int32_t type;                /* HWQ_F16, HWQ_BF16 */
+    int64_t m, k, n;
+    const uint16_t *a;
+    int64_t a_stride;
+    const float *weights;        /* widened, packed by hwq_pack_f32 */
+    const float *bias;           /* NULL or n */
+    uint16_t *out;
+    int64_t out_stride;
+    float *workspace;            /* hwq_gemm_half_workspace(k, n) bytes */
+} hwq_gemm_half_args;
+int64_t hwq_gemm_half_workspace(int64_t k, int64_t n);
+void hwq_gemm_half(const hwq_gemm_half_args *args); /* hwq_gemm_f32 of widened rows, its result narrowed once */
+
+/* ---- Softmax and layer normalization on integers -------------------------------------------------------------------------- */
+typedef enum {
+    HWQ_SOFTMAX_GEMMLOWP, /* LiteRT's 8-bit fixed point: u8, s8 in; u8, s8, s16 out */
+    HWQ_SOFTMAX_INT16,    /* LiteRT's two interpolated tables: s16 in and out */
+    HWQ_SOFTMAX_TABLE     /* onnxruntime's QLinearSoftmax: a table of 256 floats, u8, s8 in and out */
+} hwq_softmax_formula;
+typedef struct {
+    int32_t formula, type, out_type;
+    float scale, beta;           /* GEMMLOWP, INT16 */
+    const float *table;          /* TABLE: entry 255 - d for distance d to the largest */
+    float inverse;               /* TABLE: floor(1 / scale of the result) */
+    int32_t zero_point;          /* TABLE: of the result */
+    /* Filled by hwq_softmax_prepare: */
+    int32_t multiplier, shift;
+    int32_t exponentials[256];   /* GEMMLOWP: by distance, Q0.31 */
+    int16_t powers[514], reciprocals[514];
+} hwq_softmax;
+void hwq_softmax_prepare(hwq_softmax *softmax);
+/* Each of `rows` rows of `columns` alone. Rows beyond 4095 columns may wrap the fixed-point sum, as the runtime's do. */
+void hwq_softmax_run(const hwq_softmax *softmax, int64_t rows, int64_t columns, const void *x, void *out);
+
+/* TFLite's integer layer normalization, as in its LSTM: int16, weights int16, bias in units of weight / 1024. */
+typedef struct {
+    int64_t columns;             /* at most 2^20 */
+    const int16_t *weights;
+    const int32_t *bias;         /* NULL or columns */
+    int32_t multiplier, shift;   /* of the weights' scale, from hwq_quantize_multiplier; shift in [-43, 19] */
+    int32_t variance_limit;      /* at least 1: stands for a variance below 1 */
+} hwq_layer_norm;
+void hwq_layer_norm_s16(const hwq_layer_norm *norm, int64_t rows, const int16_t *x, int16_t *out);
 
 /* ---- Paths ------------------------------------------------------------------------------------------------------------ */
 /* Paths and ops are counted from 0; names are static strings; all return NULL or -1 outside their range. */

@@ -1,0 +1,196 @@
+"""What treats every row alone: dynamic quantization, integer softmax, integer layer normalization."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from hwq import _kernels
+from hwq.errors import Error
+from hwq.kernels.epilogue import quantize_multiplier
+from hwq.kernels.operands import TYPES, Array, dense, floats, integer, output, over_ranges
+
+__all__ = ["dynamic_quantize", "layer_norm", "softmax"]
+
+DYNAMIC = {
+    "onnx": "uint8",
+    "tflite-symmetric": "int8",
+    "tflite-asymmetric": "int8",
+    "xnnpack": "int8",
+    "torch": "uint8",
+    "torch-reduced": "uint8",
+}  # formula -> dtype of the result, in the C enum's order
+
+
+def dynamic_quantize(
+    x: Any, *, formula: str = "onnx", per_row: bool = False, out: Array | None = None, threads: int = 1
+) -> tuple[Array, Array, Array]:
+    """Quantize float32 over its own range, which always contains 0.
+
+    Parameters
+    ----------
+    x : float32 array
+    formula : {"onnx", "tflite-symmetric", "tflite-asymmetric", "xnnpack", "torch", "torch-reduced"}
+        ONNX DynamicQuantizeLinear; LiteRT's hybrid kernels; XNNPACK's; torch's choose_qparams with quantize_per_tensor,
+        over 8 or 7 bits. Formulas: kernels/README.md.
+    per_row : bool
+        One range for each row of the last axis instead of one for all.
+    out : uint8 or int8 array, optional
+    threads : int
+        Over rows.
+
+    Returns
+    -------
+    values : uint8 array (int8 for tflite and xnnpack)
+    scale : float32 array, of shape () or ``x.shape[:-1]``
+    zero_point : array like scale, of the values' dtype
+    """
+    given = dense(x, "x", ["float32"])
+    if formula not in DYNAMIC:
+        raise Error(f"there is no dynamic formula {formula}", remedy=f"one of: {', '.join(DYNAMIC)}")
+    if per_row and not given.ndim:
+        raise Error("per_row needs an array of at least one dimension")
+    result = output(out, given.shape, DYNAMIC[formula], given)
+    shape: tuple[int, ...] = given.shape[:-1] if per_row else ()
+    rows, columns = math.prod(shape), given.shape[-1] if per_row else given.size
+    scales, points = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    code = list(DYNAMIC).index(formula)
+
+    def work(first: int, last: int) -> None:
+        _kernels.dynamic_quantize(code, first, last - first, columns, given, result, scales, points)
+
+    over_ranges(rows, threads, work)
+    return result, scales, points.astype(result.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _prepared(
+    formula: int, kind: int, out_kind: int, scale: float, beta: float, made_scale: float, zero_point: int, columns: int
+) -> _kernels.Softmax:
+    table, inverse = None, 0.0
+    if formula == 2:
+        # Exponentials of the distances to the largest, shifted up as far as float32 can sum `columns` of them.
+        most = np.finfo(np.float32).max / np.float32(max(columns, 1))
+        shift = max(0.0, float(np.float32(math.log(float(most)))) - 5.0) / scale
+        table = floats([math.exp((i - 255 + shift) * scale) for i in range(256)], np.float32)
+        inverse = float(np.floor(np.float32(1) / np.float32(made_scale)))
+    return _kernels.Softmax(formula, kind, out_kind, scale, beta, table, inverse, zero_point)
+
+
+def softmax(
+    x: Any,
+    scale: float,
+    *,
+    formula: str = "tflite",
+    beta: float = 1.0,
+    dtype: DTypeLike | None = None,
+    result_scale: float = 1 / 256,
+    result_zero_point: int = 0,
+    out: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """Softmax over the last axis of a quantized tensor; its zero point cancels.
+
+    Parameters
+    ----------
+    x : uint8 or int8 array (tflite: int16 too)
+    scale : float
+        Of `x`, as the float32 it is.
+    formula : {"tflite", "ort"}
+        ``tflite``: fixed point of 8-bit tensors, two interpolated tables for int16; the result's scale is 1/256 (1/32768
+        for int16) and its zero point the lowest value. ``ort``: QLinearSoftmax, float table; int8 wraps as it does.
+    beta : float
+        Of tflite.
+    dtype : optional
+        Of the result: x's by default; tflite also makes int16 of 8-bit tensors.
+    result_scale, result_zero_point
+        Of ort.
+    out, threads
+        Rows are split over threads.
+
+    Returns
+    -------
+    array of x's shape
+    """
+    given = dense(x, "x", ["uint8", "int8", "int16"])
+    made = given.dtype if dtype is None else np.dtype(dtype)
+    if formula not in ("tflite", "ort"):
+        raise Error(f"there is no softmax formula {formula}", remedy="tflite or ort")
+    pairs = {("int16", "int16")} if given.dtype == np.int16 else {(given.dtype.name, given.dtype.name)}
+    if formula == "tflite" and given.dtype != np.int16:
+        pairs.add((given.dtype.name, "int16"))
+    if (given.dtype.name, made.name) not in pairs or (formula == "ort" and given.dtype == np.int16):
+        raise Error(f"{formula} softmax does not make {made} of {given.dtype}")
+    if not given.ndim:
+        raise Error("softmax needs an axis")
+    for value in (scale, beta, result_scale):
+        if not (np.isfinite(value) and floats(value, np.float32) > 0):
+            raise Error(f"scales and beta must be positive and finite, not {value}")
+    code = 2 if formula == "ort" else int(given.dtype == np.int16)
+    point, columns = integer(result_zero_point, "result_zero_point"), given.shape[-1]
+    door = _prepared(
+        code,
+        TYPES[given.dtype],
+        TYPES[made],
+        float(floats(scale, np.float32)),
+        float(beta),
+        float(result_scale),
+        point,
+        columns if code == 2 else 0,
+    )
+    result = output(out, given.shape, made, given)
+    over_ranges(
+        math.prod(given.shape[:-1]), threads, lambda first, last: door.run(first, last - first, columns, given, result)
+    )
+    return result
+
+
+def layer_norm(
+    x: Any,
+    weights: Any,
+    bias: Any = None,
+    *,
+    weight_scale: float,
+    variance_limit: int = 1,
+    out: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """Integer layer normalization over the last axis, as TFLite's quantized LSTM computes it; the result has scale 2^-12.
+
+    Documented (TFLite ``ApplyLayerNorm``), not compared with a runtime: none of those at hand offers it as an operator.
+
+    Parameters
+    ----------
+    x : int16 array (..., N), N at most 2^20
+    weights : int16 array (N,)
+    bias : int32 array (N,), optional
+        In steps of ``weight_scale / 1024``.
+    weight_scale : float
+    variance_limit : int
+        Stands for a variance below 1.
+    """
+    given, factors = dense(x, "x", ["int16"]), dense(weights, "weights", ["int16"])
+    columns = given.shape[-1] if given.ndim else 0
+    offsets = None if bias is None else dense(bias, "bias", ["int32"])
+    if not given.ndim or columns > 2**20 or factors.shape != (columns,):
+        raise Error(f"x has shape {given.shape}, weights {factors.shape}", why="rows of at most 2^20 are normalized")
+    if offsets is not None and offsets.shape != (columns,):
+        raise Error(f"bias has shape {offsets.shape}", why=f"there are {columns} columns")
+    if not (np.isfinite(weight_scale) and weight_scale > 0) or not 1 <= variance_limit < 2**31:
+        raise Error(f"weight_scale {weight_scale} or variance_limit {variance_limit} is not positive")
+    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale))
+    if not -43 <= shift <= 19:
+        raise Error(f"weight_scale {weight_scale} lies outside [2^-44, 2^19]")
+    result = output(out, given.shape, np.int16, given, factors)
+
+    def work(first: int, last: int) -> None:
+        _kernels.layer_norm_s16(
+            first, last - first, columns, given, factors, offsets, multiplier, shift, variance_limit, result
+        )
+
+    over_ranges(math.prod(given.shape[:-1]), threads, work)
+    return result
