@@ -35,7 +35,8 @@ def half_dtype(dtype: DTypeLike | str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        made: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return made
     if name != "float16":
         raise Error(f"{name} is not a 16-bit float", remedy="float16 or bfloat16")
     return np.dtype(np.float16)
