@@ -12,7 +12,7 @@ all: dev
 toolchain:
 	@missing=""; \
 	command -v $(PYTHON) >/dev/null || missing="$$missing python3"; \
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "hwq needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "hwq needs Python 3.11 or newer. On Debian or Ubuntu:"; echo "  apt-get install -y python3 python3-dev python3-venv"; echo "or name another one: make PYTHON=python3.11 ..."; exit 1; }; \
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	$(PYTHON) -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null || missing="$$missing python3-dev"; \
 	command -v $${CC:-cc} >/dev/null || missing="$$missing gcc libc6-dev"; \
