@@ -26,7 +26,7 @@ VERBS = [
     "accelerators",
     "dialects",
 ]
-LATER = ["portability", "check", "search", "sweep", "diff", "plan", "fit", "bench"]
+LATER = ["portability", "check", "search", "sweep", "diff", "plan", "fit"]
 
 
 def run(*arguments: object, code: int = 0):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from hwq.cli import bits, costs, evidence, later, models
+from hwq.cli import benchmark, bits, costs, evidence, later, models
 
 __all__ = ["app", "main"]
 
@@ -39,7 +39,7 @@ def _root(
     pass
 
 
-for room in (costs.DEMO, *models.VERBS, *bits.VERBS, *costs.VERBS, *evidence.VERBS):
+for room in (costs.DEMO, *models.VERBS, *bits.VERBS, *costs.VERBS, *evidence.VERBS, *benchmark.VERBS):
     app.command(room.__name__.rstrip("_"))(room)
 costs.attach(app)
 later.attach(app)

@@ -16,7 +16,6 @@ _LATER = {
     "sweep": "one model over thousands of machine configurations",
     "diff": "what changes between two plans: layers, bits, cost",
     "plan": "import of other tools' plans (plan import FILE)",
-    "bench": "our kernels beside every other exact runtime, in one process",
     "fit": "fit a machine file's open constants to measurements (fit MACHINE.toml)",
 }
 

@@ -1,0 +1,1 @@
+"""Benchmarks: hwq beside other programs, on the same work, in one run."""
