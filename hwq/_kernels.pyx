@@ -200,6 +200,15 @@ def pack_f32(weights, int64_t offset, int64_t k, int64_t n, int64_t k_stride, in
         hwq_pack_f32(pw + offset, k, n, k_stride, n_stride, pp + group * floats)
 
 
+def enter_state():
+    """Set the default floating-point state in this thread; returns the one before, for `leave_state`."""
+    return hwq_state_enter()
+
+
+def leave_state(uint64_t state):
+    hwq_state_leave(state)
+
+
 def gemm(a, bint is_signed, bint saturating, int64_t first_row, int64_t rows, int a_zero_point, Packed weights, int64_t first_strip, int64_t strips, bias,
          Epilogue epilogue, residual, out):
     """Rows [first_row, first_row + rows) and columns of the strips, of dense row-major a, residual and out."""

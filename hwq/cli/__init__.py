@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from hwq.cli import benchmark, bits, costs, evidence, later, models
+from hwq.cli import benchmark, bits, costs, evidence, later, models, runtimes
 
 __all__ = ["app", "main"]
 
@@ -39,7 +39,15 @@ def _root(
     pass
 
 
-for room in (costs.DEMO, *models.VERBS, *bits.VERBS, *costs.VERBS, *evidence.VERBS, *benchmark.VERBS):
+for room in (
+    costs.DEMO,
+    *models.VERBS,
+    *bits.VERBS,
+    *runtimes.VERBS,
+    *costs.VERBS,
+    *evidence.VERBS,
+    *benchmark.VERBS,
+):
     app.command(room.__name__.rstrip("_"))(room)
 costs.attach(app)
 later.attach(app)

@@ -10,7 +10,6 @@ from hwq.errors import NotSupportedYet
 __all__ = ["attach"]
 
 _LATER = {
-    "portability": "one model on every runtime and CPU class, side by side",
     "check": "whether a machine supports every layer of a plan, and what a fallback costs",
     "search": "the Pareto front of plans on a machine",
     "sweep": "one model over thousands of machine configurations",

@@ -102,13 +102,11 @@ def export(
     model: options.Model,
     out: options.Out,
     format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="qdq (qoperator and aimet come later).")
+        str, typer.Option("--format", metavar="NAME", help="qdq, or qoperator: integer operators.")
     ] = "qdq",
     target: Annotated[
         str | None,
-        typer.Option(
-            "--target", metavar="NAME", help="A runtime whose rules the file must obey (tensorrt comes later)."
-        ),
+        typer.Option("--target", metavar="NAME", help="A runtime whose rules the file must obey: tensorrt."),
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,

@@ -11,6 +11,7 @@ from hwq.execution.program import Input, Program, Session
 from hwq.execution.representation import require_representable
 from hwq.execution.steps import Gemm
 from hwq.graph import Graph
+from hwq.kernels import default_state
 from hwq.lowering import lower
 
 __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
@@ -19,6 +20,7 @@ __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 BUILDERS = (elementwise, islands, products, saturation, standard)
 
 
+@default_state()
 def compile(graph: Graph, dialect: str | None = None, *, gemm: Gemm | None = None) -> Program:
     """Lower a graph by a dialect's rules and make it ready to run.
 

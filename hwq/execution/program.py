@@ -50,6 +50,7 @@ class Program:
         self._known: dict[tuple[tuple[int, ...], ...], Specialization] = {}
         self._lock = threading.Lock()
 
+    @native.default_state()
     def __call__(self, x: Input, intermediates: bool = False) -> Any:
         """Run once.
 
@@ -261,6 +262,7 @@ class Session:
         self._arenas: dict[int, Array] = {}
         self._busy = threading.Lock()
 
+    @native.default_state()
     def __call__(self, x: Input, out: Input | None = None) -> Result:
         """Run once.
 

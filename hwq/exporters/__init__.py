@@ -20,9 +20,10 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
         Float or quantized, in source form. Names, integers and the bits of every scale are kept.
     path : path
     format : {"qdq", "qoperator", "aimet"}
-        ``qdq``: QuantizeLinear and DequantizeLinear nodes around float operators.
+        ``qdq``: QuantizeLinear and DequantizeLinear nodes around float operators. ``qoperator``: the integer operators
+        that onnxruntime makes of them; float operators that it does not fuse stay between DQ and Q.
     target : {None, "tensorrt"}
-        A reader with rules of its own.
+        A reader with rules of its own: the file obeys them (float biases), or the error lists what they forbid.
     overwrite : bool
         Replace an existing file.
 
@@ -37,9 +38,23 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
         raise Error("there is no such export format", where=f"format {format}", remedy=f"one of: {', '.join(FORMATS)}")
     if target not in {None, "tensorrt"}:
         raise Error("there is no such export target", where=f"target {target}", remedy="one of: tensorrt; or none")
-    if format != "qdq" or target is not None:
-        name = f'format "{format}"' if format != "qdq" else f'target "{target}"'
-        raise NotSupportedYet(f"export with {name}", remedy='use format="qdq" without a target')
-    from hwq.exporters.onnx import write
+    if format == "aimet":
+        raise NotSupportedYet('export with format "aimet"', remedy='use format="qdq" or "qoperator"')
+    if format == "qoperator" and target is not None:
+        raise Error(
+            "TensorRT reads Q and DQ around float operators, not integer operators",
+            where=f"format {format}, target {target}",
+            remedy='use format="qdq" with this target',
+        )
+    from hwq.exporters.onnx import require_exportable, write
 
+    require_exportable(q)
+    if format == "qoperator":
+        from hwq.exporters.qoperator import to_qoperator
+
+        q = to_qoperator(q)
+    if target == "tensorrt":
+        from hwq.exporters.tensorrt import for_tensorrt
+
+        q = for_tensorrt(q)
     write(q, path, overwrite=overwrite)

@@ -15,7 +15,7 @@ from hwq.files import PathLike, write_atomically
 from hwq.graph import BITS, Array, Graph, Node, Tensor
 from hwq.importers.onnx_values import DTYPES
 
-__all__ = ["to_model", "write"]
+__all__ = ["require_exportable", "to_model", "write"]
 
 # ONNX's element types by hwq's names.
 _CODES: Mapping[str, int] = {name: code for code, name in DTYPES.items()}
@@ -48,7 +48,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     NotSupportedYet
         Channels-last operators.
     """
-    _require_exportable(graph)
+    require_exportable(graph)
     opset = _opset(graph)
     nodes, constants = _upgraded(graph, opset)
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
@@ -83,7 +83,8 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     return model
 
 
-def _require_exportable(graph: Graph) -> None:
+def require_exportable(graph: Graph) -> None:
+    """Raise unless ONNX can hold the graph: source form, values known, channels first, below 2 GiB."""
     if graph.form != "source":
         raise Error(
             "a lowered graph cannot be exported",

@@ -20,6 +20,7 @@ from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
 from hwq.kernels.products import gemm, gemm_saturating, gemm_sequential, matmul, matmul_f32, sum_f32
 from hwq.kernels.rows import dynamic_quantize, layer_norm, softmax
+from hwq.kernels.state import default_state
 from hwq.kernels.windows import average_pool, conv2d, max_pool
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "average_pool",
     "binary",
     "conv2d",
+    "default_state",
     "dequantize",
     "dynamic_quantize",
     "gemm",

@@ -10,6 +10,7 @@ import numpy as np
 from hwq.errors import Error
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
+from hwq.kernels import default_state
 from hwq.names import display_name
 from hwq.ops import dims
 from hwq.ops.base import lookup
@@ -20,6 +21,7 @@ from hwq.progress import Progress
 __all__ = ["checked_feeds", "evaluate", "evaluate_node", "fold", "infer_shapes", "walk"]
 
 
+@default_state()
 def evaluate(
     graph: Graph,
     feeds: Mapping[str, Array],

@@ -28,7 +28,15 @@ from hwq.progress import Progress
 from hwq.verification import Case, Verification, Verifier
 from hwq.verification.onnx_models import CASES, RATES, Builder, Draw
 
-__all__ = ["VERIFIERS", "drawn", "emulator", "has_vnni"]
+__all__ = [
+    "VERIFIERS",
+    "drawn",
+    "emulator",
+    "evaluator_outputs",
+    "has_vnni",
+    "onnxruntime_outputs",
+    "saturating_outputs",
+]
 
 # A CPU model of qemu that has AVX2 and FMA and neither AVX-512 nor VNNI.
 EMULATED_CPU = "EPYC-Rome"
@@ -78,7 +86,8 @@ def _version(package: str) -> str:
         ) from None
 
 
-def _onnxruntime_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialect: str) -> Array:
+def onnxruntime_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialect: str) -> Array:
+    """The first output of a session with the options that the dialect names."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -92,7 +101,8 @@ def _onnxruntime_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dia
     return np.asarray(session.run(None, dict(feeds))[0])
 
 
-def _evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialect: str) -> Array:
+def evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialect: str) -> Array:
+    """The first output of onnx's reference evaluator."""
     from onnx.reference import ReferenceEvaluator
 
     with np.errstate(all="ignore"):
@@ -101,7 +111,7 @@ def _evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], diale
 
 
 def _compare(name: str, draw: Draw, values: int, dialect: str, rate_only: bool) -> Case:
-    outputs = _evaluator_outputs if dialect == "onnx" else _onnxruntime_outputs
+    outputs = evaluator_outputs if dialect == "onnx" else onnxruntime_outputs
     compared = wrong = index = 0
     try:
         while compared < values or index < 2:
@@ -145,29 +155,8 @@ def _saturating(dialect: str, values: int, progress: Progress | None) -> Verific
     version = _version("onnxruntime")
     if sys.platform == "linux" and not has_vnni():
         return _native(dialect, values, progress)
-    found = emulator()
-    if found is None:
-        raise Error(
-            f"dialect {dialect} cannot be verified on this CPU",
-            why="it has VNNI, where onnxruntime's default products are exact",
-            remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
-        )
     prepared = dict(_prepared(values))
-    arrays = {
-        f"{key}|model": np.frombuffer(model.SerializeToString(), np.uint8) for key, (model, _) in prepared.items()
-    }
-    arrays |= {f"{key}|in|{name}": value for key, (_, feeds) in prepared.items() for name, value in feeds.items()}
-    command = [found, "-cpu", EMULATED_CPU, sys.executable, str(Path(__file__).with_name("emulated.py"))]
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "models.npz", Path(folder) / "outputs.npz"
-        np.savez(source, **arrays)  # type: ignore[arg-type]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        run = subprocess.run([*command, str(source), str(target)], env=environment, capture_output=True, text=True)
-        if run.returncode or not target.is_file():
-            raise Error(
-                "the emulated onnxruntime failed", why=run.stderr[-500:] or None, remedy="use a CPU without VNNI"
-            )
-        made = dict(np.load(target))
+    made, command = saturating_outputs(prepared)
     cases: dict[str, Case] = {}
     for done, (key, (model, feeds)) in enumerate(prepared.items(), start=1):
         name = key.rpartition("#")[0]
@@ -182,8 +171,51 @@ def _saturating(dialect: str, values: int, progress: Progress | None) -> Verific
         )
         if progress is not None:
             progress(done, len(prepared), name)
-    told = " ".join([Path(found).name, "-cpu", EMULATED_CPU, "python emulated.py"])
-    return Verification(dialect, "onnxruntime", version, told, tuple(cases.values()))
+    return Verification(dialect, "onnxruntime", version, command, tuple(cases.values()))
+
+
+def saturating_outputs(
+    prepared: Mapping[str, tuple[onnx.ModelProto, Mapping[str, Array]]],
+) -> tuple[dict[str, Array], str]:
+    """onnxruntime's default outputs of models on a CPU without VNNI, in a process of its own, emulated where need be.
+
+    Returns
+    -------
+    dict
+        ``KEY|out|0`` for every model, or ``KEY|failure``.
+    str
+        How it was run.
+
+    Raises
+    ------
+    Error
+        This CPU has VNNI and there is no emulator.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("emulated.py"))]
+    told = "python emulated.py"
+    if has_vnni():
+        found = emulator()
+        if found is None:
+            raise Error(
+                "dialect ort-avx2-saturating cannot be verified on this CPU",
+                why="it has VNNI, where onnxruntime's default products are exact",
+                remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
+            )
+        command, told = [found, "-cpu", EMULATED_CPU, *command], f"{Path(found).name} -cpu {EMULATED_CPU} {told}"
+    arrays = {
+        f"{key}|model": np.frombuffer(model.SerializeToString(), np.uint8) for key, (model, _) in prepared.items()
+    }
+    arrays |= {f"{key}|in|{name}": value for key, (_, feeds) in prepared.items() for name, value in feeds.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "models.npz", Path(folder) / "outputs.npz"
+        np.savez(source, **arrays)  # type: ignore[arg-type]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        run = subprocess.run([*command, str(source), str(target)], env=environment, capture_output=True, text=True)
+        if run.returncode or not target.is_file():
+            raise Error(
+                "onnxruntime failed", where=told, why=run.stderr[-500:] or None, remedy="use a CPU without VNNI"
+            )
+        return dict(np.load(target)), told
 
 
 def _prepared(values: int) -> Iterator[tuple[str, tuple[onnx.ModelProto, dict[str, Any]]]]:
