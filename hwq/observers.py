@@ -94,7 +94,7 @@ def _least_error(statistics: Statistics, low: float, high: float, how: Activatio
 
 
 def weight_affine(
-    groups: NDArray[np.float32], how: Weights, minimum: int | None = None
+    groups: NDArray[np.float32], how: Weights, minimum: int | None = None, importance: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Scale and zero point of each row of weights.
 
@@ -104,31 +104,24 @@ def weight_affine(
     how : Weights
     minimum : int, optional
         Lowest integer allowed, such as TFLite's -127.
+    importance : array of the shape of `groups`, optional
+        Weight of each squared error (``scale = "weighted"``): E[x^2] of the input that the weight multiplies.
 
     Returns
     -------
     scale : float32 array of shape (scales,)
         0 where a row is all zero: the caller knows what to do with it.
     zero_point : int32 array of shape (scales,)
-
-    Raises
-    ------
-    NotSupportedYet
-        The method is not built.
     """
-    if how.scale not in {"minmax", "mse"}:
-        raise NotSupportedYet(
-            f'weight scale "{how.scale}"', where="key weights.scale", remedy="one of: minmax, mse, or given values"
-        )
     low = np.minimum(groups.min(axis=1), 0.0).astype(np.float64)
     high = np.maximum(groups.max(axis=1), 0.0).astype(np.float64)
     scale, zero = _rows(low, high, how, minimum)
     if how.scale == "minmax":
         return scale, zero
-    best = _row_errors(groups, scale, zero, how, minimum)
+    best = _row_errors(groups, scale, zero, how, minimum, importance)
     for share in _WEIGHT_SHARES[::-1]:
         candidate, moved = _rows(low * share, high * share, how, minimum)
-        error = _row_errors(groups, candidate, moved, how, minimum)
+        error = _row_errors(groups, candidate, moved, how, minimum, importance)
         better = error < best
         scale, zero, best = (
             np.where(better, candidate, scale),
@@ -157,9 +150,15 @@ def _clamped(value: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _row_errors(
-    groups: NDArray[np.float32], scale: NDArray[Any], zero: NDArray[Any], how: Weights, minimum: int | None
+    groups: NDArray[np.float32],
+    scale: NDArray[Any],
+    zero: NDArray[Any],
+    how: Weights,
+    minimum: int | None,
+    importance: NDArray[Any] | None,
 ) -> NDArray[np.float64]:
     lowest, highest = integer_range(how.dtype)
     step = np.where(scale == 0.0, 1.0, scale).astype(np.float64)[:, None]
     stored = np.clip(np.rint(groups / step) + zero[:, None], lowest if minimum is None else minimum, highest)
-    return np.asarray(np.square((stored - zero[:, None]) * step - groups).sum(axis=1))
+    errors = np.square((stored - zero[:, None]) * step - groups)
+    return np.asarray((errors if importance is None else errors * importance).sum(axis=1))

@@ -17,12 +17,16 @@ from hwq.ops.folding import fold
 from hwq.placement import Constant, Placement, place, require_float
 from hwq.plan import Activations, Plan
 from hwq.scales import Scales
+from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
 
 if TYPE_CHECKING:
     from hwq.batches import Batches
     from hwq.calibration import Calibration
 
 __all__ = ["annotate", "quantize"]
+
+# Transforms of the plan that have code.
+BUILT = frozenset({"bias_correction"})
 
 
 def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: Batches | None = None) -> Graph:
@@ -43,7 +47,10 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
     cal : Calibration, optional
         Of the same graph. Not needed where the plan gives every activation's scale or leaves activations float.
     batches : batches, optional
-        Data for methods that run the model again; none that is built needs them.
+        Samples of the input for the methods that run the model again, layer by layer behind the quantized layers before
+        it: rounding "gptq" and "coordinate", scale "seq-mse" and "weighted", empirical bias correction. Without them
+        the second moments of a calibration with ``moments=True`` serve. They change layers with constant 2-D or
+        convolution weights; other constants are rounded to the nearest.
 
     Returns
     -------
@@ -68,8 +75,14 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
                 "the calibration belongs to another graph", where=f"graph {graph.name}", remedy="calibrate this graph"
             )
     folded = _folded(graph, plan)
+    correct = plan.transforms.bias_correction is not None
+    if correct:
+        folded = with_biases(folded)
     placement = place(folded, plan, dialect)
-    made = _Builder(folded, placement, Scales(folded, plan, dialect, placement, cal)).graph()
+    scales = Scales(folded, plan, dialect, placement, cal)
+    if correct or any(needs_samples(constant.weights) for constant in placement.constants.values()):
+        scales.graph = folded = reconstruct(scales, batches, correct)
+    made = _Builder(folded, placement, scales).graph()
     facts = {
         **graph.source,
         "float_graph": graph.hash,
@@ -113,7 +126,7 @@ def _folded(graph: Graph, plan: Plan) -> Graph:
 def _require_built(graph: Graph, plan: Plan) -> None:
     """Refuse what has a name in the plan but no code yet; nothing falls back silently."""
     for key, value in plan.transforms.model_dump().items():
-        if value not in (None, False):
+        if value not in (None, False) and key not in BUILT:
             raise NotSupportedYet(f"transform {key} = {value!r}", where=f"key transforms.{key}", remedy="leave it out")
     for key, dtype, place_ in half_keys(graph, plan):
         raise NotSupportedYet(

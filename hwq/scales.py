@@ -19,7 +19,7 @@ from hwq.observers import HUGE, TINY, activation_range, affine, weight_affine
 from hwq.ops.quantize import quantize
 from hwq.ops.storage import integer_range
 from hwq.placement import Constant, Placement
-from hwq.plan import Activations, Plan
+from hwq.plan import Activations, Plan, Weights
 from hwq.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -169,22 +169,45 @@ class Scales:
         shape = _scale_shape(data.shape, constant)
         minimum = self.dialect.weight_minimum if how.dtype == "int8" else None
         if isinstance(how.scale, str) and not how.scale.startswith("file:"):
-            groups = _groups(data, constant)
-            scale, zero = weight_affine(groups, how, minimum)
-            scale = self._alive(node, constant, scale)
+            scale, zero = self.observed_weight(node, constant, data, how, minimum)
         else:
             scale, zero = self._given_weight(how.scale, how.zero_point, how.dtype, shape, where)
-        scale, zero = scale.reshape(shape), zero.reshape(shape).astype(carrier(how.dtype))
+            scale, zero = scale.reshape(shape), zero.reshape(shape)
+        zero = zero.astype(carrier(how.dtype))
         stored = quantize(data, scale, zero, how.dtype, constant.axis, constant.block)
         if minimum is not None:
             stored = np.maximum(stored, np.int8(minimum))
         return scale, zero, stored
 
+    def observed_weight(
+        self,
+        node: Node,
+        constant: Constant,
+        data: Array,
+        how: Weights,
+        minimum: int | None,
+        importance: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Scale (float32) and zero point (int32) of the values `data` in the place of a weight, by the method of `how`."""
+        groups = _groups(data, constant)
+        weighing = None if importance is None or how.scale != "weighted" else _groups(importance, constant)
+        scale, zero = weight_affine(groups, how, minimum, weighing)
+        shape = _scale_shape(data.shape, constant)
+        return self._alive(node, constant, scale).reshape(shape), zero.reshape(shape)
+
+    def require_weight(self, node: Node, constant: Constant) -> None:
+        """Refuse a weight that the dialect cannot take or that no method is built for."""
+        where = f"node {display_name(node.name)}, weight {display_name(constant.tensor)}, key weights"
+        self._require_weight(node, constant, where)
+        data = self.graph.constant(constant.tensor)
+        if data is not None and not np.isfinite(data).all():
+            raise Error("the weight holds NaN or infinity", where=where, remedy="the model is damaged; export it again")
+
     def _require_weight(self, node: Node, constant: Constant, where: str) -> None:
         how = constant.weights
-        if how.rounding != "nearest":
+        if how.rounding == "adaround":
             raise NotSupportedYet(
-                f'rounding "{how.rounding}"', where=f"{where}.rounding", remedy='use rounding = "nearest"'
+                'rounding "adaround"', where=f"{where}.rounding", remedy='use rounding = "coordinate" or "gptq"'
             )
         if how.dtype in {"int3", "int5", "int6"}:
             raise NotSupportedYet(f"{how.dtype} weights", where=f"{where}.dtype", remedy="use int8 or int4")

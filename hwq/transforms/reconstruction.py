@@ -1,0 +1,394 @@
+"""Layer-by-layer rounding: each layer's integers are chosen for the inputs that the already quantized layers give it.
+
+With x the float layer's input and x^ the same input behind the quantized prefix, both less their means,
+
+    E |W x - W^ x^|^2 = tr (W^ - T) H (W^ - T)^T + const,   H = E[x^ x^^T],   T = W E[x x^^T] H^-1
+
+so rounding W for x^ is rounding T, the least-squares weights, under H (`hwq.rounding`); the means go into the bias:
+``b^ = b + W E[x] - W^ E[x^]`` (empirical bias correction; Nagel et al. 2019). Damping pulls T towards W, so where the data
+say nothing the weights stay. Without samples, the second moments of a calibration serve: x^ = x, T = W.
+
+Scales are searched with the rounding that the plan asks for: candidates are shares of the largest weight of a channel, the
+one with the least error in the layer's output wins (``scale = "seq-mse"``); ``"weighted"`` weighs the squared error of
+each weight by E[x_k^2] alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq.batches import Batches, cut, feeds
+from hwq.errors import Error
+from hwq.graph import Array, Graph, Node, Tensor, carrier
+from hwq.names import display_name
+from hwq.ops.convolution import filters_first
+from hwq.ops.evaluate import evaluate_node
+from hwq.ops.quantize import quantize
+from hwq.ops.storage import integer_range
+from hwq.patches import Linear, linears, rows_of
+from hwq.placement import Constant
+from hwq.plan import Weights
+from hwq.rounding import Quadratic, coordinate, gptq, nearest
+
+if TYPE_CHECKING:
+    from hwq.scales import Scales
+
+__all__ = ["needs_samples", "reconstruct", "with_biases"]
+
+Floats = NDArray[np.float64]
+
+# Bytes of activations (float and quantized together) that are held for all samples at once; more samples are left out.
+SAMPLE_BYTES = 768 << 20
+# Rows of one layer that its moments are taken from: spread evenly over the samples.
+ROWS = 1 << 16
+# Shares of a channel's largest weight that a scale search tries.
+FINE_SHARES = np.linspace(0.85, 1.0, 4)
+COARSE_SHARES = np.linspace(0.4, 1.0, 13)
+# Fewer bits than this are searched over the coarse shares.
+FINE_BITS = 7
+# Bytes that a moment for each channel of a grouped layer may take.
+MOMENT_BYTES = 256 << 20
+
+
+def needs_samples(weights: Weights) -> bool:
+    """Whether these weights are rounded or scaled against data."""
+    return weights.rounding != "nearest" or weights.scale in {"weighted", "seq-mse"}
+
+
+def with_biases(graph: Graph) -> Graph:
+    """The graph with a bias of its own, zeros if it had none, for each convolution and product that can carry one."""
+    tensors, nodes, taken = dict(graph.tensors), [], set(graph.tensors)
+    layers = linears(graph)
+    for node in graph.nodes:
+        if node.name not in layers or node.op not in {"Conv", "Gemm"}:
+            nodes.append(node)
+            continue
+        old = node.inputs[2] if len(node.inputs) > 2 else ""
+        if old and (graph.constant(old) is None or graph.constant(old).size != _channels(layers[node.name], graph)):  # type: ignore[union-attr]
+            nodes.append(node)
+            continue
+        data = graph.constant(old) if old else np.zeros(_channels(layers[node.name], graph), np.float32)
+        name = old or f"{node.name}_bias"
+        while name in taken and (name != old or len(graph.consumers.get(old, ())) > 1):
+            name += "_"
+        taken.add(name)
+        tensors[name] = Tensor(name, "float32", (len(data),) if data is not None else (), data)
+        nodes.append(dataclasses.replace(node, inputs=(*node.inputs[:2], name)))
+    return graph.replace(nodes=nodes, tensors=list(tensors.values()))
+
+
+def _channels(layer: Linear, graph: Graph) -> int:
+    weight = graph.constant(layer.node.inputs[1])
+    assert weight is not None  # `linears` says so
+    return len(_matrix(layer, weight))
+
+
+def _matrix(layer: Linear, weight: Array) -> Array:
+    """The weight as (channels, K), K as in `hwq.patches.rows_of`."""
+    if layer.node.op == "Conv":
+        first = filters_first(weight, layer.node)
+        return first.reshape(len(first), -1)
+    return weight if layer.node.op == "Gemm" and layer.node.attributes.get("transB", 0) else weight.T
+
+
+def _weight(layer: Linear, matrix: Array, like: Array) -> Array:
+    """The inverse of `_matrix`."""
+    if layer.node.op == "Conv":
+        first = filters_first(like, layer.node)
+        made = matrix.reshape(first.shape)
+        return made if first.shape == like.shape else np.moveaxis(made, 1, -1).reshape(like.shape)
+    return matrix if layer.node.op == "Gemm" and layer.node.attributes.get("transB", 0) else matrix.T
+
+
+class _Data:
+    """Moments of one layer: means of x and x^, H and E[x x^^T] about them, each with the leading axis of the groups."""
+
+    def __init__(self, before: Array, after: Array, center: bool):
+        self.mean, self.mean_after = (rows.mean(axis=1, dtype=np.float64) for rows in (before, after))
+        count = after.shape[1]
+        self.moment = _product(after, after) / count
+        self.cross = self.moment if before is after else _product(before, after) / count
+        if center:
+            self.moment = self.moment - self.mean_after[:, :, None] * self.mean_after[:, None, :]
+            self.cross = self.cross - self.mean[:, :, None] * self.mean_after[:, None, :]
+
+    def target(self, weights: Floats) -> Floats:
+        """T, the least-squares weights for x^; `weights` are (channels, K), channels of a group together."""
+        groups = len(self.moment)
+        split = weights.reshape(groups, -1, weights.shape[1])
+        made = np.empty_like(split)
+        for group in range(groups):
+            matrix = Quadratic(self.moment[group]).matrix
+            right = self.cross[group] + matrix - self.moment[group]
+            made[group] = np.linalg.solve(matrix, (split[group] @ right).T).T
+        return made.reshape(weights.shape)
+
+
+def _product(left: Array, right: Array) -> Floats:
+    """Sum over the rows of the outer products, in float64 over slices of float32."""
+    total = np.zeros((left.shape[0], left.shape[2], right.shape[2]))
+    for start in range(0, left.shape[1], 4096):
+        total += left[:, start : start + 4096].transpose(0, 2, 1) @ right[:, start : start + 4096]
+    return total
+
+
+def reconstruct(scales: Scales, batches: Batches | None, correct: bool) -> Graph:
+    """Choose integers and scales of every weight that asks for data, and correct biases.
+
+    Parameters
+    ----------
+    scales : Scales
+        Of the placement; its weights are filled in.
+    batches : batches or None
+        Samples of the float model's input; None: the calibration's second moments serve.
+    correct : bool
+        Correct biases.
+
+    Returns
+    -------
+    Graph
+        The graph with the corrected biases.
+
+    Raises
+    ------
+    Error
+        Neither samples nor second moments are there.
+    """
+    if batches is None:
+        return _from_moments(scales, correct)
+    return _Walk(scales, correct).run(_samples(scales.graph, batches))
+
+
+def _from_moments(scales: Scales, correct: bool) -> Graph:
+    graph, biases = scales.graph, {}
+    known = scales.cal.moments if scales.cal is not None else {}
+    for name, layer in linears(graph).items():
+        constant = scales.placement.constants.get((name, 1))
+        if constant is None or not (needs_samples(constant.weights) or correct):
+            continue
+        if name not in known:
+            raise Error(
+                "this layer's weights are to be rounded against data, and there are none",
+                where=f"node {display_name(name)}, key weights.rounding" if needs_samples(constant.weights) else f"node {display_name(name)}, key transforms.bias_correction",
+                remedy="pass batches= to quantize, or calibrate with moments=True",
+            )
+        found = known[name]
+        data = _Data.__new__(_Data)
+        data.mean = data.mean_after = found.total / found.count
+        data.moment = found.matrix / found.count
+        if correct:
+            data.moment = data.moment - data.mean[:, :, None] * data.mean[:, None, :]
+        data.cross = data.moment
+        chosen = _choose(scales, layer, constant, data)
+        if correct and len(layer.node.inputs) > 2:
+            biases[layer.node.inputs[2]] = _corrected(scales, layer, data, chosen)
+    return _with(graph, biases)
+
+
+def _with(graph: Graph, biases: Mapping[str, Array]) -> Graph:
+    changed = [dataclasses.replace(one, data=biases.get(name, one.data)) for name, one in graph.tensors.items()]
+    return graph.replace(tensors=changed)
+
+
+def _corrected(scales: Scales, layer: Linear, data: _Data, used: Array) -> Array:
+    """``b + W E[x] - W^ E[x^]`` in float64, rounded to float32."""
+    graph = scales.graph
+    bias, weight = graph.constant(layer.node.inputs[2]), graph.constant(layer.node.inputs[1])
+    assert bias is not None and weight is not None
+    was, now = (_matrix(layer, one).astype(np.float64) for one in (weight, used))
+    per_group = lambda rows, mean: np.einsum("gmk,gk->gm", rows.reshape(len(mean), -1, rows.shape[1]), mean).reshape(-1)  # noqa: E731
+    return (bias + per_group(was, data.mean) - per_group(now, data.mean_after)).astype(np.float32)
+
+
+def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> Array:
+    """Scale and integers of one layer, put into `scales`; returns the dequantized weight."""
+    weight = scales.graph.constant(constant.tensor)
+    assert weight is not None
+    key, how = (layer.node.name, constant.slot), constant.weights
+    scales.require_weight(layer.node, constant)
+    if not needs_samples(how):
+        scale, zero, stored = scales.weight(layer.node, constant)
+        return _dequantized(stored, scale, zero, constant)
+    minimum = scales.dialect.weight_minimum if how.dtype == "int8" else None
+    low, high = integer_range(how.dtype)
+    low = low if minimum is None else max(low, minimum)
+    target = data.target(_matrix(layer, weight).astype(np.float64))
+    aim = _weight(layer, target, weight).astype(np.float32)
+    quadratic, diagonal = _quadratic(data, len(target))
+    importance = _weight(layer, np.broadcast_to(diagonal, target.shape), weight)
+    rounded = {"nearest": nearest, "gptq": gptq, "coordinate": gptq}[how.rounding]
+    extra = () if how.rounding == "nearest" else (quadratic,)
+    best: tuple[Floats, Array, Array, Floats] | None = None
+    for scale, zero in _candidates(scales, layer.node, constant, aim, importance, minimum):
+        step, point = (_matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero))
+        stored = rounded(target, step, point, low, high, *extra)
+        error = quadratic.error(target, stored, step, point)
+        if best is None:
+            best = error, scale, zero, stored
+            continue
+        better = error < best[0]
+        if constant.axis is None or constant.block is not None:
+            better = np.full_like(better, error.sum() < best[0].sum())
+        by_scale = better if constant.axis is not None and constant.block is None else better.any()
+        best = (
+            np.where(better, error, best[0]),
+            np.where(by_scale, scale, best[1]),
+            np.where(by_scale, zero, best[2]),
+            np.where(better[:, None], stored, best[3]),
+        )
+    assert best is not None
+    _, scale, zero, stored = best
+    if how.rounding == "coordinate":
+        step, point = (_matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero))
+        stored = coordinate(target, step, point, low, high, quadratic, start=stored)
+    made = np.ascontiguousarray(_weight(layer, stored, weight)).astype(carrier(how.dtype))
+    scales.weights[key] = scale.astype(np.float32), zero.astype(carrier(how.dtype)), made
+    return _dequantized(made, scales.weights[key][0], scales.weights[key][1], constant)
+
+
+def _quadratic(data: _Data, channels: int) -> tuple[Quadratic, Floats]:
+    """The layer's quadratic problem, and E[x_k^2] for each channel and weight."""
+    groups = len(data.moment)
+    if groups == 1:
+        return Quadratic(data.moment[0]), np.diag(data.moment[0])
+    every = np.repeat(data.moment, channels // groups, axis=0)
+    if every.nbytes > MOMENT_BYTES:
+        every = np.repeat(data.moment * np.eye(data.moment.shape[1]), channels // groups, axis=0)
+    return Quadratic(every), np.diagonal(every, axis1=1, axis2=2)
+
+
+def _candidates(
+    scales: Scales, node: Node, constant: Constant, aim: Array, importance: Array, minimum: int | None
+) -> Iterator[tuple[Array, Array]]:
+    how = constant.weights
+    searched = how.scale == "seq-mse"
+    method = dataclasses.replace if False else how.model_copy
+    plain = method(update={"scale": "minmax"}) if searched else how
+    scale, zero = scales.observed_weight(node, constant, aim, plain, minimum, importance)
+    if not searched:
+        yield scale, zero
+        return
+    for share in FINE_SHARES if integer_range(how.dtype)[1] >= 2 ** (FINE_BITS - 1) - 1 else COARSE_SHARES:
+        yield (scale * np.float32(share)).astype(np.float32), zero
+
+
+def _expanded(values: Array, shape: tuple[int, ...], constant: Constant) -> Array:
+    """A scale or zero point for every element of the weight."""
+    if constant.axis is None:
+        return np.broadcast_to(values, shape)
+    if constant.block is None:
+        return np.broadcast_to(values.reshape([-1 if axis == constant.axis else 1 for axis in range(len(shape))]), shape)
+    repeated = np.repeat(values, constant.block, axis=constant.axis)
+    return np.take(repeated, np.arange(shape[constant.axis]), axis=constant.axis)
+
+
+def _dequantized(stored: Array, scale: Array, zero: Array, constant: Constant) -> Array:
+    steps, points = (_expanded(one, stored.shape, constant) for one in (scale, zero))
+    return ((stored.astype(np.float32) - points.astype(np.float32)) * steps).astype(np.float32)
+
+
+def _samples(graph: Graph, batches: Batches) -> list[Mapping[str, Array]]:
+    """Pieces of the samples, as many as SAMPLE_BYTES hold the activations of."""
+    kept: list[Mapping[str, Array]] = []
+    spent = 0
+    for feed in feeds(graph, batches):
+        for piece in cut(graph, feed):
+            spent += _piece_bytes(graph, piece)
+            if kept and spent > SAMPLE_BYTES:
+                return kept
+            kept.append(piece)
+    return kept
+
+
+def _piece_bytes(graph: Graph, piece: Mapping[str, Array]) -> int:
+    """A bound on what the float and the quantized model hold of a piece at once: inputs and the largest two values."""
+    from hwq.ops.inference import infer_shapes
+
+    shapes = {name: value.shape for name, value in piece.items()}
+    sizes = sorted((one.bytes for one in infer_shapes(graph, shapes).tensors.values() if one.concrete and not one.constant), reverse=True)
+    return 2 * (sum(value.nbytes for value in piece.values()) + sum(sizes[:3]))
+
+
+class _Walk:
+    """Runs float and quantized model side by side, node by node, over all pieces."""
+
+    def __init__(self, scales: Scales, correct: bool):
+        self.scales, self.correct, self.graph = scales, correct, scales.graph
+        self.layers = linears(self.graph)
+        self.biases: dict[str, Array] = {}
+        last: dict[str, int] = {}
+        for index, node in enumerate(self.graph.nodes):
+            last |= dict.fromkeys((name for name in node.inputs if name), index)
+        self.dying = {index: [name for name, at in last.items() if at == index] for index in range(len(self.graph.nodes))}
+
+    def run(self, pieces: list[Mapping[str, Array]]) -> Graph:
+        before: list[dict[str, Array]] = [dict(piece) for piece in pieces]
+        after: list[dict[str, Array]] = [
+            {name: self._stored(name, value) for name, value in piece.items()} for piece in pieces
+        ]
+        for index, node in enumerate(self.graph.nodes):
+            operands: Callable[[dict[str, Array]], list[Array | None]] = lambda values, node=node: [  # type: ignore[misc]
+                None if not name else values[name] if name in values else self.graph.constant(name) for name in node.inputs
+            ]
+            used = self._layer(node, before, after)
+            for plain, rounded in zip(before, after, strict=True):
+                made = evaluate_node(node, operands(plain), self.graph)
+                given = operands(rounded)
+                for slot, value in used.items():
+                    given[slot] = value
+                again = evaluate_node(node, given, self.graph)
+                for name, one, other in zip(node.outputs, made, again, strict=False):
+                    plain[name], rounded[name] = one, self._stored(name, other)
+                for name in self.dying[index]:
+                    plain.pop(name, None)
+                    rounded.pop(name, None)
+        return _with(self.graph, self.biases)
+
+    def _stored(self, name: str, value: Array) -> Array:
+        """What the quantized model reads in the place of a value."""
+        how = self.scales.placement.points.get(name)
+        if how is None or value.dtype.kind != "f":
+            return value
+        scale, zero = self.scales.activation(name)
+        stored = quantize(value, np.asarray(scale), np.asarray(zero).astype(carrier(how.dtype)), how.dtype, None, None)
+        return ((stored.astype(np.float32) - np.float32(zero)) * scale).astype(np.float32)
+
+    def _layer(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> dict[int, Array]:
+        """Choose the layer's integers; the weight and bias that the quantized model has instead, by input slot."""
+        constant, layer = self.scales.placement.constants.get((node.name, 1)), self.layers.get(node.name)
+        if constant is None or layer is None:
+            slots = [slot for (name, slot) in self.scales.placement.constants if name == node.name]
+            return {
+                slot: _dequantized(stored, scale, zero, one)
+                for slot in slots
+                for one in (self.scales.placement.constants[node.name, slot],)
+                for scale, zero, stored in (self.scales.weight(node, one),)
+            }
+        correctable = self.correct and len(node.inputs) > 2 and node.op in {"Conv", "Gemm"}
+        if not (needs_samples(constant.weights) or correctable):
+            scale, zero, stored = self.scales.weight(node, constant)
+            return {1: _dequantized(stored, scale, zero, constant)}
+        data = _Data(self._rows(layer, before), self._rows(layer, after), correctable)
+        used = {1: _choose(self.scales, layer, constant, data)}
+        if correctable:
+            used[2] = self.biases[node.inputs[2]] = _corrected(self.scales, layer, data, used[1])
+        return used
+
+    def _rows(self, layer: Linear, pieces: list[dict[str, Array]]) -> Array:
+        """Rows of the layer's input, at most ROWS, spread evenly over the samples."""
+        first = rows_of(layer, pieces[0][layer.operand][:1]).shape[1] if pieces[0][layer.operand].ndim > 1 else 1
+        total = sum(len(piece[layer.operand]) for piece in pieces)
+        stride = max(1, -(-first * total // ROWS))
+        found, at = [], 0
+        for piece in pieces:
+            value = piece[layer.operand]
+            taken = value[(-at) % stride :: stride] if first * total > ROWS else value
+            at += len(value)
+            if len(taken):
+                found.append(rows_of(layer, taken))
+        return np.concatenate(found, axis=1)
