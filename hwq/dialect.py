@@ -115,6 +115,15 @@ _ORT = Dialect(
 
 _TABLE = (
     _ORT,
+    replace(
+        _ORT,
+        name="hwq",
+        summary="hwq's own: as ort, and weights of 2 and 4 bits run on integer kernels too",
+        runtime="hwq itself",
+        status="exact by definition",
+        evidence="equal to ort where onnxruntime has an integer kernel; int4 sums are exact integers, requantized as ort does",
+        weight_dtypes=_ORT.weight_dtypes | {"int4", "uint4", "int2", "uint2"},
+    ),
     Dialect(
         name="ort-unfused",
         summary="onnxruntime with optimisation off: every Q and DQ runs, every op between them is float32",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.entropy import LEVELS, entropy_clip, folded_histogram
 from hwq.errors import NotSupportedYet
 from hwq.ops.storage import integer_range
 from hwq.plan import Activations, Weights
@@ -63,8 +64,12 @@ def activation_range(statistics: Statistics, how: Activations) -> tuple[float, f
         return min(statistics.quantile(1.0 - share), 0.0), max(statistics.quantile(share), 0.0)
     if how.observer == "mse":
         return _least_error(statistics, low, high, how)
+    if how.observer == "kl":
+        unsigned = low == 0.0 and how.dtype.startswith("u")
+        clip = entropy_clip(*folded_histogram(statistics), 2 * LEVELS if unsigned else LEVELS)
+        return max(low, -clip), min(high, clip)
     raise NotSupportedYet(
-        f'observer "{how.observer}"', where="key activations.observer", remedy="one of: minmax, percentile, mse"
+        f'observer "{how.observer}"', where="key activations.observer", remedy="one of: minmax, percentile, mse, kl"
     )
 
 

@@ -57,12 +57,12 @@ class Quadratic:
     def times(self, difference: Floats) -> Floats:
         """``d H`` for each channel."""
         if self.shared:
-            return difference @ self.matrix
+            return np.asarray(difference @ self.matrix)
         return np.asarray(np.einsum("ck,ckj->cj", difference, self.matrix))
 
     def column(self, k: int, channels: NDArray[np.int64]) -> Floats:
         """Row k of H for these channels."""
-        return self.matrix[k] if self.shared else self.matrix[channels, k]
+        return np.asarray(self.matrix[k] if self.shared else self.matrix[channels, k])
 
     def error(self, weights: Floats, stored: Floats, scale: Floats, zero: Floats) -> Floats:
         """``d H d`` of every channel."""

@@ -389,18 +389,12 @@ def test_a_wider_layer_reads_a_second_storage(cnn: Graph, cal: hwq.Calibration) 
     [
         ({"default": {"activations": {"mode": "dynamic"}}}, "activations.mode"),
         ({"default": {"activations": {"granularity": "row"}}}, "activations.granularity"),
-        ({"default": {"activations": {"observer": "kl"}}}, "activations.observer"),
         ({"default": {"activations": {"observer": "coordinate"}}}, "activations.observer"),
         ({"default": {"activations": {"dtype": "float16"}}}, "activations.dtype"),
         ({"default": {"weights": {"dtype": "bfloat16"}}}, "weights.dtype"),
         ({"default": {"weights": {"dtype": "int5"}}}, "weights.dtype"),
-        ({"default": {"weights": {"scale": "weighted"}}}, "weights.scale"),
-        ({"default": {"weights": {"scale": "seq-mse"}}}, "weights.scale"),
-        ({"default": {"weights": {"rounding": "gptq"}}}, "weights.rounding"),
-        ({"default": {"weights": {"rounding": "coordinate"}}}, "weights.rounding"),
         ({"transforms": {"equalize": True}}, "transforms.equalize"),
         ({"transforms": {"smooth": 0.5}}, "transforms.smooth"),
-        ({"transforms": {"bias_correction": "empirical"}}, "transforms.bias_correction"),
     ],
 )
 def test_what_is_not_built_is_named_and_never_replaced(table: dict, key: str, cnn: Graph, cal: hwq.Calibration) -> None:

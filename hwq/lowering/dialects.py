@@ -11,6 +11,7 @@ from hwq.graph import Graph
 from hwq.lowering.conversion import quantize_biases, turn_unsigned
 from hwq.lowering.grouping import annotate, declare, drop_inverse_pairs, group
 from hwq.lowering.integers import adopt_integer_ops
+from hwq.lowering.narrow import widen_weights
 from hwq.lowering.pairs import affine, is_dequantize, is_quantize
 from hwq.lowering.placement import merge_double_pairs, propagate_pairs, split_dequantizes
 from hwq.lowering.rewriting import Draft
@@ -44,7 +45,14 @@ _ORT = (
     (drop_redundant_clips, turn_unsigned, group, drop_inverse_pairs),
 )
 RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
-    {"ort": _ORT, "ort-avx2-saturating": _ORT, "ort-unfused": ((adopt_integer_ops,),), "onnx": (), "tensorrt": ()}
+    {
+        "ort": _ORT,
+        "ort-avx2-saturating": _ORT,
+        "ort-unfused": ((adopt_integer_ops,),),
+        "hwq": ((widen_weights,), *_ORT),
+        "onnx": (),
+        "tensorrt": (),
+    }
 )
 
 

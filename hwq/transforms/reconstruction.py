@@ -16,8 +16,8 @@ each weight by E[x_k^2] alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +45,10 @@ Floats = NDArray[np.float64]
 # Bytes of activations (float and quantized together) that are held for all samples at once; more samples are left out.
 SAMPLE_BYTES = 768 << 20
 # Rows of one layer that its moments are taken from: spread evenly over the samples.
-ROWS = 1 << 16
+ROWS = 1 << 17
 # Shares of a channel's largest weight that a scale search tries.
 FINE_SHARES = np.linspace(0.85, 1.0, 4)
-COARSE_SHARES = np.linspace(0.4, 1.0, 13)
+COARSE_SHARES = np.linspace(0.4, 1.0, 10)
 # Fewer bits than this are searched over the coarse shares.
 FINE_BITS = 7
 # Bytes that a moment for each channel of a grouped layer may take.
@@ -57,7 +57,9 @@ MOMENT_BYTES = 256 << 20
 
 def needs_samples(weights: Weights) -> bool:
     """Whether these weights are rounded or scaled against data."""
-    return weights.rounding != "nearest" or weights.scale in {"weighted", "seq-mse"}
+    return weights.rounding != "nearest" or (
+        isinstance(weights.scale, str) and weights.scale in {"weighted", "seq-mse"}
+    )
 
 
 def with_biases(graph: Graph) -> Graph:
@@ -106,16 +108,20 @@ def _weight(layer: Linear, matrix: Array, like: Array) -> Array:
 
 
 class _Data:
-    """Moments of one layer: means of x and x^, H and E[x x^^T] about them, each with the leading axis of the groups."""
+    """Means of x and x^, H and E[x x^^T] of one layer, about the means if they are corrected; groups lead each."""
 
-    def __init__(self, before: Array, after: Array, center: bool):
-        self.mean, self.mean_after = (rows.mean(axis=1, dtype=np.float64) for rows in (before, after))
-        count = after.shape[1]
-        self.moment = _product(after, after) / count
-        self.cross = self.moment if before is after else _product(before, after) / count
+    def __init__(self, mean: Floats, mean_after: Floats, moment: Floats, cross: Floats, center: bool):
+        self.mean, self.mean_after, self.moment, self.cross = mean, mean_after, moment, cross
         if center:
-            self.moment = self.moment - self.mean_after[:, :, None] * self.mean_after[:, None, :]
-            self.cross = self.cross - self.mean[:, :, None] * self.mean_after[:, None, :]
+            self.moment = moment - mean_after[:, :, None] * mean_after[:, None, :]
+            self.cross = cross - mean[:, :, None] * mean_after[:, None, :]
+
+    @staticmethod
+    def of(before: Array, after: Array, center: bool) -> _Data:
+        """From the rows (groups, rows, K) of both."""
+        mean, mean_after = (rows.mean(axis=1, dtype=np.float64) for rows in (before, after))
+        moment, cross = (_product(rows, after) / after.shape[1] for rows in (after, before))
+        return _Data(mean, mean_after, moment, cross, center)
 
     def target(self, weights: Floats) -> Floats:
         """T, the least-squares weights for x^; `weights` are (channels, K), channels of a group together."""
@@ -174,16 +180,12 @@ def _from_moments(scales: Scales, correct: bool) -> Graph:
         if name not in known:
             raise Error(
                 "this layer's weights are to be rounded against data, and there are none",
-                where=f"node {display_name(name)}, key weights.rounding" if needs_samples(constant.weights) else f"node {display_name(name)}, key transforms.bias_correction",
+                where=f"node {display_name(name)}, key weights or transforms.bias_correction",
                 remedy="pass batches= to quantize, or calibrate with moments=True",
             )
         found = known[name]
-        data = _Data.__new__(_Data)
-        data.mean = data.mean_after = found.total / found.count
-        data.moment = found.matrix / found.count
-        if correct:
-            data.moment = data.moment - data.mean[:, :, None] * data.mean[:, None, :]
-        data.cross = data.moment
+        mean, moment = found.total / found.count, found.matrix / found.count
+        data = _Data(mean, mean, moment, moment, correct)
         chosen = _choose(scales, layer, constant, data)
         if correct and len(layer.node.inputs) > 2:
             biases[layer.node.inputs[2]] = _corrected(scales, layer, data, chosen)
@@ -201,8 +203,13 @@ def _corrected(scales: Scales, layer: Linear, data: _Data, used: Array) -> Array
     bias, weight = graph.constant(layer.node.inputs[2]), graph.constant(layer.node.inputs[1])
     assert bias is not None and weight is not None
     was, now = (_matrix(layer, one).astype(np.float64) for one in (weight, used))
-    per_group = lambda rows, mean: np.einsum("gmk,gk->gm", rows.reshape(len(mean), -1, rows.shape[1]), mean).reshape(-1)  # noqa: E731
-    return (bias + per_group(was, data.mean) - per_group(now, data.mean_after)).astype(np.float32)
+    return np.asarray(bias + _by_group(was, data.mean) - _by_group(now, data.mean_after), np.float32)
+
+
+def _by_group(rows: Floats, mean: Floats) -> Floats:
+    """``W E[x]``: rows of (channels, K) by the mean of their group, (groups, K)."""
+    split = rows.reshape(len(mean), -1, rows.shape[1])
+    return np.asarray(np.einsum("gmk,gk->gm", split, mean).reshape(-1))
 
 
 def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> Array:
@@ -221,12 +228,15 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     aim = _weight(layer, target, weight).astype(np.float32)
     quadratic, diagonal = _quadratic(data, len(target))
     importance = _weight(layer, np.broadcast_to(diagonal, target.shape), weight)
-    rounded = {"nearest": nearest, "gptq": gptq, "coordinate": gptq}[how.rounding]
-    extra = () if how.rounding == "nearest" else (quadratic,)
     best: tuple[Floats, Array, Array, Floats] | None = None
     for scale, zero in _candidates(scales, layer.node, constant, aim, importance, minimum):
-        step, point = (_matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero))
-        stored = rounded(target, step, point, low, high, *extra)
+        step, point = (
+            _matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
+        )
+        if how.rounding == "nearest":
+            stored = nearest(target, step, point, low, high)
+        else:
+            stored = gptq(target, step, point, low, high, quadratic)
         error = quadratic.error(target, stored, step, point)
         if best is None:
             best = error, scale, zero, stored
@@ -244,7 +254,9 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     assert best is not None
     _, scale, zero, stored = best
     if how.rounding == "coordinate":
-        step, point = (_matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero))
+        step, point = (
+            _matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
+        )
         stored = coordinate(target, step, point, low, high, quadratic, start=stored)
     made = np.ascontiguousarray(_weight(layer, stored, weight)).astype(carrier(how.dtype))
     scales.weights[key] = scale.astype(np.float32), zero.astype(carrier(how.dtype)), made
@@ -267,8 +279,7 @@ def _candidates(
 ) -> Iterator[tuple[Array, Array]]:
     how = constant.weights
     searched = how.scale == "seq-mse"
-    method = dataclasses.replace if False else how.model_copy
-    plain = method(update={"scale": "minmax"}) if searched else how
+    plain = how.model_copy(update={"scale": "minmax"}) if searched else how
     scale, zero = scales.observed_weight(node, constant, aim, plain, minimum, importance)
     if not searched:
         yield scale, zero
@@ -282,7 +293,9 @@ def _expanded(values: Array, shape: tuple[int, ...], constant: Constant) -> Arra
     if constant.axis is None:
         return np.broadcast_to(values, shape)
     if constant.block is None:
-        return np.broadcast_to(values.reshape([-1 if axis == constant.axis else 1 for axis in range(len(shape))]), shape)
+        return np.broadcast_to(
+            values.reshape([-1 if axis == constant.axis else 1 for axis in range(len(shape))]), shape
+        )
     repeated = np.repeat(values, constant.block, axis=constant.axis)
     return np.take(repeated, np.arange(shape[constant.axis]), axis=constant.axis)
 
@@ -310,7 +323,10 @@ def _piece_bytes(graph: Graph, piece: Mapping[str, Array]) -> int:
     from hwq.ops.inference import infer_shapes
 
     shapes = {name: value.shape for name, value in piece.items()}
-    sizes = sorted((one.bytes for one in infer_shapes(graph, shapes).tensors.values() if one.concrete and not one.constant), reverse=True)
+    sizes = sorted(
+        (one.bytes for one in infer_shapes(graph, shapes).tensors.values() if one.concrete and not one.constant),
+        reverse=True,
+    )
     return 2 * (sum(value.nbytes for value in piece.values()) + sum(sizes[:3]))
 
 
@@ -324,7 +340,9 @@ class _Walk:
         last: dict[str, int] = {}
         for index, node in enumerate(self.graph.nodes):
             last |= dict.fromkeys((name for name in node.inputs if name), index)
-        self.dying = {index: [name for name, at in last.items() if at == index] for index in range(len(self.graph.nodes))}
+        self.dying = {
+            index: [name for name, at in last.items() if at == index] for index in range(len(self.graph.nodes))
+        }
 
     def run(self, pieces: list[Mapping[str, Array]]) -> Graph:
         before: list[dict[str, Array]] = [dict(piece) for piece in pieces]
@@ -332,13 +350,10 @@ class _Walk:
             {name: self._stored(name, value) for name, value in piece.items()} for piece in pieces
         ]
         for index, node in enumerate(self.graph.nodes):
-            operands: Callable[[dict[str, Array]], list[Array | None]] = lambda values, node=node: [  # type: ignore[misc]
-                None if not name else values[name] if name in values else self.graph.constant(name) for name in node.inputs
-            ]
             used = self._layer(node, before, after)
             for plain, rounded in zip(before, after, strict=True):
-                made = evaluate_node(node, operands(plain), self.graph)
-                given = operands(rounded)
+                made = evaluate_node(node, self._operands(node, plain), self.graph)
+                given = self._operands(node, rounded)
                 for slot, value in used.items():
                     given[slot] = value
                 again = evaluate_node(node, given, self.graph)
@@ -348,6 +363,11 @@ class _Walk:
                     plain.pop(name, None)
                     rounded.pop(name, None)
         return _with(self.graph, self.biases)
+
+    def _operands(self, node: Node, values: Mapping[str, Array]) -> list[Array | None]:
+        return [
+            None if not name else values[name] if name in values else self.graph.constant(name) for name in node.inputs
+        ]
 
     def _stored(self, name: str, value: Array) -> Array:
         """What the quantized model reads in the place of a value."""
@@ -373,7 +393,7 @@ class _Walk:
         if not (needs_samples(constant.weights) or correctable):
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
-        data = _Data(self._rows(layer, before), self._rows(layer, after), correctable)
+        data = _Data.of(self._rows(layer, before), self._rows(layer, after), correctable)
         used = {1: _choose(self.scales, layer, constant, data)}
         if correctable:
             used[2] = self.biases[node.inputs[2]] = _corrected(self.scales, layer, data, used[1])

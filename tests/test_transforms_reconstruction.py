@@ -1,0 +1,147 @@
+"""Layer-by-layer rounding: real plans on small networks and, where HWQ_SHARED is, on trained ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import hwq
+from hwq import demo
+from hwq.errors import Error
+from hwq.ops.evaluate import evaluate
+from hwq.plan import Plan
+
+
+def plan_of(
+    dtype="int4", rounding="coordinate", scale="seq-mse", correct=True, observer="mse", dialect="hwq", softmax=True
+):
+    return Plan._checked(
+        {
+            "schema": 1,
+            "dialect": dialect,
+            "default": {
+                "weights": {"dtype": dtype, "rounding": rounding, "scale": scale},
+                "activations": {"dtype": "uint8", "observer": observer},
+            },
+            "transforms": {"bias_correction": "empirical"} if correct else {},
+            "layers": [{"match": {"op": "Softmax"}, "activations": {"mode": "float"}}] if softmax else [],
+        },
+        "test",
+    )
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    graph = tiny.graph(tiny.cnn())
+    return graph, hwq.calibrate(graph, tiny.images(48), moments=True)
+
+
+def loss(graph, quantized, x):
+    (left,), (right,) = (list(evaluate(one, {one.inputs[0]: x}).values()) for one in (graph, quantized))
+    return float(np.square(left - right).mean())
+
+
+def test_each_step_comes_nearer_to_the_float_model(cnn):
+    graph, cal = cnn
+    x, samples = tiny.images(64), tiny.images(48)
+    plain = loss(graph, hwq.quantize(graph, plan_of(rounding="nearest", scale="minmax", correct=False), cal), x)
+    moments = loss(graph, hwq.quantize(graph, plan_of(scale="mse"), cal), x)
+    walked = loss(graph, hwq.quantize(graph, plan_of(), cal, samples), x)
+    assert walked < moments < plain
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "coordinate"])
+@pytest.mark.parametrize("scale", ["minmax", "mse", "weighted", "seq-mse"])
+def test_every_method_gives_integers_in_range(cnn, rounding, scale):
+    graph, cal = cnn
+    quantized = hwq.quantize(graph, plan_of(rounding=rounding, scale=scale), cal, tiny.images(16))
+    stored = [one for one in quantized.tensors.values() if one.dtype == "int4" and one.constant and one.data.ndim > 1]
+    assert stored and all(-8 <= one.data.min() and one.data.max() <= 7 for one in stored)
+    assert all(one.data.min() < one.data.max() for one in stored)
+
+
+def test_bias_correction_removes_the_mean_error(cnn):
+    graph, cal = cnn
+    samples = tiny.images(48)
+    name = graph.outputs[0]
+    means = []
+    for correct in (False, True):
+        quantized = hwq.quantize(
+            graph, plan_of("int4", "nearest", "minmax", correct), cal, samples if correct else None
+        )
+        got, wanted = (evaluate(one, {one.inputs[0]: samples})[name] for one in (quantized, graph))
+        means.append(float(np.abs((got - wanted).mean(axis=0)).mean()))
+    assert means[1] < 0.5 * means[0]
+
+
+def test_without_data_the_remedy_is_named(cnn):
+    graph, _ = cnn
+    with pytest.raises(Error, match="moments=True"):
+        hwq.quantize(graph, plan_of(), hwq.calibrate(graph, tiny.images(8)))
+
+
+def test_integers_run_on_integer_kernels_and_equal_int8_kernels(cnn):
+    # The same integers under an int8 plan, given by their scales: equal bits in ort, which has no int4 kernel.
+    graph, cal = cnn
+    narrow = hwq.quantize(graph, plan_of(rounding="nearest", scale="minmax", correct=False), cal)
+    x = tiny.images(5)
+    lowered = hwq.lower(narrow, "hwq")
+    assert all(one.op != "Conv" or lowered.tensors[one.outputs[0]].dtype == "uint8" for one in lowered.nodes)
+    given = {
+        one.name.removesuffix("_quantized"): one.quantization.scales().tolist()
+        for one in narrow.tensors.values()
+        if one.dtype == "int4" and one.constant and one.data.ndim > 1
+    }
+    rules = [{"match": {"tensor": name}, "weights": {"scale": scale}} for name, scale in given.items()]
+    wide = Plan._checked(
+        {
+            "schema": 1,
+            "dialect": "ort",
+            "default": {"weights": {"dtype": "int8"}, "activations": {"dtype": "uint8", "observer": "mse"}},
+            "layers": [{"match": {"op": "Softmax"}, "activations": {"mode": "float"}}, *rules],
+        },
+        "test",
+    )
+    widened = hwq.quantize(graph, wide, cal)
+    for name in given:
+        assert np.abs(widened.tensors[f"{name}_quantized"].data).max() <= 8
+    same = all(
+        np.array_equal(widened.tensors[f"{n}_quantized"].data, narrow.tensors[f"{n}_quantized"].data) for n in given
+    )
+    if same:  # -w / s may round to 8 where int4 ends at 7
+        assert np.array_equal(hwq.execute(narrow, x, dialect="hwq"), hwq.execute(widened, x, dialect="ort"))
+    assert hwq.execute(narrow, x, dialect="hwq").shape[0] == 5
+
+
+def test_the_digits_network_in_four_bits():
+    graph, digits = hwq.load(str(demo.model_path())), demo.data()
+    cal = hwq.calibrate(graph, digits.calibration)
+    float_labels = next(iter(evaluate(graph, {graph.inputs[0]: digits.images}).values())).argmax(1)
+    agreements = []
+    for plan in (
+        plan_of(rounding="nearest", scale="minmax", correct=False, softmax=False),
+        plan_of(softmax=False),
+    ):
+        quantized = hwq.quantize(graph, plan, cal, digits.calibration)
+        agreements.append(float((hwq.execute(quantized, digits.images).argmax(1) == float_labels).mean()))
+    assert agreements[1] >= max(agreements[0], 0.98)
+
+
+SHARED = Path(os.environ.get("HWQ_SHARED", "")) / "models" / "kws"
+
+
+@pytest.mark.skipif(not SHARED.is_dir() or "HWQ_SHARED" not in os.environ, reason="HWQ_SHARED names the real models")
+@pytest.mark.parametrize("dtype, agreement", [("int8", 0.993), ("int4", 0.97)])
+def test_keyword_spotting(dtype, agreement):
+    graph = hwq.load(str(SHARED / "ds_cnn_f32.onnx"))
+    arrays = np.load(SHARED / "kws_mfcc_1000.npz")
+    x = ((arrays["x_int8"].astype(np.float32) - 83) * np.float32(0.5847029)).reshape(-1, 1, 49, 10)
+    order = np.random.default_rng(0).permutation(1000)
+    samples, held = x[order[:100]], x[order[100:]]
+    quantized = hwq.quantize(graph, plan_of(dtype), hwq.calibrate(graph, samples), samples)
+    wanted = next(iter(evaluate(graph, {graph.inputs[0]: held}).values())).argmax(1)
+    assert (hwq.execute(quantized, held).argmax(1) == wanted).mean() >= agreement
