@@ -209,6 +209,29 @@ def _hashes(program: Any) -> dict[str, Any]:
     return dict(program.hashes)
 
 
+def _localize(
+    model: str, graph: Graph, found: Any, against: str, dialect: str | None, plot: Path | None, json: bool
+) -> None:
+    """``hwq compare --against``: exit code 1 where anything differs."""
+    from hwq.difference import localize
+    from hwq.files import read_npz
+    from hwq.observation import litert_values, onnxruntime_values
+
+    feeds = next(iter(found.batches(max(len(found), 1))))
+    if against == "ort":
+        observed = onnxruntime_values(graph, feeds)
+    elif against == "litert":
+        observed = litert_values(model, feeds)
+    else:
+        observed = read_npz(against)
+    made = localize(graph, feeds, observed, dialect=dialect, against=against)
+    if plot is not None:
+        made.plot(plot)
+    emit("compare", made.to_dict(), lambda console: console.print(str(made), markup=False), json)
+    if made.first is not None:
+        raise typer.Exit(1)
+
+
 @guarded
 def compare(
     model: options.Model,
@@ -226,6 +249,19 @@ def compare(
     calibration: CalibrationFile = None,
     samples: options.Count = None,
     out: options.MaybeOut = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="DUMP.npz|ort|litert",
+            help="Compare a quantized MODEL with another runtime's values instead: where they part, and by which rule.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="With --against: draw differences by depth (svg, png, pdf)."),
+    ] = None,
+    dialect: options.DialectName = None,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
     overwrite: options.Overwrite = False,
@@ -241,6 +277,9 @@ def compare(
         raise Error("compare needs samples", remedy="give --data FILE")
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
+    if against is not None:
+        _localize(str(model), graph, found, against, dialect, plot, json)
+        return
     if quantized is not None:
         other = options.load(quantized)
     else:

@@ -61,6 +61,10 @@ class Budget:
             )
 
 
+# External tensors from this size on are mapped, not read.
+MAPPED_BYTES = 64 << 20
+
+
 def dtype_of(code: int, where: str) -> str:
     """hwq's name of an ONNX element type.
 
@@ -133,7 +137,7 @@ def _mismatch(found: int, wanted: int, unit: str, where: str) -> Error:
     )
 
 
-def _from_raw(raw: bytes, dtype: str, count: int, where: str) -> Array:
+def _from_raw(raw: bytes | Array, dtype: str, count: int, where: str) -> Array:
     wanted = _stored_bytes(dtype, count)
     if len(raw) != wanted:
         raise _mismatch(len(raw), wanted, "bytes", where)
@@ -185,7 +189,7 @@ def _from_field(tensor: onnx.TensorProto, dtype: str, count: int, where: str) ->
     return codes.astype(carrier(dtype))
 
 
-def _external(tensor: onnx.TensorProto, wanted: int, where: str, budget: Budget) -> bytes:
+def _external(tensor: onnx.TensorProto, wanted: int, where: str, budget: Budget) -> bytes | Array:
     """The bytes of a tensor that lie in another file of the model's folder.
 
     Raises
@@ -222,6 +226,8 @@ def _external(tensor: onnx.TensorProto, wanted: int, where: str, budget: Budget)
                 where=where,
                 remedy="the data file is damaged or belongs to another model",
             )
+        if wanted >= MAPPED_BYTES:  # larger than memory may be: pages come when they are read
+            return np.memmap(path, np.uint8, "r", offset, (wanted,))
         with path.open("rb") as stream:
             stream.seek(offset)
             found: bytes = stream.read(wanted)

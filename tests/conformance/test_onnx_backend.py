@@ -130,6 +130,18 @@ def test_stored_types_are_covered() -> None:
     } <= types
 
 
+def test_the_45_quantization_cases_pass() -> None:
+    heads = ("quantizelinear", "dequantizelinear", "dynamicquantizelinear", "qlinearmatmul", "qlinearconv", "matmulinteger",
+             "basic_convinteger", "convinteger")  # fmt: skip
+    chosen = [name for name in cases() if name.removeprefix("test_").startswith(heads)]
+    assert len(chosen) == 45 and not set(chosen) & set(SKIPPED)
+
+
+def test_recurrent_operators_are_covered() -> None:
+    run = {node.op_type for case in cases().values() for node in case.model.graph.node}
+    assert run >= {"LSTM", "GRU", "RNN"}
+
+
 def test_backend_interface() -> None:
     assert HwqBackend.supports_device("CPU") and not HwqBackend.supports_device("CUDA:0")
     with pytest.raises(Error, match="no device"):
