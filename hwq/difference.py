@@ -132,32 +132,6 @@ class Difference:
             lines.append(f"  {later} later layers add differences of their own")
         return "\n".join(lines)
 
-    def plot(self, path: Any) -> None:
-        """Draw differing elements by depth into an image file: all, and what every layer adds itself."""
-        from matplotlib.figure import Figure
-
-        from hwq.files import write_atomically
-
-        figure = Figure(figsize=(7.5, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        places = np.arange(len(self.layers))
-        total = [one.differing / max(one.elements, 1) for one in self.layers]
-        own = [one.own / max(one.elements, 1) for one in self.layers]
-        axes.bar(places, total, color="#8c8c8c", label="differs")
-        axes.bar(places, own, color="#d55e00", width=0.45, label="added by the layer itself")
-        axes.set_xticks(
-            places,
-            [display_name(one.layer, limit=20).replace("$", r"\$") for one in self.layers],
-            rotation=60,
-            ha="right",
-            fontsize=7,
-        )
-        axes.set_ylabel("share of elements")
-        axes.set_title(display_name(f"{self.model} against {self.against}", limit=90).replace("$", r"\$"), fontsize=9)
-        axes.legend(fontsize=8)
-        with write_atomically(path, overwrite=True) as stream:
-            figure.savefig(stream, format=str(path).rpartition(".")[2] or "svg")
-
 
 def localize(
     graph: Graph,

@@ -263,6 +263,15 @@ def test_equal_runs_and_foreign_dumps() -> None:
     assert set(RULES) >= {rule for rule, *_ in DEFECTS.values()}
 
 
+def test_report_draws_differences_by_depth(tmp_path: Path) -> None:
+    _, where, graph, feeds, dump, _ = draw("conv saturates")
+    page, numbers, _ = hwq.report([localize(graph, feeds, dump, against="device <b>")], tmp_path / "r.html")
+    text = page.read_text()
+    assert "Where runs part" in text and "saturation" in text and where in text and "device <b>" not in text
+    told = json.loads(numbers.read_text())
+    assert where in json.dumps(told)
+
+
 def test_command_and_plot(tmp_path: Path) -> None:
     rule, where, graph, feeds, dump, _ = draw("conv saturates")
     hwq.export(graph, tmp_path / "m.onnx")

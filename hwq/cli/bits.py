@@ -210,7 +210,14 @@ def _hashes(program: Any) -> dict[str, Any]:
 
 
 def _localize(
-    model: str, graph: Graph, found: Any, against: str, dialect: str | None, plot: Path | None, json: bool
+    model: str,
+    graph: Graph,
+    found: Any,
+    against: str,
+    dialect: str | None,
+    plot: Path | None,
+    overwrite: bool,
+    json: bool,
 ) -> None:
     """``hwq compare --against``: exit code 1 where anything differs."""
     from hwq.difference import localize
@@ -226,7 +233,12 @@ def _localize(
         observed = read_npz(against)
     made = localize(graph, feeds, observed, dialect=dialect, against=against)
     if plot is not None:
-        made.plot(plot)
+        from hwq.files import write_atomically
+        from hwq.reporting import drift
+        from hwq.reporting.drawing import standalone
+
+        with write_atomically(plot, overwrite=overwrite, mode="w") as stream:
+            stream.write(standalone(drift.draw("drift", drift.read(made))))
     emit("compare", made.to_dict(), lambda console: console.print(str(made), markup=False), json)
     if made.first is not None:
         raise typer.Exit(1)
@@ -259,7 +271,7 @@ def compare(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="With --against: draw differences by depth (svg, png, pdf)."),
+        typer.Option("--plot", metavar="FILE", help="With --against: draw differences by depth (SVG)."),
     ] = None,
     dialect: options.DialectName = None,
     input_scale: options.InputScale = 1.0,
@@ -278,7 +290,7 @@ def compare(
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
     if against is not None:
-        _localize(str(model), graph, found, against, dialect, plot, json)
+        _localize(str(model), graph, found, against, dialect, plot, overwrite, json)
         return
     if quantized is not None:
         other = options.load(quantized)

@@ -37,7 +37,7 @@ def report(
     Parameters
     ----------
     items : iterable
-        Any mix, in any order, of `Estimate`, `Comparison`, `Calibration`, `Graph`, `Plan`, `SteppedRun` and
+        Any mix, in any order, of `Estimate`, `Comparison`, `Calibration`, `Graph`, `Plan`, `SteppedRun`, `Difference` and
         `Unsupported`. The
         model that was compared, else the first that was costed, is in focus and gets every figure. Histograms need a
         Calibration, and their clip lines also a quantized graph (given, or held by an estimate).

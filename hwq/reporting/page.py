@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hwq
 from hwq.names import display_name
-from hwq.reporting import cost_plots, occupancy, plots, tables
+from hwq.reporting import cost_plots, drift, occupancy, plots, tables
 from hwq.reporting.drawing import Drawing
 from hwq.reporting.layout import Fact, Fold, Page, Section, Tile
 from hwq.reporting.meeting import compared, match
@@ -23,7 +23,7 @@ __all__ = ["render"]
 # Figures drawn for models other than the one in focus.
 MAX_FIGURES = 24
 
-_SECTIONS = 11
+_SECTIONS = 12
 # Which hashes the header shows, and what it calls them.
 _HASHES = {"graph": "graph", "float_graph": "float graph", "plan": "plan", "calibration": "calibration"}
 
@@ -108,6 +108,8 @@ def _focus(records: Records) -> Focus:
         if records.footprints
         else records.stepped[0].model
         if records.stepped
+        else records.drifts[0].model
+        if records.drifts
         else "no model"
     )
     if comparison:
@@ -143,6 +145,7 @@ def _subtitle(records: Records) -> str:
         (len(records.costs), "estimate"),
         (len(records.comparisons), "comparison"),
         (len(records.stepped), "stepped run"),
+        (len(records.drifts), "runtime beside it"),
     ]
     return ", ".join(f"{many} {word}{'s' if many != 1 else ''}" for many, word in parts if many) or "nothing to show"
 
@@ -193,6 +196,7 @@ def _sections(records: Records, focus: Focus) -> Iterator[Section | None]:
     yield _layers(focus)
     yield _cost_figures(focus)
     yield _stepped(records)
+    yield _drifts(records)
     yield _distributions(records)
     yield _others(records, focus)
     yield _validity(records)
@@ -312,6 +316,19 @@ def _stepped(records: Records) -> Section | None:
         lead="The model's own values went through the array, cycle by cycle; the outputs have the bits of the kernels.",
         tables=[occupancy.table(run) for run in records.stepped],
         drawings=drawn,
+    )
+
+
+def _drifts(records: Records) -> Section | None:
+    if not records.drifts:
+        return None
+    return Section(
+        "drift",
+        "Drift",
+        "Where runs part",
+        lead="Values of the model beside another runtime's, bit for bit, in order of execution.",
+        tables=[drift.table(one) for one in records.drifts],
+        drawings=[drift.draw(f"drift-{index}", one) for index, one in enumerate(records.drifts)],
     )
 
 

@@ -9,11 +9,12 @@ from hwq.calibration import Calibration
 from hwq.errors import Error
 from hwq.graph import Graph, Node
 from hwq.plan import Plan
-from hwq.reporting import distributions, occupancy, records
+from hwq.reporting import distributions, drift, occupancy, records
 from hwq.reporting.records import Records, Unsupported
 
 if TYPE_CHECKING:
     from hwq.comparison import Comparison
+    from hwq.difference import Difference
     from hwq.simulators import Accelerator, Estimate, LayerEstimate
     from hwq.simulators.stepped_gemm import SteppedRun
 
@@ -48,13 +49,23 @@ def read(items: Sequence[Any]) -> Records:
         unsupported=tuple(kinds[Unsupported]),
         calibrations=tuple(_calibrated(item) for item in kinds[Calibration]),
         stepped=tuple(occupancy.read(item) for item in kinds[_stepped_type()]),
+        drifts=tuple(drift.read(item) for item in kinds[_difference_type()]),
     )
 
 
 def _sorted(items: Sequence[Any]) -> dict[type, list[Any]]:
     kinds: dict[type, list[Any]] = {
         kind: []
-        for kind in (Graph, Plan, Calibration, Unsupported, _estimate_type(), _comparison_type(), _stepped_type())
+        for kind in (
+            Graph,
+            Plan,
+            Calibration,
+            Unsupported,
+            _estimate_type(),
+            _comparison_type(),
+            _stepped_type(),
+            _difference_type(),
+        )
     }
     for place, item in enumerate(items):
         kind = next((kind for kind in kinds if isinstance(item, kind)), None)
@@ -62,7 +73,7 @@ def _sorted(items: Sequence[Any]) -> dict[type, list[Any]]:
             raise Error(
                 f"a report cannot show a {type(item).__name__}",
                 where=f"item {place}",
-                remedy="give Estimate, Comparison, Calibration, Graph, Plan, SteppedRun or hwq.reporting.Unsupported",
+                remedy="give Estimate, Comparison, Calibration, Graph, Plan, SteppedRun, Difference or hwq.reporting.Unsupported",
             )
         kinds[kind].append(item)
     return kinds
@@ -78,6 +89,12 @@ def _comparison_type() -> type[Comparison]:
     from hwq.comparison import Comparison
 
     return Comparison
+
+
+def _difference_type() -> type[Difference]:
+    from hwq.difference import Difference
+
+    return Difference
 
 
 def _stepped_type() -> type[SteppedRun]:

@@ -312,6 +312,32 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class DriftLayer:
+    """One value of a run beside another runtime's: elements, how many differ, how many by this layer alone, by how much."""
+
+    layer: str
+    op: str
+    tensor: str
+    elements: int
+    differing: int
+    own: int
+    largest: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A run against another runtime's values; `first` is the layer where they part, `rule` what explains it."""
+
+    model: str
+    dialect: str
+    against: str
+    first: str
+    rule: str
+    detail: str
+    layers: tuple[DriftLayer, ...]
+
+
+@dataclass(frozen=True)
 class Records:
     """Everything on the page, in the order given."""
 
@@ -323,3 +349,4 @@ class Records:
     unsupported: tuple[Unsupported, ...] = ()
     calibrations: tuple[Calibrated, ...] = ()
     stepped: tuple[Stepped, ...] = ()
+    drifts: tuple[Drift, ...] = ()
