@@ -32,7 +32,7 @@ _ROOMS = {
     "Estimate": "hwq.simulators", "Graph": "hwq.graph", "Node": "hwq.graph", "NotSupportedYet": "hwq.errors", "Plan": "hwq.plan",
     "Program": "hwq.execution", "Quantization": "hwq.graph", "Tensor": "hwq.graph", "accelerators": "hwq.simulators",
     "calibrate": "hwq.calibration", "compare": "hwq.comparison", "compile": "hwq.execution", "dialects": "hwq.dialect",
-    "estimate": "hwq.simulators", "execute": "hwq.execution", "explain": "hwq.simulators", "export": "hwq.exporters", "load": "hwq.importers",
+    "estimate": "hwq.simulators", "execute": "hwq.execution", "explain": "hwq.simulators", "export": "hwq.exporters", "from_torch": "hwq.importers.torch", "load": "hwq.importers",
     "lower": "hwq.lowering", "quantize": "hwq.quantization", "report": "hwq.reporting",
 }  # fmt: skip
 # Submodules that are part of the surface.
@@ -40,7 +40,6 @@ _MODULES = {"kernels", "numerics", "simulators", "zoo"}
 # Promised names whose rooms are not built yet, and what they will do.
 _LATER = {
     "check": "hwq.check, whether a machine supports every layer of a plan",
-    "from_torch": "hwq.from_torch, import of PyTorch modules",
     "search": "hwq.search, the Pareto front of plans",
 }
 
@@ -89,6 +88,7 @@ if TYPE_CHECKING:
     from hwq.exporters import export
     from hwq.graph import Graph, Node, Quantization, Tensor
     from hwq.importers import load
+    from hwq.importers.torch import from_torch
     from hwq.lowering import lower
     from hwq.plan import Plan
     from hwq.quantization import quantize
@@ -96,7 +96,6 @@ if TYPE_CHECKING:
     from hwq.simulators import Accelerator, Estimate, accelerators, estimate, explain
 
     def check(*arguments: object, **keywords: object) -> NoReturn: ...
-    def from_torch(*arguments: object, **keywords: object) -> NoReturn: ...
     def search(*arguments: object, **keywords: object) -> NoReturn: ...
 
 

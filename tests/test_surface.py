@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PROMISED = ["load", "calibrate", "Plan", "quantize", "lower", "compile", "execute", "compare", "estimate", "export", "report", "accelerators",
             "dialects", "explain", "kernels", "Graph", "Calibration", "Accelerator", "Estimate", "Quantization", "Error"]  # fmt: skip
-LATER = ["from_torch", "check", "search"]
+LATER = ["check", "search"]
 
 
 @pytest.mark.parametrize("name", PROMISED)

@@ -1,0 +1,142 @@
+"""PyTorch modules as graphs: torch.export traces them, torch.onnx writes what it traced, the ONNX importer reads that."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hwq.errors import Error
+from hwq.graph import Graph
+
+__all__ = ["VERSION", "from_torch"]
+
+# The version that the torch dialects were compared with.
+VERSION = "2.13.0"
+# Lines of torch's own message that an error repeats.
+LINES = 4
+
+
+def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) -> Graph:
+    """Import a PyTorch module.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or torch.export.ExportedProgram
+        A module is traced in evaluation mode and left as it was.
+    example_inputs : torch.Tensor, tuple or mapping
+        What its ``forward`` takes: one tensor, positional arguments, or arguments by name. Their shapes become the graph's.
+    dynamic_shapes : optional
+        As `torch.export.export` takes it: which dimensions stay open.
+
+    Returns
+    -------
+    Graph
+        Source form, shapes inferred, float32 weights as the module holds them.
+
+    Raises
+    ------
+    Error
+        PyTorch or onnxscript is missing, torch cannot export the module (with torch's reason), or hwq lacks an operator.
+    """
+    torch = _need("torch", f"torch=={VERSION}")
+    _need("onnxscript", "onnxscript")
+    where = f"module {type(module).__name__}"
+    program = module
+    if not isinstance(module, torch.export.ExportedProgram):
+        if not isinstance(module, torch.nn.Module):
+            raise Error(
+                f"this is a {type(module).__name__}, not a PyTorch module",
+                where="from_torch",
+                remedy="give a torch.nn.Module or a torch.export.ExportedProgram",
+            )
+        program = _exported(torch, module, example_inputs, dynamic_shapes, where)
+    return _read(_written(torch, program, where), where)
+
+
+def _need(name: str, requirement: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Error(
+            f"{name} is not installed", why="PyTorch modules are imported with it", remedy=f"pip install {requirement}"
+        ) from error
+
+
+def _exported(torch: Any, module: Any, example_inputs: Any, dynamic_shapes: Any, where: str) -> Any:
+    """The module as torch.export sees it.
+
+    Raises
+    ------
+    Error
+        torch.export refuses it.
+    """
+    named = dict(example_inputs) if isinstance(example_inputs, Mapping) else None
+    if named is not None:
+        positional: tuple[Any, ...] = ()
+    elif isinstance(example_inputs, (tuple, list)):
+        positional = tuple(example_inputs)
+    else:
+        positional = (example_inputs,)
+    with _evaluating(module), _quiet(where, "torch cannot export this module"), torch.no_grad():
+        return torch.export.export(module, positional, named, dynamic_shapes=dynamic_shapes)
+
+
+def _written(torch: Any, program: Any, where: str) -> Any:
+    """The traced program as an ONNX model.
+
+    Raises
+    ------
+    Error
+        torch.onnx has no form for it.
+    """
+    with _quiet(where, "torch cannot write this module as ONNX"), torch.no_grad():
+        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=True).model_proto
+
+
+def _read(model: Any, where: str) -> Graph:
+    from hwq.importers.onnx import read
+
+    return read(model, name="torch", file=where)
+
+
+@contextlib.contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """Every part of the module in evaluation mode, and afterwards as it was."""
+    trained = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True
+
+
+@contextlib.contextmanager
+def _quiet(where: str, what: str) -> Iterator[None]:
+    """torch's failures as one error, its chatter left out."""
+    noisy = logging.getLogger("torch")
+    level = noisy.level
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            noisy.setLevel(logging.CRITICAL)
+            yield
+    except Error:
+        raise
+    except Exception as error:  # torch raises whatever its tracer and its translations raise
+        raise Error(what, where=where, why=_reason(error), remedy="export a part that torch.export and torch.onnx accept") from error
+    finally:
+        noisy.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The first lines of what torch says; torch.onnx wraps the reason in advice about its own reports, which is left out."""
+    while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:LINES])[:600]}"
