@@ -122,14 +122,20 @@ def _quiet(where: str, what: str) -> Iterator[None]:
     noisy = logging.getLogger("torch")
     level = noisy.level
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             noisy.setLevel(logging.CRITICAL)
             yield
     except Error:
         raise
     except Exception as error:  # torch raises whatever its tracer and its translations raise
-        raise Error(what, where=where, why=_reason(error), remedy="export a part that torch.export and torch.onnx accept") from error
+        raise Error(
+            what, where=where, why=_reason(error), remedy="export a part that torch.export and torch.onnx accept"
+        ) from error
     finally:
         noisy.setLevel(level)
 
