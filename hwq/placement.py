@@ -96,6 +96,8 @@ class Placement:
         Biases to be stored as int32 with scale = input scale * weight scale.
     wants : dict of node name to Activations
         How an integer node wants its operands stored.
+    dynamics : frozenset of node name
+        Matrix operators whose first operand is quantized at run time, over what it then holds.
     """
 
     points: dict[str, Activations] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class Placement:
     constants: dict[tuple[str, int], Constant] = field(default_factory=dict)
     biases: dict[str, int] = field(default_factory=dict)
     wants: dict[str, Activations] = field(default_factory=dict)
+    dynamics: frozenset[str] = frozenset()
 
     def members(self) -> Mapping[str, list[str]]:
         """The points that share each representative's scale, in the order of the graph."""
@@ -118,7 +121,7 @@ def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
     Raises
     ------
     NotSupportedYet
-        The plan asks for dynamic activations.
+        The plan asks for dynamic activations that ONNX has no operator for.
     """
     return _Placer(graph, plan, dialect).run()
 
@@ -208,13 +211,8 @@ class _Placer:
         makers = self._makers(tensor)
         names = [tensor, *(node.outputs[0] for node in makers if tensor in self.ends)]
         planned = self.plan.activations_of(names, makers)
-        if planned.mode == "dynamic" and not planned.floating:
-            raise NotSupportedYet(
-                "dynamic activations",
-                where=f"key activations.mode, tensor {tensor}",
-                remedy='use mode = "static" or "float"',
-            )
-        return planned
+        # What is quantized at run time is stored as it is made: float.
+        return planned.model_copy(update={"mode": "float"}) if planned.mode == "dynamic" else planned
 
     def _heads_chain(self, node: Node) -> bool:
         return not node.domain and (
@@ -256,6 +254,34 @@ class _Placer:
             return False
         return all(dim == 1 for dim in (shape[:-1] if follower.op == "Add" else shape))
 
+    def _dynamic(self, node: Node) -> bool:
+        chain = self.chains[node.name]
+        planned = self.plan.activations_of([node.inputs[0], chain[-1].outputs[0]], chain)
+        if planned.mode != "dynamic" or planned.floating:
+            return False
+        weight = self.made.constants.get((node.name, 1))
+        if weight is None or not self._floating(node.inputs[0]):
+            return False
+        where = f"node {node.name}, key activations"
+        if planned.dtype != "uint8" or planned.symmetric or planned.granularity != "tensor":
+            raise NotSupportedYet(
+                f"dynamic {planned.dtype} activations" + (" a row" if planned.granularity == "row" else ""),
+                where=where,
+                why="ONNX's DynamicQuantizeLinear is uint8, asymmetric, over the whole tensor",
+                remedy='dtype = "uint8", symmetric = false, granularity = "tensor"',
+            )
+        if weight.block is not None or weight.weights.dtype not in {"int8", "uint8"} or not weight.weights.symmetric:
+            raise NotSupportedYet(
+                f"{weight.weights.dtype} weights in groups or with zero points under dynamic activations",
+                where=f"node {node.name}, key weights",
+                remedy='int8, symmetric, per tensor or channel; or activations.mode = "float"',
+            )
+        plain = node.op != "Gemm" or (
+            not node.attributes.get("transA", 0)
+            and all(float(node.attributes.get(name, 1.0)) == 1.0 for name in ("alpha", "beta"))
+        )
+        return plain and len(self.graph.tensors[weight.tensor].shape) >= 2
+
     def _matrix(self, node: Node) -> None:
         chain = self.chains[node.name]
         wanted = self._planned(chain[-1].outputs[0])
@@ -267,6 +293,8 @@ class _Placer:
         if not wanted.floating:
             self.made.wants[node.name] = wanted
             self._request(chain[-1].outputs[0], wanted)
+        elif self._dynamic(node):
+            self.made.dynamics |= {node.name}
 
     def _request(self, tensor: str, wanted: Activations | None) -> None:
         """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwq.dialect import find
+from hwq.dynamic import dynamic_layer
 from hwq.errors import Error, NotSupportedYet
 from hwq.floating import half_keys, retyped
 from hwq.graph import BITS, Graph, Node, Quantization, Tensor, carrier
@@ -173,6 +174,11 @@ class _Builder:
         return name
 
     def _node(self, node: Node) -> None:
+        if node.name in self.placement.dynamics:
+            made = self._dynamic(node)
+            self.tensors[node.outputs[0]] = self.old.tensors[node.outputs[0]]
+            self.nodes += made
+            return
         inputs = [self._operand(node, slot, name) for slot, name in enumerate(node.inputs)]
         outputs, behind = list(node.outputs), []
         for index, name in enumerate(node.outputs):
@@ -299,6 +305,17 @@ class _Builder:
             )
             self.stored[key] = result
         return self.stored[key]
+
+    def _dynamic(self, node: Node) -> list[Node]:
+        """The integer product of a dynamically quantized operand, as `hwq.dynamic` writes it."""
+        constant = self.placement.constants[node.name, 1]
+        values = None if self.scales is None else self.scales.weight(node, constant)
+        made = dynamic_layer(
+            self.old, node, constant, values, self.reads.get(node.inputs[0], node.inputs[0]), self._fresh
+        )
+        for tensor in made.tensors:
+            self.tensors[tensor.name] = tensor
+        return list(made.nodes)
 
     def _bias(self, node: Node, name: str) -> str:
         tensor, constant = self.old.tensors[name], self.placement.constants[node.name, 1]

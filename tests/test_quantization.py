@@ -387,7 +387,6 @@ def test_a_wider_layer_reads_a_second_storage(cnn: Graph, cal: hwq.Calibration) 
 @pytest.mark.parametrize(
     "table, key",
     [
-        ({"default": {"activations": {"mode": "dynamic"}}}, "activations.mode"),
         ({"default": {"activations": {"granularity": "row"}}}, "activations.granularity"),
         ({"default": {"activations": {"observer": "coordinate"}}}, "activations.observer"),
         ({"default": {"activations": {"dtype": "float16"}}}, "activations.dtype"),
