@@ -18,6 +18,7 @@ __all__ = [
     "binary",
     "dequantize",
     "four_stages",
+    "fused_multiply_add",
     "quantize",
     "quantize_multiplier",
     "requantize",
@@ -156,7 +157,7 @@ def quantize(
             return np.clip(_s32(whole + z), lo, hi)
         inverse = np.float32(1) / s
         if formula == "torch-tensor":
-            v = _fma(x, np.broadcast_to(inverse, x.shape), np.broadcast_to(z, x.shape).astype(np.float32))
+            v = fused_multiply_add(x, np.broadcast_to(inverse, x.shape), np.broadcast_to(z, x.shape).astype(np.float32))
             v = np.rint(v)
         elif formula == "torch-channel":
             v = np.rint(z.astype(np.float32) + x * inverse)
@@ -167,7 +168,7 @@ def quantize(
         return np.where(np.isnan(v), hi, np.clip(v, lo, hi)).astype(np.int64)
 
 
-def _fma(a: Array, b: Array, c: Array) -> Array:
+def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
     """float32 fused multiply-add, exact: float64 holds the product, and the sum is rounded to odd before the cast."""
     a, b, c = (np.asarray(v, np.float32).astype(np.float64) for v in (a, b, c))
     product = a * b  # 48 bits: exact (no float32 product leaves float64's range)
@@ -216,18 +217,18 @@ def binary(
     lo, hi = clamp
     if formula == "ort-add":
         ra, rb = sa / sc, sb / sc
-        fixed = f32(zero_point) - _fma(
+        fixed = f32(zero_point) - fused_multiply_add(
             np.asarray(ra), np.asarray(f32(a_zero_point)), np.asarray(rb * f32(b_zero_point))
         )
-        inner = _fma(qb.astype(f32), np.full(qb.shape, rb), np.full(qb.shape, fixed))
-        v = _fma(qa.astype(f32), np.full(qa.shape, ra), inner)
+        inner = fused_multiply_add(qb.astype(f32), np.full(qb.shape, rb), np.full(qb.shape, fixed))
+        v = fused_multiply_add(qa.astype(f32), np.full(qa.shape, ra), inner)
         return np.asarray(np.rint(np.clip(v, f32(lo), f32(hi))).astype(np.int64))
     if formula == "ort-mul":
         v = (ca * cb).astype(f32) * (f32(sa * sb) / sc) + f32(zero_point)
         return np.asarray(np.rint(np.clip(v, f32(lo), f32(hi))).astype(np.int64))
     if formula == "torch-add":
-        fa = _fma(qa.astype(f32), np.full(qa.shape, sa), np.full(qa.shape, f32(-a_zero_point) * sa))
-        fb = _fma(qb.astype(f32), np.full(qb.shape, sb), np.full(qb.shape, f32(-b_zero_point) * sb))
+        fa = fused_multiply_add(qa.astype(f32), np.full(qa.shape, sa), np.full(qa.shape, f32(-a_zero_point) * sa))
+        fb = fused_multiply_add(qb.astype(f32), np.full(qb.shape, sb), np.full(qb.shape, f32(-b_zero_point) * sb))
         v = np.rint((fa + fb) * (f32(1) / sc))
         return np.clip(v, lo - zero_point, hi - zero_point).astype(np.int64) + zero_point
     if formula in ("torch-mul", "xnnpack-mul"):
@@ -271,7 +272,7 @@ def dot_f32(a: Any, b: Any) -> Array:
     a, b = np.pad(a, pad), np.pad(b, pad)
     lanes = np.zeros((*a.shape[:-1], 8), np.float32)
     for i in range(0, a.shape[-1], 8):
-        lanes = _fma(a[..., i : i + 8], b[..., i : i + 8], lanes)
+        lanes = fused_multiply_add(a[..., i : i + 8], b[..., i : i + 8], lanes)
     pairs = lanes[..., 0::2] + lanes[..., 1::2]
     quads = pairs[..., 0::2] + pairs[..., 1::2]
     return np.asarray(quads[..., 0] + quads[..., 1], np.float32)

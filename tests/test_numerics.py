@@ -100,7 +100,7 @@ def test_fma_is_one_rounding_of_the_exact_sum(exponent: int) -> None:
     a, b, c = (rng.standard_normal(300).astype(np.float32) for _ in range(3))
     a = (a * 2.0**exponent).astype(np.float32)
     c = np.where(np.arange(300) % 3 == 0, (-a * b), c * np.float32(2.0) ** exponent).astype(np.float32)
-    got = numerics._fma(a, b, c)
+    got = numerics.fused_multiply_add(a, b, c)
     for x, y, z, value in zip(a, b, c, got, strict=True):
         exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
         error = abs(Fraction(float(value)) - exact)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hwq.dialect import find
 from hwq.errors import Error
-from hwq.execution import elementwise, islands, products, saturation, standard
+from hwq.execution import elementwise, islands, products, saturation, standard, tflite
 from hwq.execution.program import Input, Program, Session
 from hwq.execution.representation import require_representable
 from hwq.execution.steps import Gemm
@@ -17,7 +17,7 @@ from hwq.lowering import lower
 __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 
 # Importing a module of builders registers them.
-BUILDERS = (elementwise, islands, products, saturation, standard)
+BUILDERS = (elementwise, islands, products, saturation, standard, tflite)
 
 
 @default_state()

@@ -74,9 +74,9 @@ class Program:
         feeds = self._feeds(x)
         settings = Settings(gemm=self._gemm)
         if not intermediates:
-            return self._shaped(self._run(feeds, {}, settings, {}))
+            return self._shaped(self._run(feeds, {}, settings, {}, {}))
         seen: dict[str, Array] = {}
-        return self._shaped(self._run(feeds, {}, settings, {}, seen)), seen
+        return self._shaped(self._run(feeds, {}, settings, {}, {}, seen)), seen
 
     def session(self, threads: int = 1, gemm: Gemm | None = None) -> Session:
         """An arena of its own for one caller; see `Session`.
@@ -147,13 +147,17 @@ class Program:
         outs: Mapping[str, Array],
         settings: Settings,
         arenas: dict[int, Array],
+        state: dict[str, Array],
         seen: dict[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Run a batch, in pieces where that changes no bits; `arenas` holds memory by size, to be used again."""
+        """Run a batch, in pieces where that changes no bits.
+
+        `arenas` holds memory by size, to be used again; `state` what recurrent operators keep, by the operand's name.
+        """
         whole = self.specialization({name: array.shape for name, array in feeds.items()})
         piece = self._piece(feeds, whole) if seen is None else None
         if piece is None:
-            return _execute(whole, feeds, outs, settings, arenas, seen)
+            return _execute(whole, feeds, outs, settings, arenas, state, seen)
         size = next(iter(feeds.values())).shape[0]
         results = {name: outs[name] if name in outs else np.empty(whole.shapes[index], whole_dtype(self.graph, name))
                    for name, index in zip(self.graph.outputs, whole.outputs, strict=True)}  # fmt: skip
@@ -166,6 +170,7 @@ class Program:
                 {name: array[first : first + piece] for name, array in results.items()},
                 settings,
                 arenas,
+                state,
                 None,
             )
         return results
@@ -195,6 +200,7 @@ def _execute(
     outs: Mapping[str, Array],
     settings: Settings,
     arenas: dict[int, Array],
+    state: dict[str, Array],
     seen: dict[str, Array] | None,
 ) -> dict[str, Array]:
     if steps.arena_bytes not in arenas:
@@ -202,7 +208,7 @@ def _execute(
     views = steps.views(arenas[steps.arena_bytes])
     values: list[Array | None] = [None] * len(steps.names)
     for index, array in steps.constants.items():
-        values[index] = array
+        values[index] = state.get(steps.names[index], array)
     for index in steps.inputs:
         values[index] = feeds[steps.names[index]]
     wanted = {index: outs.get(steps.names[index]) for index in steps.outputs}
@@ -217,6 +223,8 @@ def _execute(
                 values[index] = value
                 if seen is not None:
                     seen[steps.names[index]] = value.copy()
+        for read, written in step.node.attributes.get("states", ()):
+            state[step.node.inputs[read]] = made[written].copy()
         for index in step.dead:
             values[index] = None
     results: dict[str, Array] = {}
@@ -250,7 +258,8 @@ def _aligned(size: int) -> Array:
 class Session:
     """One caller's memory and state: later calls use the arena of earlier ones again. One thread at a time.
 
-    Recurrent state would live here; models without it behave as `Program` does.
+    Recurrent state (LSTM, SVDF of TFLite) lives here and is carried from call to call until `reset`; models without it
+    behave as `Program` does.
     """
 
     def __init__(self, program: Program, threads: int = 1, gemm: Gemm | None = None):
@@ -260,6 +269,7 @@ class Session:
         self.threads = threads
         self._settings = Settings(threads, gemm)
         self._arenas: dict[int, Array] = {}
+        self._state: dict[str, Array] = {}
         self._busy = threading.Lock()
 
     @native.default_state()
@@ -285,7 +295,10 @@ class Session:
             )
         try:
             feeds = self.program._feeds(x)
-            return self.program._shaped(self.program._run(feeds, self._outs(out), self._settings, self._arenas))
+            state = dict(self._state)
+            made = self.program._run(feeds, self._outs(out), self._settings, self._arenas, state)
+            self._state = state  # only a run that ended well moves on
+            return self.program._shaped(made)
         finally:
             self._busy.release()
 
@@ -300,6 +313,7 @@ class Session:
         if not self._busy.acquire(blocking=False):
             raise Error("this session is running in another thread", remedy="reset it when it has finished")
         self._arenas.clear()
+        self._state.clear()
         self._busy.release()
 
     def _outs(self, out: Input | None) -> dict[str, Array]:

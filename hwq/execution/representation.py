@@ -19,6 +19,14 @@ def require_representable(graph: Graph, dialect: Dialect) -> None:
     Error
         A scale is unset, a weight has no values, or the dialect forbids a type, a zero point or a value.
     """
+    foreign = next((node for node in graph.nodes if (node.domain == "tflite") != dialect.name.startswith("litert")), None)
+    if foreign is not None:
+        raise Error(
+            f"dialect {dialect.name} cannot represent this operator",
+            where=f"node {foreign.name} ({foreign.kind})",
+            why="it is TFLite's own" if foreign.domain == "tflite" else "that runtime executes TFLite models only",
+            remedy=f"run it in dialect {graph.dialect}",
+        )
     made = graph.producers
     read = {value for node in graph.nodes for value in node.inputs if value}
     for name in (*read, *graph.outputs):
@@ -49,7 +57,8 @@ def require_representable(graph: Graph, dialect: Dialect) -> None:
                 why=f"it is quantized without Q and DQ nodes, as in dialect {graph.dialect}",
                 remedy=f"run it in dialect {graph.dialect}, or quantize the float model for {dialect.name}",
             )
-        _require_allowed(graph.tensors[name], dialect)
+        if not dialect.name.startswith("litert"):  # LiteRT computes with what a file holds, allowed or not
+            _require_allowed(graph.tensors[name], dialect)
 
 
 def _integers(graph: Graph, name: str) -> bool:

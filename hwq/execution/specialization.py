@@ -93,7 +93,7 @@ def specialize(graph: Graph, kernels: Sequence[Kernel], shapes: Mapping[str, tup
     for node, kernel in zip(graph.nodes, kernels, strict=True):
         operands = [found[value] if value else None for value in node.inputs]
         made = _infer(graph, node, operands)
-        values = _known_now(node, operands, made)
+        values = _known_now(graph, node, operands, made)
         for index, tensor in enumerate(made):
             if tensor is not None:
                 found[tensor.name] = (
@@ -141,7 +141,9 @@ def _real(tensor: Tensor) -> Tensor:
     return Tensor(tensor.name, "float32", tensor.shape, known_shape=tensor.known_shape)
 
 
-def _known_now(node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]) -> list[Array] | None:
+def _known_now(
+    graph: Graph, node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]
+) -> list[Array] | None:
     """The node's values, where they follow from shapes and constants alone."""
     if any(tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made):
         return None
@@ -149,7 +151,10 @@ def _known_now(node: Node, operands: Sequence[Tensor | None], made: Sequence[Ten
         return evaluate_node(node, [np.broadcast_to(np.zeros((), np.uint8), [int(dim) for dim in operands[0].shape])])
     if not operands or node.body or any(tensor is not None and tensor.data is None for tensor in operands):
         return None
-    return evaluate_node(node, [None if tensor is None else tensor.data for tensor in operands])
+    if "states" in node.attributes:
+        return None
+    known = [None if tensor is None else tensor.data for tensor in operands]
+    return evaluate_node(node, known, graph if node.domain == "tflite" else None)
 
 
 def _assemble(graph: Graph, steps: Sequence[tuple[Node, Kernel]], found: Mapping[str, Tensor]) -> Specialization:

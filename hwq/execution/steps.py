@@ -134,6 +134,8 @@ def is_group(graph: Graph, node: Node) -> bool:
         return False
     if node.op.startswith("QLinear") or node.domain == "com.microsoft":  # integer operators, computed as they stand
         return False
+    if node.domain == "tflite":  # computes on its tensors as they are stored
+        return False
     return any(graph.tensors[value].quantization is not None for value in (*node.inputs, *node.outputs) if value)
 
 
@@ -180,12 +182,13 @@ class Interpreted:
 
     node: Node
     in_place: bool = False
+    graph: Graph | None = None
 
     def __call__(
         self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
     ) -> Sequence[Array]:
         """See `Kernel`."""
-        made = evaluate_node(self.node, operands)
+        made = evaluate_node(self.node, operands, self.graph)
         # Results must not lie in an operand's memory, which another value may take over.
         return [
             value.copy() if any(one is not None and np.may_share_memory(value, one) for one in operands) else value
@@ -233,7 +236,8 @@ def interpret(scope: Scope) -> Kernel:
         raise fault(scope.node, f"dialect {scope.dialect.name} has no kernel for a quantized {scope.node.op}")
     if scope.node.op in VIEWS and not scope.node.domain:
         return View(scope.node)
-    return Interpreted(scope.node)
+    # TFLite's operators take scales from the graph.
+    return Interpreted(scope.node, graph=scope.graph if scope.node.domain == "tflite" else None)
 
 
 def adapt(function: Callable[[Sequence[Array | None], Settings], Array]) -> Kernel:

@@ -52,6 +52,9 @@ RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
         "hwq": ((widen_weights,), *_ORT),
         "onnx": (),
         "tensorrt": (),
+        "litert-ref": (),
+        "litert-ref-fixedfc": (),
+        "litert-xnnpack": (),
     }
 )
 

@@ -7,7 +7,7 @@ plain integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,12 +23,14 @@ from hwq.work import Work
 
 __all__ = [
     "DEFAULT_DIALECT",
+    "DEFAULT_INTERPRETER",
     "INTEGERS",
     "ONNX_NAMES",
     "Call",
     "Moving",
     "TfliteOp",
     "activation_range",
+    "by_default",
     "clamp",
     "clamp_float",
     "constant_numbers",
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 DEFAULT_DIALECT = "litert-ref"
+# LiteRT without options: XNNPACK, and optimised kernels for what XNNPACK refuses.
+DEFAULT_INTERPRETER = "litert-xnnpack"
 # Element types that stand for real numbers through a scale.
 INTEGERS = frozenset({"int4", "int8", "uint8", "int16"})
 ACTIVATIONS = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
@@ -188,6 +192,21 @@ class Call:
         return values.reshape(())
 
 
+# What the default interpreter computes otherwise than the reference kernels; None where both compute the same.
+Alternative = Callable[[Call], Array | None]
+BY_DEFAULT: dict[str, Alternative] = {}
+
+
+def by_default(*operators: str) -> Callable[[Alternative], Alternative]:
+    """Decorator: the function is the default interpreter's kernel of these operators."""
+
+    def note(function: Alternative) -> Alternative:
+        BY_DEFAULT.update(dict.fromkeys(operators, function))
+        return function
+
+    return note
+
+
 class TfliteOp(Op):
     """An operator of the domain ``tflite``; a subclass gives `infer` and `compute`."""
 
@@ -206,7 +225,12 @@ class TfliteOp(Op):
 
     def apply(self, node: Node, inputs: Sequence[Array | None], graph: Graph) -> list[Array]:
         """See `Op.apply`."""
-        return self.compute(Call.within(node, inputs, graph))
+        call = Call.within(node, inputs, graph)
+        if graph.dialect == DEFAULT_INTERPRETER and node.op in BY_DEFAULT:
+            made = BY_DEFAULT[node.op](call)
+            if made is not None:
+                return [made]
+        return self.compute(call)
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""

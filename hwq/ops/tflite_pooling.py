@@ -156,16 +156,21 @@ def _in_order(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
 
 
 def _rescaled(call: Call, total: fixed.Int64, count: int) -> Array:
-    """SUM: R1 by ``s_in / s_out``; MEAN: the same with 1 / count inside the multiplier.
+    """MEAN: R1 by ``s_in / s_out`` with 1 / count inside the multiplier; SUM: in float32, halves away from zero.
 
     The multiplier is shifted left by at most 32 bits and so far that the shift stays >= -31, then divided.
     """
+    info = np.iinfo(carrier(call.made_dtype()))
+    if call.node.op == "SUM":
+        scale = np.float32(call.scale(0) / call.made_scale())
+        bias = np.float32(np.float32(np.float32(-call.zero_point(0)) * scale) * np.float32(count))
+        summed = fixed.away((fixed.wrap32(total).astype(np.float32) * scale).astype(np.float32) + bias)
+        return np.clip(summed + np.float32(call.made_zero_point()), info.min, info.max).astype(info.dtype)
     mantissa, shift = fixed.quantize_multiplier(float(call.scale(0)) / float(call.made_scale()))
-    if call.node.op == "MEAN" and count:
+    if count:
         room = min(count.bit_length() - 1, 32, 31 + shift)
         mantissa, shift = (mantissa << room) // count, shift - room
     values = fixed.multiply(fixed.wrap32(total - call.zero_point(0) * count), mantissa, shift) + call.made_zero_point()
-    info = np.iinfo(carrier(call.made_dtype()))
     return np.clip(values, info.min, info.max).astype(info.dtype)
 
 

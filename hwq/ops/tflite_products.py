@@ -83,7 +83,7 @@ class Convolution(TfliteOp):
             # Padding contributes nothing: a padded element is the zero point, so it is 0 once that is taken off.
             filter_zero = call.zero_point(1) if call.dtype(1) == "uint8" else 0
             total = add(sums.exact(x, call.zero_point(0)), sums.exact(weight, filter_zero), windows)
-            return [rescaling.requantize_convolution(call, total, call.optional(2))]
+            return [rescaling.requantize(call, total, call.optional(2))]
         if call.hybrid:
             return [clamp_float(call.node, hybrid.convolve(call, windows, add))]
         total = add(x, weight.astype(np.float32), windows)
@@ -199,7 +199,7 @@ class TransposeConvolution(TfliteOp):
                 strides,
                 call.attribute("padding"),
             )
-            return [rescaling.requantize_convolution(call, total, call.optional(3), first=2, second=1)]
+            return [rescaling.requantize(call, total, call.optional(3), first=2, second=1)]
         total = sums.transposed(x, weight.astype(np.float32), space, strides, call.attribute("padding"))
         return [clamp_float(call.node, total if not call.has(3) else total + call.array(3))]
 
@@ -270,7 +270,7 @@ class FullyConnected(TfliteOp):
             total = sums.multiply(
                 sums.exact(rows, call.zero_point(0)), sums.exact(weight, hybrid.filter_zero_point(call))
             )
-            made = rescaling.requantize_rows(call, total, bias)
+            made = rescaling.requantize(call, total, bias)
         elif call.hybrid:
             made = clamp_float(call.node, hybrid.multiply_rows(call, rows, weight, bias))
         else:

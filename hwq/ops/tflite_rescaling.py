@@ -1,26 +1,39 @@
-"""From accumulators to stored integers: the roundings of LiteRT's reference kernels, by operator and type."""
+"""From accumulators to stored integers: LiteRT's roundings, by operator, type and dialect."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq.graph import Array
+from hwq import numerics
+from hwq.graph import Array, carrier
 from hwq.ops import tflite_fixedpoint as fixed
-from hwq.ops.tflite_base import Call, clamp
+from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, activation_range, clamp
 
-__all__ = ["channel_scales", "requantize_convolution", "requantize_matrices", "requantize_rows", "rescale"]
+__all__ = ["Rounding", "channel_scales", "requantize", "requantize_matrices", "rescale", "rounding_of"]
+
+
+class Rounding(NamedTuple):
+    """One of R1..R7 of kernels/README.md with its multipliers and left shifts, one or one a column."""
+
+    name: str
+    multipliers: Any
+    shifts: Any = 0
 
 
 def channel_scales(call: Call, first: int = 0, second: int = 1) -> NDArray[np.float64]:
     """``(f64(s_in) * f64(s_w)) / f64(s_out)`` for each channel, or one for all."""
     weights = call.scheme(second).scales().astype(np.float64)
-    return np.asarray(np.float64(call.scale(first)) * weights / np.float64(call.made_scale()))
+    return np.asarray(np.float64(call.scale(first)) * weights / np.float64(call.made_scale())).reshape(
+        weights.size if weights.size != 1 else ()
+    )
 
 
-def product_scale(call: Call, first: int = 0, second: int = 1) -> np.float64:
+def product_scale(call: Call, first: int = 0, second: int = 1) -> NDArray[np.float64]:
     """``f64(f32(s_in * s_w)) / f64(s_out)``: the product of the two scales is rounded to float32 first."""
-    return np.float64(np.float32(call.scale(first) * call.scale(second))) / np.float64(call.made_scale())
+    return np.asarray(np.float64(np.float32(call.scale(first) * call.scale(second))) / np.float64(call.made_scale()))
 
 
 def rescale(call: Call, total: fixed.Int64, real: object) -> Array:
@@ -29,36 +42,61 @@ def rescale(call: Call, total: fixed.Int64, real: object) -> Array:
     return clamp(call, fixed.multiply(fixed.wrap32(total), mantissa, shift) + call.made_zero_point())
 
 
-def requantize_convolution(
-    call: Call, total: fixed.Int64, bias: Array | None, first: int = 0, second: int = 1
-) -> Array:
-    """CONV_2D, DEPTHWISE_CONV_2D and TRANSPOSE_CONV: R1, or R5 for int16 activations without an int32 bias."""
-    if bias is not None:
-        total = total + bias.astype(np.int64)
-    if call.dtype(first) == "uint8":
-        return rescale(call, total, product_scale(call, first, second))
-    if call.dtype(first) == "int16" and (bias is None or bias.dtype != np.int32):
-        mantissa, shift = fixed.quantize_multipliers(channel_scales(call, first, second))
-        return clamp(call, fixed.multiply_wide(total, mantissa, shift) + call.made_zero_point())
-    return rescale(call, total, channel_scales(call, first, second))
+def rounding_of(call: Call, bias: str | None, first: int = 0, second: int = 1) -> Rounding:
+    """The rounding of a convolution or FULLY_CONNECTED whose bias has the type `bias`.
+
+    Convolutions: R1, or R5 for int16 activations without an int32 bias. FULLY_CONNECTED: R2, in float64 with one
+    rounding; older runtimes (``litert-ref-fixedfc``) as convolutions. The default interpreter: see `_by_default`.
+    """
+    fully = call.node.op == "FULLY_CONNECTED"
+    wide = call.dtype(first) == "int16" and bias != "int32"
+    if call.dialect == DEFAULT_INTERPRETER and not wide:
+        return _by_default(call, first, second)
+    if fully and call.dialect != "litert-ref-fixedfc":
+        return Rounding("f64", channel_scales(call, first, second))
+    return Rounding("mbqm64" if wide else "gemmlowp", *fixed.quantize_multipliers(_scales(call, first, second)))
 
 
-def requantize_rows(call: Call, total: fixed.Int64, bias: Array | None) -> Array:
-    """FULLY_CONNECTED: R2, in float64 with one rounding; older runtimes (``litert-ref-fixedfc``) R1."""
+def _scales(call: Call, first: int, second: int) -> NDArray[np.float64]:
+    rounded = call.node.op == "FULLY_CONNECTED" and call.scheme(second).scales().size == 1
+    return (product_scale if rounded or call.dtype(first) == "uint8" else channel_scales)(call, first, second)
+
+
+def _by_default(call: Call, first: int, second: int) -> Rounding:
+    """R4 where XNNPACK takes the operator, else R3.
+
+    XNNPACK's multiplier is ``f32(f32(s_in * s_w) / s_out)``, accepted from 2**-32 below 256.
+    """
+    weight = call.dtype(second)
+    if weight == "int4" and call.node.op == "FULLY_CONNECTED":
+        weight = "int8"
+    if call.dtype(first) == weight == call.made_dtype() and weight in {"int8", "uint8"}:
+        weights = call.scheme(second).scales()
+        scales = ((np.float32(call.scale(first)) * weights).astype(np.float32) / call.made_scale()).astype(np.float32)
+        if np.all((scales >= np.float32(2.0**-32)) & (scales < 256)):
+            return Rounding("fp32", scales.reshape(() if scales.size == 1 else -1))
+    return Rounding("ruy", *fixed.quantize_multipliers(_scales(call, first, second)))
+
+
+def requantize(call: Call, total: fixed.Int64, bias: Array | None, first: int = 0, second: int = 1) -> Array:
+    """Sums of a convolution or FULLY_CONNECTED plus their bias, as stored integers."""
     if bias is not None:
         total = total + bias.astype(np.int64)
-    if call.dtype(0) != "int16" or (bias is not None and bias.dtype == np.int32):
+    kind = None if bias is None else str(bias.dtype)
+    rounding = rounding_of(call, kind, first, second)
+    if call.dtype(first) != "int16" or kind == "int32":
         total = fixed.wrap32(total)
-    if call.dialect == "litert-ref-fixedfc":
-        per_channel = call.scheme(1).scales().size > 1
-        real = channel_scales(call) if per_channel else product_scale(call)
-        if call.dtype(0) == "int16":
-            mantissa, shift = fixed.quantize_multipliers(real)
-            return clamp(call, fixed.multiply_wide(total, mantissa, shift) + call.made_zero_point())
-        return rescale(call, total, real)
-    scaled = fixed.away(total.astype(np.float64) * channel_scales(call))
-    bounded = np.clip(scaled, fixed.INT32_MIN, fixed.INT32_MAX).astype(np.int64)
-    return clamp(call, bounded + call.made_zero_point())
+    if rounding.name == "mbqm64":
+        return clamp(call, fixed.multiply_wide(total, rounding.multipliers, rounding.shifts) + call.made_zero_point())
+    made = numerics.requantize(
+        total,
+        rounding.name,
+        multipliers=rounding.multipliers,
+        shifts=rounding.shifts,
+        zero_point=call.made_zero_point(),
+        clamp=activation_range(call),
+    )
+    return made.astype(carrier(call.made_dtype()))
 
 
 def requantize_matrices(call: Call, total: fixed.Int64) -> Array:

@@ -1,0 +1,230 @@
+"""What LiteRT's default interpreter computes otherwise than its reference kernels, on x86-64.
+
+XNNPACK takes the operators whose types, scales and shapes it can represent; what it refuses runs in LiteRT's optimised
+kernels. Formulas: R3, R4 and R6 of kernels/README.md, found by experiment against ai-edge-litert 2.3.0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwq import numerics
+from hwq.graph import Array, carrier
+from hwq.ops import tflite_accumulators as sums
+from hwq.ops import tflite_fixedpoint as fixed
+from hwq.ops import tflite_gemmlowp as gemmlowp
+from hwq.ops.tflite_arithmetic import power_of_two
+from hwq.ops.tflite_base import Call, activation_range, by_default, clamp_float
+
+__all__: list[str] = []
+
+BYTES = frozenset({"int8", "uint8"})
+
+
+def _bytes(call: Call, *indices: int) -> bool:
+    """Whether the operands and the result are of one 8-bit type."""
+    return call.made_dtype() in BYTES and all(call.dtype(index) == call.made_dtype() for index in indices)
+
+
+@by_default("ADD", "SUB", "MUL")
+def arithmetic(call: Call) -> Array | None:
+    """8-bit ADD and SUB in R6, MUL in R4, where the ratios of scales let XNNPACK take them."""
+    if not _bytes(call, 0, 1):
+        return None
+    scales = call.scale(0), call.scale(1), call.made_scale()
+    if call.node.op == "MUL":
+        product = np.float32(np.float32(scales[0] * scales[1]) / scales[2])
+        accepted = 2.0**-16 <= product < 2.0**8
+    else:
+        ratios = [np.float32(scale / scales[2]) for scale in scales[:2]]
+        accepted = all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios)
+    if not accepted:
+        return None
+    made = numerics.binary(
+        f"xnnpack-{call.node.op.lower()}",
+        call.array(0),
+        call.array(1),
+        a_scale=float(scales[0]),
+        b_scale=float(scales[1]),
+        scale=float(scales[2]),
+        a_zero_point=call.zero_point(0),
+        b_zero_point=call.zero_point(1),
+        zero_point=call.made_zero_point(),
+        clamp=activation_range(call),
+    )
+    return made.astype(carrier(call.made_dtype()))
+
+
+@by_default("QUANTIZE")
+def quantize(call: Call) -> Array | None:
+    """From float by the reciprocal, ties to even; between 8-bit types of one kind in R6 with 8 fraction bits."""
+    info = np.iinfo(carrier(call.made_dtype()))
+    if call.made_dtype() not in BYTES or call.made().scales().size != 1:
+        return None
+    if call.dtype(0) == "float32":
+        made = numerics.quantize(
+            call.array(0), call.made_scale(), call.made_zero_point(), (info.min, info.max), formula="reciprocal"
+        )
+        return made.astype(info.dtype)
+    if call.dtype(0) != call.made_dtype():
+        return None
+    ratio = np.float32(call.scale(0) / call.made_scale())
+    if not 2.0**-8 <= ratio <= 2.0**7:
+        return None
+    multiplier = int(np.rint(np.float32(256) * ratio))
+    values = (
+        (call.wide(0) - call.zero_point(0)) * multiplier + (call.made_zero_point() << 8) + 128
+    ) >> 8
+    return np.clip(values, info.min, info.max).astype(info.dtype)
+
+
+@by_default("LEAKY_RELU")
+def leaky_relu(call: Call) -> Array | None:
+    """One multiplier with 8 fraction bits for each side of the zero point, halves up."""
+    if not _bytes(call, 0):
+        return None
+    above = np.float32(call.scale(0) / call.made_scale())
+    below = np.float32(above * np.float32(call.attribute("alpha", 0.0)))
+    if not (2.0**-8 <= above <= 2.0**7 and -(2.0**7) + 2.0**-8 <= below <= 2.0**7 and below != 0):
+        return None
+    x = call.wide(0) - call.zero_point(0)
+    factors = [int(np.rint(np.float32(256) * slope)) for slope in (above, below)]
+    values = (np.where(x >= 0, x * factors[0], x * factors[1]) + (call.made_zero_point() << 8) + 128) >> 8
+    info = np.iinfo(carrier(call.made_dtype()))
+    return np.clip(values, info.min, info.max).astype(info.dtype)
+
+
+@by_default("MEAN", "SUM")
+def reduce(call: Call) -> Array | None:
+    """The 8-bit mean or sum as one product in R4."""
+    if not _bytes(call, 0):
+        return None
+    x = call.wide(0)
+    axes = tuple(sorted({int(axis) % max(x.ndim, 1) for axis in call.array(1).reshape(-1)}))
+    total = (x - call.zero_point(0)).sum(axis=axes, keepdims=bool(call.attribute("keep_dims", False)))
+    count = math.prod(x.shape[axis] for axis in axes)
+    scale = np.float32(call.scale(0) / call.made_scale())
+    if call.node.op == "MEAN":
+        scale = np.float32(scale / np.float32(count))
+    return requantize(call, total, scale)
+
+
+def requantize(call: Call, total: fixed.Int64, scale: Any) -> Array:
+    """R4 into the result's type and activation."""
+    made = numerics.requantize(
+        fixed.wrap32(total),
+        "fp32",
+        multipliers=scale,
+        zero_point=call.made_zero_point(),
+        clamp=activation_range(call),
+    )
+    return made.astype(carrier(call.made_dtype()))
+
+
+@by_default("SOFTMAX")
+def softmax(call: Call) -> Array | None:
+    """8 bits: float exponentials from a table of 256, their sum in order, one product with a reciprocal."""
+    if call.dtype(0) not in BYTES or call.array(0).size == 0:
+        return None
+    x = call.wide(0)
+    distance = x.max(axis=-1, keepdims=True) - x
+    step = np.float32(-np.float32(call.scale(0)) * np.float32(call.attribute("beta", 1.0)))
+    table = np.exp((step * np.arange(256).astype(np.float32)).astype(np.float64)).astype(np.float32)
+    powers = table[distance]
+    total = np.zeros((*x.shape[:-1], 1), np.float32)
+    for column in range(x.shape[-1]):
+        total += powers[..., column : column + 1]
+    inverse = (np.float32(1) / (total * call.made_scale()).astype(np.float32)).astype(np.float32)
+    info = np.iinfo(carrier(call.made_dtype()))
+    values = fixed.away((powers * inverse).astype(np.float32)) + np.float32(call.made_zero_point())
+    return np.clip(values, info.min, info.max).astype(info.dtype)
+
+
+@by_default("LOGISTIC", "TANH")
+def curve16(call: Call) -> Array | None:
+    """int16 in powers of two by gemmlowp's fixed point (the reference kernels interpolate a table).
+
+    The input is Q3.12 once it is shifted left; LOGISTIC takes no shift, TANH 0 or 1.
+    """
+    exponent = power_of_two(call.scale(0)) if call.dtype(0) == "int16" else None
+    made = power_of_two(call.made_scale()) if exponent is not None else None
+    shift = -1 if exponent is None else exponent + 12
+    if made != -15 or not 0 <= shift <= (0 if call.node.op == "LOGISTIC" else 1):
+        return None
+    x = fixed.saturate(call.wide(0) << shift, 16)
+    return (gemmlowp.logistic if call.node.op == "LOGISTIC" else gemmlowp.hyperbolic_tangent)(x, 3).astype(np.int16)
+
+
+@by_default("RESIZE_BILINEAR")
+def resize(call: Call) -> Array | None:
+    """8 bits: weights with 11 fraction bits, halves up."""
+    if not _bytes(call, 0):
+        return None
+    x = call.array(0)
+    size = [int(value) for value in call.array(1)]
+    (y0, y1, dy), (x0, x1, dx) = (
+        _positions(call, count, extent) for count, extent in zip(size, x.shape[1:3], strict=True)
+    )
+    weights = [np.rint(part * np.float32(2048)).astype(np.int64) for part in (dy, dx)]
+    down, right = weights[0][:, None, None], weights[1][None, :, None]
+    wide = x.astype(np.int64)
+    top, bottom = (
+        (rows[:, :, x0] << 11) + (rows[:, :, x1] - rows[:, :, x0]) * right for rows in (wide[:, y0], wide[:, y1])
+    )
+    return (((top << 11) + (bottom - top) * down + (1 << 21)) >> 22).astype(x.dtype)
+
+
+def _positions(call: Call, count: int, extent: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """(lower position, upper position, distance from the lower) of each result, in float32."""
+    align, half = bool(call.attribute("align_corners", False)), bool(call.attribute("half_pixel_centers", False))
+    cut = 1 if align and count > 1 else 0
+    scale = np.float32(extent - cut) / np.float32(count - cut)
+    index = np.arange(count).astype(np.float32)
+    at = (index * scale).astype(np.float32)
+    if half:
+        at = (at + np.float32(np.float32(0.5) * scale - np.float32(0.5))).astype(np.float32)
+        at = np.clip(at, np.float32(0), np.float32(extent - 1))
+    lower = at.astype(np.int64)
+    return lower, np.minimum(lower + 1, extent - 1), (at - lower.astype(np.float32)).astype(np.float32)
+
+
+@by_default("FULLY_CONNECTED", "CONV_2D")
+def hybrid_product(call: Call) -> Array | None:
+    """Float activations with integer weights: rows (images) in int8 over their own range (T4 of kernels/README.md)."""
+    if not call.hybrid or call.dtype(1) not in {"int8", "int4"}:
+        return None
+    x, weight = call.array(0), call.array(1).astype(np.int32)
+    outputs = weight.shape[0]
+    fully = call.node.op == "FULLY_CONNECTED"
+    rows = x.reshape(-1, weight.shape[1]) if fully else x.reshape(x.shape[0], -1)
+    stored, inverse = _quantize_rows(rows)
+    if fully:
+        total = sums.multiply(stored, weight)
+        inverse = inverse[:, None]
+        shape = (*x.shape[:-1], outputs) if call.attribute("keep_dims", False) else (len(rows), outputs)
+    else:
+        windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
+        total = sums.convolve(stored.reshape(x.shape), weight, windows)
+        inverse = inverse[:, None, None, None]
+        shape = total.shape
+    scales = np.broadcast_to(call.scheme(1).scales().reshape(-1), (outputs,))
+    bias = call.array(2).reshape(-1) if call.has(2) else np.zeros(outputs, np.float32)
+    scaled = (total.astype(np.float32) * inverse).astype(np.float32)
+    made = numerics.fused_multiply_add(scaled, np.broadcast_to(scales, scaled.shape), np.broadcast_to(bias, scaled.shape))
+    return clamp_float(call.node, made.reshape(shape))
+
+
+def _quantize_rows(rows: Array) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """(q - zero point, scale) of each row over its range with 0; every step in float32."""
+    f32 = np.float32
+    low, high = np.minimum(rows.min(axis=1, initial=0), f32(0)), np.maximum(rows.max(axis=1, initial=0), f32(0))
+    scale = np.where(high == low, f32(1), f32(255) / np.where(high == low, f32(1), high - low)).astype(f32)
+    below, above = (low * scale).astype(f32), (high * scale).astype(f32)
+    closer = (f32(-128) + below) + (f32(127) + above) > 0
+    point = np.rint(np.clip(np.where(closer, f32(-128) - below, f32(127) - above), f32(-128), f32(127)))
+    stored = np.clip(np.rint((rows * scale[:, None]).astype(f32)) + point[:, None], -128, 127) - point[:, None]
+    return stored.astype(np.int32), (f32(1) / scale).astype(f32)
