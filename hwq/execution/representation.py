@@ -19,7 +19,9 @@ def require_representable(graph: Graph, dialect: Dialect) -> None:
     Error
         A scale is unset, a weight has no values, or the dialect forbids a type, a zero point or a value.
     """
-    foreign = next((node for node in graph.nodes if (node.domain == "tflite") != dialect.name.startswith("litert")), None)
+    foreign = next(
+        (node for node in graph.nodes if (node.domain == "tflite") != dialect.name.startswith("litert")), None
+    )
     if foreign is not None:
         raise Error(
             f"dialect {dialect.name} cannot represent this operator",

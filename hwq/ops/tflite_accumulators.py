@@ -24,6 +24,7 @@ __all__ = [
     "multiply_by_four",
     "multiply_matrices",
     "transposed",
+    "transposed_begin",
     "windows_of",
 ]
 
@@ -167,6 +168,17 @@ def depthwise(x: Array, filters: Array, windows: spatial.Windows) -> Array:
     return result.reshape(x.shape[0], *windows.sizes, channels * multiplier)
 
 
+def transposed_begin(
+    out_space: tuple[int, int], kernel: tuple[int, ...], strides: tuple[int, int], padding: str
+) -> list[int]:
+    """Elements that a transposed convolution drops before its output, in each dimension."""
+    begin = []
+    for size, taps, stride in zip(out_space, kernel, strides, strict=True):
+        count = -(-size // stride) if padding == "SAME" else -(-(size - taps + 1) // stride)
+        begin.append(max((count - 1) * stride + taps - size, 0) // 2)
+    return begin
+
+
 def transposed(x: Array, filters: Array, out_space: tuple[int, int], strides: tuple[int, int], padding: str) -> Array:
     """Transposed convolution of `x` [N, H, W, C] by `filters` [O, kh, kw, C] to [N, *out_space, O].
 
@@ -174,10 +186,7 @@ def transposed(x: Array, filters: Array, out_space: tuple[int, int], strides: tu
     """
     kernel = filters.shape[1:3]
     wide = np.float32 if x.dtype.kind == "f" else np.int64
-    begin = []
-    for size, taps, stride in zip(out_space, kernel, strides, strict=True):
-        count = -(-size // stride) if padding == "SAME" else -(-(size - taps + 1) // stride)
-        begin.append(max((count - 1) * stride + taps - size, 0) // 2)
+    begin = transposed_begin(out_space, kernel, strides, padding)
     full = [
         max((extent - 1) * stride + taps, start + size)
         for extent, stride, taps, start, size in zip(x.shape[1:3], strides, kernel, begin, out_space, strict=True)

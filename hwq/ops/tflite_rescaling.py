@@ -63,19 +63,35 @@ def _scales(call: Call, first: int, second: int) -> NDArray[np.float64]:
 
 
 def _by_default(call: Call, first: int, second: int) -> Rounding:
-    """R4 where XNNPACK takes the operator, else R3.
+    """R4 where XNNPACK takes the operator, else R3, in some kernels R1.
 
-    XNNPACK's multiplier is ``f32(f32(s_in * s_w) / s_out)``, accepted from 2**-32 below 256.
+    XNNPACK's multiplier is ``f32(f32(s_in * s_w) / s_out)``, accepted from 2**-32 below 256. It takes no depthwise
+    convolution of uint8, and no transposed one with SAME padding whose stride exceeds the filter.
     """
+    reference = Rounding("gemmlowp", *fixed.quantize_multipliers(_scales(call, first, second)))
+    if call.node.op == "DEPTHWISE_CONV_2D" and call.dtype(first) == "uint8":
+        return reference
     weight = call.dtype(second)
     if weight == "int4" and call.node.op == "FULLY_CONNECTED":
         weight = "int8"
     if call.dtype(first) == weight == call.made_dtype() and weight in {"int8", "uint8"}:
         weights = call.scheme(second).scales()
         scales = ((np.float32(call.scale(first)) * weights).astype(np.float32) / call.made_scale()).astype(np.float32)
-        if np.all((scales >= np.float32(2.0**-32)) & (scales < 256)):
+        if not _refused(call, second) and np.all((scales >= np.float32(2.0**-32)) & (scales < 256)):
             return Rounding("fp32", scales.reshape(() if scales.size == 1 else -1))
-    return Rounding("ruy", *fixed.quantize_multipliers(_scales(call, first, second)))
+    if call.node.op == "TRANSPOSE_CONV" and call.dtype(first) == "int8":
+        return reference
+    return Rounding("ruy", *reference[1:])
+
+
+def _refused(call: Call, second: int) -> bool:
+    weight = call.reads[second]
+    return (
+        call.node.op == "TRANSPOSE_CONV"
+        and call.attribute("padding") == "SAME"
+        and weight is not None
+        and any(stride > int(taps) for stride, taps in zip(call.attribute("strides"), weight.shape[1:3], strict=True))
+    )
 
 
 def requantize(call: Call, total: fixed.Int64, bias: Array | None, first: int = 0, second: int = 1) -> Array:

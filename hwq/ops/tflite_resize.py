@@ -45,6 +45,8 @@ class Resize(TfliteOp):
             return [np.ascontiguousarray(x[:, rows][:, :, columns])]
         if x.dtype.kind == "f":
             return [_bilinear_float(call, x, size)]
+        if x.dtype == np.uint8:
+            return [(_bilinear_float(call, x.astype(np.float32), size) + np.float32(0.5)).astype(np.uint8)]
         return [_bilinear_integer(call, x, size)]
 
     def work(self, node: Node, graph: Graph) -> Work:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from hwq import numerics
 from hwq.graph import Array, carrier
-from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops.tflite_arithmetic import power_of_two
-from hwq.ops.tflite_base import Call, activation_range, by_default, clamp_float
+from hwq.ops.tflite_base import Call, activation_range, by_default
 
 __all__: list[str] = []
 
@@ -38,7 +37,7 @@ def arithmetic(call: Call) -> Array | None:
     scales = call.scale(0), call.scale(1), call.made_scale()
     if call.node.op == "MUL":
         product = np.float32(np.float32(scales[0] * scales[1]) / scales[2])
-        accepted = 2.0**-16 <= product < 2.0**8
+        accepted = bool(2.0**-16 <= product < 2.0**8)
     else:
         ratios = [np.float32(scale / scales[2]) for scale in scales[:2]]
         accepted = all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios)
@@ -76,10 +75,8 @@ def quantize(call: Call) -> Array | None:
     if not 2.0**-8 <= ratio <= 2.0**7:
         return None
     multiplier = int(np.rint(np.float32(256) * ratio))
-    values = (
-        (call.wide(0) - call.zero_point(0)) * multiplier + (call.made_zero_point() << 8) + 128
-    ) >> 8
-    return np.clip(values, info.min, info.max).astype(info.dtype)
+    values = ((call.wide(0) - call.zero_point(0)) * multiplier + (call.made_zero_point() << 8) + 128) >> 8
+    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))
 
 
 @by_default("LEAKY_RELU")
@@ -95,7 +92,7 @@ def leaky_relu(call: Call) -> Array | None:
     factors = [int(np.rint(np.float32(256) * slope)) for slope in (above, below)]
     values = (np.where(x >= 0, x * factors[0], x * factors[1]) + (call.made_zero_point() << 8) + 128) >> 8
     info = np.iinfo(carrier(call.made_dtype()))
-    return np.clip(values, info.min, info.max).astype(info.dtype)
+    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))
 
 
 @by_default("MEAN", "SUM")
@@ -141,7 +138,7 @@ def softmax(call: Call) -> Array | None:
     inverse = (np.float32(1) / (total * call.made_scale()).astype(np.float32)).astype(np.float32)
     info = np.iinfo(carrier(call.made_dtype()))
     values = fixed.away((powers * inverse).astype(np.float32)) + np.float32(call.made_zero_point())
-    return np.clip(values, info.min, info.max).astype(info.dtype)
+    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))
 
 
 @by_default("LOGISTIC", "TANH")
@@ -175,7 +172,7 @@ def resize(call: Call) -> Array | None:
     top, bottom = (
         (rows[:, :, x0] << 11) + (rows[:, :, x1] - rows[:, :, x0]) * right for rows in (wide[:, y0], wide[:, y1])
     )
-    return (((top << 11) + (bottom - top) * down + (1 << 21)) >> 22).astype(x.dtype)
+    return np.asarray((((top << 11) + (bottom - top) * down + (1 << 21)) >> 22).astype(x.dtype))
 
 
 def _positions(call: Call, count: int, extent: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
@@ -190,41 +187,3 @@ def _positions(call: Call, count: int, extent: int) -> tuple[NDArray[np.int64], 
         at = np.clip(at, np.float32(0), np.float32(extent - 1))
     lower = at.astype(np.int64)
     return lower, np.minimum(lower + 1, extent - 1), (at - lower.astype(np.float32)).astype(np.float32)
-
-
-@by_default("FULLY_CONNECTED", "CONV_2D")
-def hybrid_product(call: Call) -> Array | None:
-    """Float activations with integer weights: rows (images) in int8 over their own range (T4 of kernels/README.md)."""
-    if not call.hybrid or call.dtype(1) not in {"int8", "int4"}:
-        return None
-    x, weight = call.array(0), call.array(1).astype(np.int32)
-    outputs = weight.shape[0]
-    fully = call.node.op == "FULLY_CONNECTED"
-    rows = x.reshape(-1, weight.shape[1]) if fully else x.reshape(x.shape[0], -1)
-    stored, inverse = _quantize_rows(rows)
-    if fully:
-        total = sums.multiply(stored, weight)
-        inverse = inverse[:, None]
-        shape = (*x.shape[:-1], outputs) if call.attribute("keep_dims", False) else (len(rows), outputs)
-    else:
-        windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
-        total = sums.convolve(stored.reshape(x.shape), weight, windows)
-        inverse = inverse[:, None, None, None]
-        shape = total.shape
-    scales = np.broadcast_to(call.scheme(1).scales().reshape(-1), (outputs,))
-    bias = call.array(2).reshape(-1) if call.has(2) else np.zeros(outputs, np.float32)
-    scaled = (total.astype(np.float32) * inverse).astype(np.float32)
-    made = numerics.fused_multiply_add(scaled, np.broadcast_to(scales, scaled.shape), np.broadcast_to(bias, scaled.shape))
-    return clamp_float(call.node, made.reshape(shape))
-
-
-def _quantize_rows(rows: Array) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """(q - zero point, scale) of each row over its range with 0; every step in float32."""
-    f32 = np.float32
-    low, high = np.minimum(rows.min(axis=1, initial=0), f32(0)), np.maximum(rows.max(axis=1, initial=0), f32(0))
-    scale = np.where(high == low, f32(1), f32(255) / np.where(high == low, f32(1), high - low)).astype(f32)
-    below, above = (low * scale).astype(f32), (high * scale).astype(f32)
-    closer = (f32(-128) + below) + (f32(127) + above) > 0
-    point = np.rint(np.clip(np.where(closer, f32(-128) - below, f32(127) - above), f32(-128), f32(127)))
-    stored = np.clip(np.rint((rows * scale[:, None]).astype(f32)) + point[:, None], -128, 127) - point[:, None]
-    return stored.astype(np.int32), (f32(1) / scale).astype(f32)
