@@ -57,7 +57,7 @@ def litert_values(path: str | Path, feeds: Mapping[str, Array]) -> dict[str, Arr
         LiteRT is not installed, the file is none of its own, or the data do not fit.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType  # type: ignore[import-untyped]
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
         raise Error(
             "LiteRT is not installed", why="the model is compared with it", remedy="pip install ai-edge-litert"

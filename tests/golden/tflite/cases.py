@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from builder import Builder, options
+
+from hwq.verification.tflite_builder import Builder, options
 
 # name -> function of a generator that returns the file's bytes
 CASES: dict[str, Callable[[np.random.Generator], bytes]] = {}

@@ -1,7 +1,7 @@
 """Writes models.npz and outputs.npz beside it: one-op TFLite files, inputs, and what LiteRT makes of them.
 
 Run with ``python tests/golden/tflite/make.py`` where ai-edge-litert is installed. Every expectation comes from the
-runtime; nothing of hwq is imported. provenance.json says which version on which machine.
+runtime; of hwq only the writer of files is used. provenance.json says which version on which machine.
 """
 
 from __future__ import annotations

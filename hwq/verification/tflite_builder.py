@@ -30,7 +30,7 @@ class Builder:
     def __init__(self) -> None:
         self.model = schema.ModelT()
         self.model.version = 3
-        self.model.description = "hwq one-op golden model"
+        self.model.description = "hwq verification model"
         self.model.operatorCodes = []
         self.empty = schema.BufferT()
         self.model.buffers = [self.empty]
