@@ -75,6 +75,10 @@ static void epilogues(int path, int rounding, int out_type, int per_column, int 
                           .lo = lows[out_type], .hi = highs[out_type]};
         if (variant == 1) { e.lo = 0; e.hi = 100; e.float_bias = bias; }
         if (size == 1 && variant == 2) e.lut = table;
+        if (variant == 3 && rounding != HWQ_ROUND_XNN_FIXED) /* every shift, multipliers of any sign and the one that saturates */
+            for (int c = 0; c < COLUMNS; c++)
+                shifts[c] = (int32_t)between(-31, rounding == HWQ_ROUND_MBQM64 ? 7 : rounding == HWQ_ROUND_SINGLE ? 30 : 31),
+                multipliers[c] = c % 5 == 0 && rounding != HWQ_ROUND_SINGLE ? INT32_MIN : (int32_t)draw();
         if (size == 1 && variant == 3) {
             check_true(hwq_binary_prepare(&add) == 0, "the operator can be prepared");
             e.residual_op = &add, e.residual = residual.data, e.residual_stride = columns;
