@@ -1,6 +1,7 @@
 /* What every convolution driver shares: turning layouts, and the residual that has the output's layout. */
 #include "conv.h"
 
+#include "depthwise.h"
 #include "epilogue.h"
 #include "window.h"
 #include "winograd.h"
@@ -31,8 +32,8 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
 int64_t hwq_conv_workspace(const hwq_conv *conv)
 {
     const hwq_conv_shape s = hwq_conv_measure(conv);
-    const int64_t blocked = s.rows + s.tile + s.gemm, winograd = hwq_winograd_workspace(conv);
-    return s.image + (blocked > winograd ? blocked : winograd);
+    const int64_t blocked = s.rows + s.tile + s.gemm, integers = conv->a_type == HWQ_F32 ? 0 : conv->depthwise ? hwq_depthwise_workspace(conv) : hwq_winograd_workspace(conv);
+    return s.image + (blocked > integers ? blocked : integers);
 }
 
 /* to[column][row] = from[row][column], in squares that keep both sides in cache. */

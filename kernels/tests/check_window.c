@@ -195,6 +195,8 @@ static void depthwise_tails(int path)
         const shape s = {1, channels, 1, 1, {{1, 4, 3}, {1, 3, 2}, {1, 1, 1}, {1, 1, 1}, {0, 1, 0}, {0}}};
         check_begin("depthwise_s32", path);
         integers(&s, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, 0);
+        const shape slides = {2, channels, 1, 1, {{1, 3, 1 + channels % 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, channels % 3, 1 + channels % 2}, {0}}};
+        integers(&slides, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, (int)(channels % FILLS));
         check_begin("depthwise_f32", path);
         floats(&s, path, HWQ_NHWC);
     }
