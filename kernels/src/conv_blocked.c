@@ -78,8 +78,9 @@ static void convolve(const hwq_conv *c)
             hwq_transpose(s.element, c->channels, inputs, image, inputs, image_space, c->channels);
             image = image_space;
         }
-        for (int64_t first = begin; first < end; first += HWQ_CONV_ROWS) {
-            const int64_t count = end - first < HWQ_CONV_ROWS ? end - first : HWQ_CONV_ROWS;
+        const int64_t most = direct && c->layout == HWQ_NHWC ? end - begin : HWQ_CONV_ROWS; /* the image itself is the matrix */
+        for (int64_t first = begin; first < end; first += most) {
+            const int64_t count = end - first < most ? end - first : most;
             for (int64_t group = 0; group < c->groups; group++) {
                 const char *a = rows;
                 int64_t a_stride = s.k;

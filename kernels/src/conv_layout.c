@@ -3,6 +3,7 @@
 
 #include "depthwise.h"
 #include "epilogue.h"
+#include "isa.h"
 #include "window.h"
 #include "winograd.h"
 
@@ -36,19 +37,44 @@ int64_t hwq_conv_workspace(const hwq_conv *conv)
     return s.image + (blocked > integers ? blocked : integers);
 }
 
+static void turn(int64_t element, int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
+{
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t i = 0; i < rows; i++) {
+            const int64_t f = i * from_stride + j, t = j * to_stride + i;
+            if (element == 1) to[t] = from[f];
+            else memcpy(to + t * element, from + f * element, element == 2 ? 2 : 4);
+        }
+}
+
+#if HWQ_X86 /* SSE2 is part of x86-64 */
+#include <emmintrin.h>
+/* 16 x 16 bytes: four rounds that each interleave row i with row i + 8. */
+static void turn16(const char *from, int64_t from_stride, char *to, int64_t to_stride)
+{
+    __m128i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm_loadu_si128((const __m128i *)(from + i * from_stride));
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 8; i++) b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]), b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
+        for (int i = 0; i < 8; i++) a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]), a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]);
+    }
+    for (int i = 0; i < 16; i++) _mm_storeu_si128((__m128i *)(to + i * to_stride), a[i]);
+}
+#else
+static void turn16(const char *from, int64_t from_stride, char *to, int64_t to_stride) { turn(1, 16, 16, from, from_stride, to, to_stride); }
+#endif
+
 /* to[column][row] = from[row][column], in squares that keep both sides in cache. */
 void hwq_transpose(int64_t element, int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
 {
     enum { SIDE = 16 };
     for (int64_t top = 0; top < rows; top += SIDE)
         for (int64_t left = 0; left < columns; left += SIDE) {
-            const int64_t bottom = top + SIDE < rows ? top + SIDE : rows, right = left + SIDE < columns ? left + SIDE : columns;
-            for (int64_t j = left; j < right; j++)
-                for (int64_t i = top; i < bottom; i++) {
-                    const int64_t f = i * from_stride + j, t = j * to_stride + i;
-                    if (element == 1) to[t] = from[f];
-                    else memcpy(to + t * element, from + f * element, element == 2 ? 2 : 4);
-                }
+            const int64_t height = rows - top < SIDE ? rows - top : SIDE, width = columns - left < SIDE ? columns - left : SIDE;
+            const char *corner = from + (top * from_stride + left) * element;
+            char *place = to + (left * to_stride + top) * element;
+            if (element == 1 && height == SIDE && width == SIDE) turn16(corner, from_stride, place, to_stride);
+            else turn(element, height, width, corner, from_stride, place, to_stride);
         }
 }
 

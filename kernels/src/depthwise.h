@@ -4,10 +4,13 @@
 #include "conv.h"
 #include "window.h"
 
-/* Channels that a register of int16 takes; accumulators that stand in the workspace at once (or one position). */
-enum { HWQ_DEPTHWISE_LANES = 16 };
+/* Channels, padded to what the widest path takes at once. */
+enum { HWQ_DEPTHWISE_LANES = 32 };
 
-static inline int64_t hwq_depthwise_blocks(int64_t channels) { return (channels + HWQ_DEPTHWISE_LANES - 1) / HWQ_DEPTHWISE_LANES; }
+static inline int64_t hwq_depthwise_padded(int64_t channels)
+{
+    return (channels + HWQ_DEPTHWISE_LANES - 1) / HWQ_DEPTHWISE_LANES * HWQ_DEPTHWISE_LANES;
+}
 
 /* Bytes, each a multiple of 64: interleaved weights, then bias and scales, of every block; one pixel of padding; accumulators
  * [position][channel]; finished pixels to be turned (channel-first); the pointers and offsets of the taps. */
@@ -17,11 +20,11 @@ typedef struct {
 
 static inline hwq_depthwise_shape hwq_depthwise_measure(const hwq_conv *c)
 {
-    const int64_t taps = hwq_window_taps(&c->window), blocks = hwq_depthwise_blocks(c->channels), padded = blocks * HWQ_DEPTHWISE_LANES;
+    const int64_t taps = hwq_window_taps(&c->window), padded = hwq_depthwise_padded(c->channels);
     hwq_depthwise_shape s;
     s.pairs = (taps + 1) / 2;
-    s.weights = blocks * s.pairs * HWQ_DEPTHWISE_LANES * 4;
-    s.constants = blocks * HWQ_DEPTHWISE_LANES * 8;
+    s.weights = s.pairs * padded * 4;
+    s.constants = padded * 8;
     s.padding = hwq_align(padded);
     s.acc = hwq_depthwise_rows(c->channels) * padded * 4;
     s.tile = c->layout == HWQ_NCHW ? s.acc : 0;

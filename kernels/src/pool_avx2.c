@@ -1,5 +1,5 @@
-/* Pooling by lines, vectorized by the compiler: channel-last walks the channels of one position, channel-first walks the
- * positions of one row. Each tap then adds a run of elements to a run of outputs, in window order, as the plain reading does. */
+/* Pooling by lines, vectorized by the compiler: channel-last walks the channels of one position (bytes stay bytes for the
+ * maximum), channel-first walks the positions of one row. Each tap then adds a run of elements to a run of outputs, in window order, as the plain reading does. */
 #include "isa.h"
 #include "window.h"
 
@@ -107,6 +107,58 @@ static void run(const hwq_pool *p, int64_t base, int64_t element_step, const int
     finish(p, &l, count, origin, origin_step, p->out, out);
 }
 
+/* Taps of a window inside the image, channel-last: first(tap) of the run of channels, then op on every other. */
+#define HWQ_EACH_TAP(type, statement)                                                                                         \
+    for (int64_t t0 = 0; t0 < w->kernel[0]; t0++)                                                                             \
+        for (int64_t t1 = 0; t1 < w->kernel[1]; t1++)                                                                         \
+            for (int64_t t2 = 0; t2 < w->kernel[2]; t2++) {                                                                   \
+                const int64_t pixel = hwq_window_pixel(w, origin, t0, t1, t2);                                                \
+                if (pixel < 0) continue;                                                                                      \
+                const type *from = (const type *)p->x + base + pixel * p->channels;                                           \
+                taps++;                                                                                                       \
+                for (int64_t i = 0; i < count; i++) statement;                                                                \
+            }
+
+#define HWQ_GREATEST(type, lowest)                                                                                            \
+    {                                                                                                                         \
+        type top[LINE], *to = (type *)p->out + out;                                                                           \
+        const type lo = (type)p->lo, hi = (type)p->hi;                                                                        \
+        for (int64_t i = 0; i < count; i++) top[i] = lowest;                                                                  \
+        HWQ_EACH_TAP(type, top[i] = from[i] > top[i] ? from[i] : top[i])                                                      \
+        for (int64_t i = 0; i < count; i++) { const type v = top[i] > lo ? top[i] : lo; to[i] = v < hi ? v : hi; }            \
+    }
+
+/* Ties away by C's truncating division; in float64 the quotient of an int32 by n is below 2^16, so that it stays on its side of
+ * every integer: they are at least 1 / n > 2^-32 apart. */
+#define HWQ_MEAN(type)                                                                                                        \
+    {                                                                                                                         \
+        int32_t sums[LINE];                                                                                                   \
+        type *to = (type *)p->out + out;                                                                                      \
+        for (int64_t i = 0; i < count; i++) sums[i] = 0;                                                                      \
+        HWQ_EACH_TAP(type, sums[i] += from[i])                                                                                \
+        const int32_t n = (int32_t)(p->count_padding ? padded : taps), half = n / 2;                                          \
+        const double divisor = n ? n : 1;                                                                                     \
+        for (int64_t i = 0; i < count; i++) {                                                                                 \
+            const int32_t away = sums[i] > 0 ? sums[i] + half : sums[i] - half;                                               \
+            const int32_t v = n ? (int32_t)((double)away / divisor) : 0, low = v > p->lo ? v : p->lo;                         \
+            to[i] = (type)(low < p->hi ? low : p->hi);                                                                        \
+        }                                                                                                                     \
+    }
+
+/* Integers, channel-last: `count` channels of one position. Sums: at most 32768 taps of 16 bits, below 2^31. */
+static void run_last(const hwq_pool *p, int64_t base, const int64_t origin[3], int64_t count, int64_t out)
+{
+    const hwq_window *w = &p->window;
+    int64_t taps = 0, padded = 1;
+    for (int d = 0; d < 3 && p->count_padding; d++) padded *= inside(p, d, origin[d], -w->pad[d], w->in[d] + p->pad_end[d]);
+    if (p->kind == HWQ_POOL_MAX) {
+        if (p->type == HWQ_U8) HWQ_GREATEST(uint8_t, 0)
+        else HWQ_GREATEST(int8_t, -128)
+    } else if (p->type == HWQ_U8) HWQ_MEAN(uint8_t)
+    else if (p->type == HWQ_S8) HWQ_MEAN(int8_t)
+    else HWQ_MEAN(int16_t)
+}
+
 void hwq_pool_run__avx2(const hwq_pool *p)
 {
     const hwq_window *w = &p->window;
@@ -121,7 +173,9 @@ void hwq_pool_run__avx2(const hwq_pool *p)
                 int64_t origin[3];
                 hwq_window_origin(w, position, origin);
                 for (int64_t at = 0; at < c; at += LINE)
-                    run(p, n * inputs * c + at, c, origin, 0, c - at < LINE ? c - at : LINE, (n * outputs + position) * c + at);
+                    if (p->type != HWQ_F32)
+                        run_last(p, n * inputs * c + at, origin, c - at < LINE ? c - at : LINE, (n * outputs + position) * c + at);
+                    else run(p, n * inputs * c + at, c, origin, 0, c - at < LINE ? c - at : LINE, (n * outputs + position) * c + at);
             }
         return;
     }

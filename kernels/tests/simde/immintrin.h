@@ -18,4 +18,39 @@
 #define _mm256_dpbusd_avx_epi32(src, a, b) simde_mm256_dpbusd_epi32(src, a, b)
 #undef _mm256_dpwssd_avx_epi32
 #define _mm256_dpwssd_avx_epi32(src, a, b) simde_mm256_dpwssd_epi32(src, a, b)
+/* Of depthwise convolution: absent from SIMDe 0.7.4, here in AVX2 halves. */
+#include <stdint.h>
+#include <string.h>
+static inline simde__m512 emulated_floats(simde__m512i v)
+{
+    __m256i halves[2];
+    memcpy(halves, &v, sizeof v);
+    const __m256 floats[2] = {_mm256_cvtepi32_ps(halves[0]), _mm256_cvtepi32_ps(halves[1])};
+    simde__m512 r;
+    return *(simde__m512 *)memcpy(&r, floats, sizeof r);
+}
+static inline simde__m512i emulated_integers(simde__m512 v)
+{
+    __m256 halves[2];
+    memcpy(halves, &v, sizeof v);
+    const __m256i integers[2] = {_mm256_cvtps_epi32(halves[0]), _mm256_cvtps_epi32(halves[1])};
+    simde__m512i r;
+    return *(simde__m512i *)memcpy(&r, integers, sizeof r);
+}
+static inline __m256i emulated_bytes(simde__m512i v)
+{
+    uint16_t words[32];
+    uint8_t bytes[32];
+    memcpy(words, &v, sizeof v);
+    for (int i = 0; i < 32; i++) bytes[i] = (uint8_t)(words[i] < 255 ? words[i] : 255);
+    return _mm256_loadu_si256((const __m256i *)bytes);
+}
+#undef _mm512_cvtepu8_epi16
+#undef _mm512_cvtusepi16_epi8
+#undef _mm512_cvtepi32_ps
+#undef _mm512_cvtps_epi32
+#define _mm512_cvtepu8_epi16(a) simde_mm512_and_si512(simde_mm512_cvtepi8_epi16(a), simde_mm512_set1_epi16(0xFF))
+#define _mm512_cvtusepi16_epi8 emulated_bytes
+#define _mm512_cvtepi32_ps emulated_floats
+#define _mm512_cvtps_epi32 emulated_integers
 #endif
