@@ -17,7 +17,8 @@ from hwq.execution.rowwise import batch_dimension
 from hwq.execution.specialization import Specialization, specialize
 from hwq.execution.steps import Gemm, Settings, build
 from hwq.graph import Array, Graph
-from hwq.ops.evaluate import checked_feeds
+from hwq.ops.dims import fault
+from hwq.ops.evaluate import FAILURES, checked_feeds
 
 __all__ = ["Program", "Session"]
 
@@ -217,7 +218,12 @@ def _execute(
         if enter is not None:
             enter(step.node.name or step.node.op, step.node.op)
         places = [wanted[index] if index in wanted else views.get(index) for index in step.results]
-        made = step.kernel([values[index] for index in step.operands], places, settings)
+        try:
+            made = step.kernel([values[index] for index in step.operands], places, settings)
+        except FAILURES as error:  # operands of a damaged model that no inference could refuse
+            raise fault(
+                step.node, "it cannot be computed on these operands", f"{type(error).__name__}: {error}"
+            ) from error
         for index, value in zip(step.results, made, strict=False):
             if index:
                 values[index] = value

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from hwq.dialect import Dialect
+from hwq.errors import Error
 from hwq.graph import Array, Graph, Node, Quantization, Tensor
 from hwq.ops.dims import fault
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.evaluate import FAILURES, evaluate_node
 
 __all__ = ["Builder", "Gemm", "Kernel", "Scope", "Settings", "View", "build", "interpret", "register", "step_name"]
 
@@ -155,7 +156,12 @@ def build(graph: Graph, dialect: Dialect, node: Node) -> Kernel:
         There is no kernel for these operands, or the operator is unknown.
     """
     builder = BUILDERS.get(step_name(graph, node), interpret)
-    return builder(Scope(graph, dialect, node))
+    try:
+        return builder(Scope(graph, dialect, node))
+    except Error:
+        raise
+    except FAILURES as error:
+        raise fault(node, "its operands do not fit it", f"{type(error).__name__}: {error}") from error
 
 
 # Operators whose result is the operand's memory in another shape.

@@ -22,6 +22,7 @@ from hwq.lowering.simplification import (
     merge_equal_nodes,
     remove_identities,
 )
+from hwq.ops.evaluate import FAILURES
 
 __all__ = ["RULES", "lower_for_dialect"]
 
@@ -74,7 +75,20 @@ def lower_for_dialect(graph: Graph, dialect: str) -> Graph:
         raise NotSupportedYet(f"lowering for dialect {dialect}", remedy=f"one of: {', '.join(RULES)}")
     if graph.form != "source":
         raise Error("this graph is lowered already", where=f"graph {graph.name}", remedy="lower the source form")
-    draft = Draft(graph)
+    try:
+        return _lowered(Draft(graph), dialect)
+    except Error:
+        raise
+    except FAILURES as error:
+        raise Error(
+            "this graph cannot be lowered",
+            where=f"graph {graph.name}",
+            why=f"the operands of a quantized operator do not fit it ({type(error).__name__}: {error})",
+            remedy="the file is damaged; export it again",
+        ) from error
+
+
+def _lowered(draft: Draft, dialect: str) -> Graph:
     for level in RULES[dialect]:
         for _ in range(STEPS):
             # Every rule of the level runs, whatever the earlier ones found.

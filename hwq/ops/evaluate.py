@@ -18,7 +18,7 @@ from hwq.ops.folding import fold
 from hwq.ops.inference import infer_node, infer_shapes
 from hwq.progress import Progress
 
-__all__ = ["checked_feeds", "evaluate", "evaluate_node", "fold", "infer_shapes", "walk"]
+__all__ = ["FAILURES", "checked_feeds", "evaluate", "evaluate_node", "fold", "infer_shapes", "walk"]
 
 
 @default_state()
@@ -138,6 +138,20 @@ def _require_room(node: Node, operands: Sequence[Tensor | None], max_bytes: int)
         )
 
 
+# What Python and NumPy raise where operands do not fit an operator.
+FAILURES = (
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    ZeroDivisionError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+
+
 def evaluate_node(node: Node, operands: Sequence[Array | None], graph: Graph | None = None) -> list[Array]:
     """`Op.apply` in its graph, or `Op.evaluate` without one, with every failure told as an `Error` about the node.
 
@@ -152,17 +166,7 @@ def evaluate_node(node: Node, operands: Sequence[Array | None], graph: Graph | N
             ]
     except Error:
         raise
-    except (
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        ZeroDivisionError,
-        AttributeError,
-        AssertionError,
-        MemoryError,
-    ) as error:
+    except FAILURES as error:
         raise dims.fault(node, "it cannot be computed on these operands", f"{type(error).__name__}: {error}") from error
 
 
