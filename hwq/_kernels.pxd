@@ -1,7 +1,7 @@
 # cython: language_level=3
 """kernels/ as Cython sees it: the contracts are in kernels/include/hwq/kernels.h and kernels/src/state.h."""
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, intptr_t, uint8_t, uint16_t, uint64_t
 
 cdef extern from "state.h" nogil:
     uint64_t hwq_state_read()
@@ -175,3 +175,59 @@ cdef extern from "hwq/kernels.h" nogil:
     int hwq_op_count()
     const char *hwq_op_name(int)
     int hwq_op_present(int, int)
+
+cdef extern from "hwq/program.h" nogil:
+    ctypedef struct hwq_place:
+        int64_t base
+        intptr_t offset
+    ctypedef struct hwq_mean:
+        int64_t outer, count, inner
+        int32_t type, zero_point
+    ctypedef struct hwq_step_softmax:
+        const hwq_softmax *op
+        int64_t rows, columns
+    ctypedef struct hwq_step_binary:
+        const hwq_binary *op
+        int64_t n, a_step, b_step
+    ctypedef struct hwq_step_scale:
+        int32_t formula, type, lo, hi
+        int64_t outer, channels, inner
+        const float *scales
+        const int32_t *zero_points
+    ctypedef struct hwq_step_lut:
+        int64_t n
+        const uint8_t *table
+        int32_t flip
+    ctypedef struct hwq_step_move:
+        int64_t element, outer, rows, columns, from_stride, to_stride
+    ctypedef union hwq_step_fields:
+        hwq_gemm_args gemm
+        hwq_gemm_f32_args gemm_f32
+        hwq_conv conv
+        hwq_pool pool
+        hwq_mean mean
+        hwq_step_softmax softmax
+        hwq_step_binary binary
+        hwq_step_scale scale
+        hwq_step_lut lut
+        hwq_step_move move
+    ctypedef struct hwq_step:
+        int32_t op
+        hwq_place a, b, out
+        hwq_epilogue epilogue
+        hwq_step_fields fields "as"
+    ctypedef struct hwq_barrier:
+        pass
+    int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
+    int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX
+    int64_t hwq_program_workspace(const hwq_step *, int64_t)
+    void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
+
+cdef extern from "hwq/crew.h" nogil:
+    ctypedef struct hwq_crew:
+        int32_t threads
+    int hwq_crew_open(hwq_crew *, int32_t)
+    void hwq_crew_serve(hwq_crew *, int32_t)
+    void hwq_crew_run(hwq_crew *, const hwq_step *, int64_t, void *const *, char *, int64_t)
+    void hwq_crew_stop(hwq_crew *)
+    void hwq_crew_close(hwq_crew *)

@@ -233,3 +233,99 @@ def layer_norm_s16(
     variance_limit: int,
     out: Buffer,
 ) -> None: ...
+
+Place = tuple[int, int] | Buffer | None  # (base, offset in bytes), or memory that stays where it is
+
+class Program:
+    count: int
+    def __init__(self, capacity: int) -> None: ...
+    def workspace(self) -> int: ...
+    def gemm(
+        self,
+        a: Place,
+        is_signed: bool,
+        rows: int,
+        a_zero_point: int,
+        weights: Packed,
+        bias: Buffer | None,
+        epilogue: Epilogue,
+        residual: Place,
+        out: Place,
+    ) -> None: ...
+    def gemm_f32(
+        self, a: Place, rows: int, k: int, n: int, weights: Buffer, bias: Buffer | None, out: Place
+    ) -> None: ...
+    def conv(
+        self,
+        geometry: Geometry,
+        batch: int,
+        channels: int,
+        out_channels: int,
+        groups: int,
+        layout: int,
+        a_type: int,
+        a_zero_point: int,
+        x: Place,
+        weights: Packed | None,
+        taps: Buffer | None,
+        weights_f32: Buffer | None,
+        bias: Buffer | None,
+        epilogue: Epilogue | None,
+        residual: Place,
+        out: Place,
+    ) -> None: ...
+    def pool(
+        self,
+        geometry: Geometry,
+        pad_end: tuple[int, ...],
+        batch: int,
+        channels: int,
+        layout: int,
+        kind_of_data: int,
+        kind: int,
+        count_padding: bool,
+        lo: int,
+        hi: int,
+        x: Place,
+        out: Place,
+    ) -> None: ...
+    def binary(self, op: Binary, n: int, a: Place, a_step: int, b: Place, b_step: int, out: Place) -> None: ...
+    def scale(
+        self,
+        to_float: bool,
+        formula: int,
+        outer: int,
+        channels: int,
+        inner: int,
+        x: Place,
+        scales: Buffer,
+        zero_points: Buffer,
+        lo: int,
+        hi: int,
+        kind: int,
+        out: Place,
+    ) -> None: ...
+    def lut(self, x: Place, is_signed: bool, table: Buffer, n: int, out: Place) -> None: ...
+    def transpose(self, x: Place, element: int, outer: int, rows: int, columns: int, out: Place) -> None: ...
+    def copy(self, x: Place, runs: int, bytes: int, from_stride: int, to_stride: int, out: Place) -> None: ...
+    def mean(
+        self, x: Place, kind: int, zero_point: int, outer: int, count: int, inner: int, epilogue: Epilogue, out: Place
+    ) -> None: ...
+    def softmax(self, x: Place, op: Softmax, rows: int, columns: int, out: Place) -> None: ...
+
+class Crew:
+    def __init__(self, threads: int) -> None: ...
+    def serve(self, thread: int) -> None: ...
+    def stop(self) -> None: ...
+
+class Run:
+    def __init__(
+        self,
+        program: Program,
+        crew: Crew | None,
+        arena: Buffer,
+        workspaces: Buffer,
+        workspace_bytes: int,
+        needs: tuple[int, ...],
+    ) -> None: ...
+    def run(self, arrays: tuple[Buffer, ...], first: int, last: int) -> bool: ...

@@ -2,8 +2,8 @@
 """Marshalling between Python buffers and kernels/: sizes checked, GIL released, floating-point state set and restored."""
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, intptr_t, uint8_t, uint16_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 TYPES = {"uint8": HWQ_U8, "int8": HWQ_S8, "uint16": HWQ_U16, "int16": HWQ_S16, "int32": HWQ_S32, "int64": HWQ_S64, "float32": HWQ_F32}
@@ -476,3 +476,4 @@ def set_float_state(uint64_t state):
 
 
 include "_rows.pxi"
+include "_program.pxi"

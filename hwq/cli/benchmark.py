@@ -1,4 +1,4 @@
-"""Benchmarks from the command line: `hwq bench --simulators`."""
+"""Benchmarks from the command line: `hwq bench --models`, `hwq bench --simulators`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ __all__ = ["VERBS"]
 
 @guarded
 def bench(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="For --models: files or zoo:NAME.")
+    ] = None,
+    models: Annotated[
+        bool, typer.Option("--models", help="Whole models beside onnxruntime (exact kernels) and LiteRT, batch 1.")
+    ] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="For --models: time a model.")] = 5.0,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="For --models.")] = 1,
     simulators: Annotated[
         bool, typer.Option("--simulators", help="hwq scalesim beside the real SCALE-Sim, which --tool names.")
     ] = False,
@@ -30,8 +38,13 @@ def bench(
     """Measure hwq beside other programs, on the same work, in one run."""
     from hwq.errors import Error, NotSupportedYet
 
+    if models:
+        _bench_models(inputs or ["zoo:mobilenet_v2"], seconds, threads, json)
+        return
     if not simulators:
-        raise NotSupportedYet("hwq bench: our kernels beside every other exact runtime", remedy="use --simulators")
+        raise NotSupportedYet(
+            "hwq bench: our kernels beside every other exact runtime", remedy="use --models or --simulators"
+        )
     if tool is None:
         raise Error("the real tool runs in an environment of its own", remedy="give --tool side/bin/python")
     from hwq.benchmark.simulators import compare
@@ -78,6 +91,34 @@ def bench(
 
     emit("bench", result, show, json)
     if not result["identical"]:
+        raise typer.Exit(1)
+
+
+def _bench_models(names: list[str], seconds: float, threads: int, json: bool) -> None:
+    import dataclasses
+
+    from hwq.benchmark.models import contenders, geometric_mean, measure
+
+    rows = []
+    for name in names:
+        rows += measure(Path(name).name, contenders(name, threads=threads), seconds=seconds, threads=threads)
+    mean = geometric_mean(rows)
+    result = {"rows": [dataclasses.asdict(row) for row in rows], "geometric_mean": mean}
+
+    def show(console: Console) -> None:
+        drawn = table(
+            "one inference, batch 1, interleaved", "model", "runtime", "us", "time / ours", "our bits", "samples"
+        )
+        for row in rows:
+            bits = "" if row.exact is None else "its own" if row.exact else "DIFFERENT"
+            samples = f"{row.samples}{'' if row.undisturbed else ' (disturbed)'}"
+            drawn.add_row(row.model, row.runtime, f"{row.microseconds:,.1f}", f"{row.ratio:.2f}", bits, samples)
+        console.print(drawn)
+        if mean is not None:
+            console.print(f"geometric mean against the fastest other runtime: {mean:.2f}")
+
+    emit("bench", result, show, json)
+    if any(row.exact is False for row in rows):
         raise typer.Exit(1)
 
 

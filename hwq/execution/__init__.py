@@ -6,9 +6,10 @@ from typing import Any
 
 from hwq.dialect import find
 from hwq.errors import Error
-from hwq.execution import elementwise, islands, products, saturation, standard, tflite
-from hwq.execution.program import Input, Program, Session
+from hwq.execution import elementwise, islands, movement, products, saturation, standard, tflite
+from hwq.execution.program import Program
 from hwq.execution.representation import require_representable
+from hwq.execution.session import Input, Session
 from hwq.execution.steps import Gemm
 from hwq.graph import Graph
 from hwq.kernels import default_state
@@ -17,7 +18,7 @@ from hwq.lowering import lower
 __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 
 # Importing a module of builders registers them.
-BUILDERS = (elementwise, islands, products, saturation, standard, tflite)
+BUILDERS = (elementwise, islands, movement, products, saturation, standard, tflite)
 
 
 @default_state()

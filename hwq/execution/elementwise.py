@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.errors import NotSupportedYet
+from hwq.execution.emission import Site, geometry
+from hwq.execution.movement import join
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
 from hwq.graph import Array, carrier
 from hwq.ops import arithmetic, spatial
@@ -40,7 +43,24 @@ def quantize(scope: Scope) -> Kernel:
             out=out,
         )
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        point = np.zeros((), np.int64) if zero is None else zero
+        last, outer, inner = _lines(site, axis)
+        x, y = site.read(0, last), site.make(last)
+        site.step([x], y, lambda steps, at: steps.quantize(
+            at(x), outer, inner, present(scale).reshape(-1), point.reshape(-1), made.dtype, out=at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
+
+
+def _lines(site: Site, axis: int | None) -> tuple[bool, int, int]:
+    """Whether an elementwise node may stay channel-last, and how its elements lie around the channels of `axis`."""
+    shape = site.shape(0)
+    if axis is None:
+        return site.is_last(0), 1, math.prod(shape)
+    axis %= max(len(shape), 1)
+    return False, math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
 
 
 @register("DequantizeLinear")
@@ -61,7 +81,15 @@ def dequantize(scope: Scope) -> Kernel:
             present(operands[0]), present(scale).reshape(-1 if axis is not None else ()), point, axis=axis, out=out
         )
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        point = np.zeros((), np.int64) if zero is None else zero
+        last, outer, inner = _lines(site, axis)
+        x, y, dtype = site.read(0, last), site.make(last), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.dequantize(
+            at(x), outer, inner, present(scale).reshape(-1), point.reshape(-1), dtype, out=at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
 
 
 def _constant(scope: Scope, index: int) -> Array | None:
@@ -107,7 +135,20 @@ def binary(scope: Scope) -> Kernel:
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         return kernels.binary(operator, present(operands[0]), present(operands[1]), out=out)
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        shapes = site.shape(0), site.shape(1)
+        sizes = [math.prod(shape) for shape in shapes]
+        whole = math.prod(site.made_shape())
+        if any(shape != site.made_shape() and size != 1 for shape, size in zip(shapes, sizes, strict=True)):
+            return False
+        last = any(site.is_last(index) for index in (0, 1) if sizes[index] == whole > 1)
+        left, right = (site.read(index, last and sizes[index] == whole) for index in (0, 1))
+        y, (a_step, b_step) = site.make(last), (int(size > 1) for size in sizes)
+        site.step([left, right], y, lambda steps, at: steps.binary(
+            operator, whole, at(left), a_step, at(right), b_step, at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
 
 
 @register("Sigmoid", "LeakyRelu")
@@ -118,7 +159,13 @@ def table(scope: Scope) -> Kernel:
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         return kernels.lut(present(operands[0]), entries, out=out)
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        last, _, size = _lines(site, None)
+        x, y, dtype = site.read(0, last), site.make(last), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.lut(at(x), size, dtype, entries, out=at(y)))
+        return True
+
+    return writing(run, emit)
 
 
 def _table(scope: Scope, function: object, index: int = 0) -> Array:
@@ -151,7 +198,7 @@ def concat(scope: Scope) -> Kernel:
         ]
         return evaluate_node(scope.node, parts)[0]
 
-    return adapt(run)
+    return adapt(run, lambda site: join(site, tables))
 
 
 @register("Where")
@@ -194,7 +241,19 @@ def softmax(scope: Scope) -> Kernel:
         narrowed = np.minimum(steps, 255).astype(carrier(made.dtype))
         return np.ascontiguousarray(np.moveaxis(narrowed, -1, axis))
 
-    return adapt(run)
+    def emit(site: Site) -> bool:
+        shape = site.shape(0)
+        count = shape[axis] if shape else 0
+        # The table's last entry is at most FLT_MAX / (148 count): its product with `inverse` must stay finite.
+        if axis % max(len(shape), 1) != len(shape) - 1 or not count or not 0 < inverse < 64 * count:
+            return False
+        exponentials = _exponentials(scale, count)
+        x, y, dtype = site.read(0), site.make(), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.softmax_by_table(
+            at(x), math.prod(shape) // count, count, dtype, exponentials, float(inverse), made_zero, out=at(y)))  # fmt: skip
+        return True
+
+    return adapt(run, emit)
 
 
 def _exponentials(scale: np.float32, length: int) -> NDArray[np.float32]:
@@ -241,7 +300,26 @@ def average_pool(scope: Scope) -> Kernel:
         steps = np.rint(mean / made_scale + np.float32(made_zero))
         return spatial.from_channels_first(np.clip(steps, low, high).astype(carrier(made.dtype)), node)
 
-    return adapt(run)
+    def emit(site: Site) -> bool:
+        windows = spatial.windows_of(node, site.space(0), size)
+        if site.space(0) == size and not any(windows.begin) and not any(windows.end):
+            return _emit_mean(scope, site)
+        if padding or site.channels(0) == 0 or len(size) > 3:
+            return False
+        x, y, dtype, shape = site.read(0, site.turns), site.make(site.turns), site.dtype(0), site.shape(0)
+        real = site.scratch(shape, np.dtype(np.float32))
+        mean = site.scratch(site.made_shape(), np.dtype(np.float32))
+        batch, channels, made_size = shape[0], site.channels(0), math.prod(site.made_shape())
+        site.step([x], real, lambda steps, at: steps.dequantize(
+            at(x), 1, math.prod(shape), scale, zero, dtype, out=at(real)))  # fmt: skip
+        site.step([real], mean, lambda steps, at: steps.pool(
+            at(real), "average", geometry(windows, site.space(0)), windows.end, batch, channels, np.float32,
+            layout="NHWC", out=at(mean)))  # fmt: skip
+        site.step([mean], y, lambda steps, at: steps.quantize(
+            at(mean), 1, made_size, made_scale, made_zero, made.dtype, formula="ort-pool", out=at(y)))  # fmt: skip
+        return True
+
+    return adapt(run, emit)
 
 
 def _over_whole_kernel(real: Array, windows: spatial.Windows) -> Array:
@@ -267,18 +345,33 @@ def global_average_pool(scope: Scope) -> Kernel:
         stored = spatial.channels_first(present(operands[0]), scope.node)
         return spatial.from_channels_first(_mean_of_all(scope, stored), scope.node)
 
-    return adapt(run)
+    return adapt(run, lambda site: _emit_mean(scope, site))
 
 
 def _mean_of_all(scope: Scope, stored: Array) -> Array:
-    (scale, zero), (made_scale, made_zero) = scope.pair(0), scope.made_pair()
-    made = scope.result().quantization
-    assert made is not None
+    _, zero = scope.pair(0)
     axes = tuple(range(2, stored.ndim))
     count = int(np.prod(stored.shape[2:], dtype=np.int64))
     # |sum| <= 255 * count; int32 wraps where an image has more than 2^31 / 255 positions, as onnxruntime's does.
     acc = (stored.sum(axis=axes, keepdims=True, dtype=np.int64) - zero * count).astype(np.int32)
+    return kernels.requantize(acc, _mean_epilogue(scope, count))
+
+
+def _mean_epilogue(scope: Scope, count: int) -> kernels.Epilogue:
+    (scale, _), (made_scale, made_zero) = scope.pair(0), scope.made_pair()
+    made = scope.result().quantization
+    assert made is not None
     multiplier = np.float32(scale / np.float32(made_scale * np.float32(count)))
-    return kernels.requantize(
-        acc, kernels.Epilogue(kind="requant", multipliers=multiplier, zero_point=made_zero, dtype=made.dtype)
-    )
+    return kernels.Epilogue(kind="requant", multipliers=multiplier, zero_point=made_zero, dtype=made.dtype)
+
+
+def _emit_mean(scope: Scope, site: Site) -> bool:
+    _, zero = scope.pair(0)
+    batch, count, channels, dtype = site.shape(0)[0], math.prod(site.space(0)), site.channels(0), site.dtype(0)
+    if not count or not channels:
+        return False
+    epilogue = _mean_epilogue(scope, count)
+    x, y = site.read(0, site.turns), site.make(site.turns)
+    site.step([x], y, lambda steps, at: steps.mean(
+        at(x), batch, count, channels, dtype, zero, epilogue=epilogue, out=at(y)))  # fmt: skip
+    return True

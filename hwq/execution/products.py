@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.dialect import Dialect
 from hwq.errors import NotSupportedYet
+from hwq.execution.emission import Site, geometry
 from hwq.execution.saturation import stand_in
 from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, present, register, scalar, writing
 from hwq.graph import Array, Node, Tensor
@@ -90,7 +92,17 @@ def conv(scope: Scope) -> Kernel:
             wrap=True,
         )
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        if packed is None or dialects_own is not None or (bias is not None and offsets is None):
+            return False
+        windows = spatial.windows_of(node, site.space(0), packed.kernel)
+        x, y, batch, dtype = site.read(0, site.turns), site.make(site.turns), site.shape(0)[0], site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.conv(
+            at(x), packed, geometry(windows, site.space(0)), batch, dtype, layout="NHWC", a_zero_point=zero,
+            bias=offsets, epilogue=epilogue, out=at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
 
 
 def _pack_conv(weights: Array, points: Array, groups: int, layout: str) -> kernels.Packed:
@@ -250,7 +262,20 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
         made = made[..., 0, :] if a.ndim == 1 else made
         return _store(made[..., 0] if b.ndim == 1 else made, out)
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        added = site.constant(2)
+        unusual = transpose_a or len(site.shape(0)) < 2 or dialects_own is not None
+        if packed is None or unusual or (bias is not None and added is None):
+            return False
+        rows = _row_bias(added, packed.n)
+        if added is not None and rows is None:
+            return False
+        x, y, count, dtype = site.read(0), site.make(), math.prod(site.shape(0)[:-1]), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.gemm(
+            at(x), packed, count, dtype, a_zero_point=zero, bias=rows, epilogue=epilogue, out=at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
 
 
 def _row_bias(bias: Array | None, columns: int) -> Array | None:

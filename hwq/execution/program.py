@@ -1,4 +1,4 @@
-"""Program: a lowered graph made ready to run. Session: one caller's arena."""
+"""Program: a lowered graph made ready to run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ import numpy as np
 from hwq import kernels as native
 from hwq.dialect import Dialect
 from hwq.errors import Error
+from hwq.execution.loop import Memories
 from hwq.execution.rowwise import batch_dimension
+from hwq.execution.session import Input, Result, Session
 from hwq.execution.specialization import Specialization, specialize
 from hwq.execution.steps import Gemm, Settings, build
 from hwq.graph import Array, Graph
 from hwq.ops.dims import fault
 from hwq.ops.evaluate import FAILURES, checked_feeds
 
-__all__ = ["Program", "Session"]
-
-Input = Array | Mapping[str, Array]
-Result = Array | dict[str, Array]
+__all__ = ["Program"]
 
 # A batch whose arena is larger runs in pieces where its bits allow it: a piece should stay in the last-level cache.
 PIECE_BYTES = 8 << 20
@@ -46,7 +45,7 @@ class Program:
         self.graph = graph
         self.dialect = dialect
         self.kernels = tuple(build(graph, dialect, node) for node in graph.nodes)
-        self._gemm = gemm
+        self.gemm = gemm
         self._symbol = batch_dimension(graph)
         self._known: dict[tuple[tuple[int, ...], ...], Specialization] = {}
         self._lock = threading.Lock()
@@ -72,12 +71,12 @@ class Program:
         Error
             An input is missing, unknown, misshapen or of another type, or a node cannot be computed.
         """
-        feeds = self._feeds(x)
-        settings = Settings(gemm=self._gemm)
+        feeds = self.feeds(x)
+        settings = Settings(gemm=self.gemm)
         if not intermediates:
-            return self._shaped(self._run(feeds, {}, settings, {}, {}))
+            return self.shaped(self.run(feeds, {}, settings, Memories(), {}))
         seen: dict[str, Array] = {}
-        return self._shaped(self._run(feeds, {}, settings, {}, {}, seen)), seen
+        return self.shaped(self.run(feeds, {}, settings, Memories(), {}, seen)), seen
 
     def session(self, threads: int = 1, gemm: Gemm | None = None) -> Session:
         """An arena of its own for one caller; see `Session`.
@@ -89,7 +88,7 @@ class Program:
         gemm : Gemm, optional
             Stands in for the integer GEMM of every convolution and product.
         """
-        return Session(self, threads, gemm or self._gemm)
+        return Session(self, threads, gemm or self.gemm)
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:
@@ -121,10 +120,11 @@ class Program:
     def __repr__(self) -> str:
         return f"<Program {self.graph.name}: {len(self.kernels)} steps, dialect {self.dialect.name}>"
 
-    def _feeds(self, x: Input) -> dict[str, Array]:
+    def feeds(self, x: Input) -> dict[str, Array]:
+        """The inputs by name, checked, dense and aligned."""
         if isinstance(x, Mapping):
             return {
-                name: np.ascontiguousarray(array).reshape(array.shape)
+                name: np.require(array, requirements=["C", "A"]).reshape(array.shape)
                 for name, array in checked_feeds(self.graph, x).items()
             }
         if len(self.graph.inputs) != 1:
@@ -133,44 +133,45 @@ class Program:
                 where=f"graph {self.graph.name}",
                 remedy=f"give a mapping with {', '.join(self.graph.inputs[:16])}",
             )
-        return self._feeds({self.graph.inputs[0]: np.asarray(x)})
+        return self.feeds({self.graph.inputs[0]: np.asarray(x)})
 
-    def _shaped(self, results: dict[str, Array]) -> Result:
+    def shaped(self, results: dict[str, Array]) -> Result:
+        """The one output, or all by name."""
         return (
             results[self.graph.outputs[0]]
             if len(self.graph.outputs) == 1
             else {name: results[name] for name in self.graph.outputs}
         )
 
-    def _run(
+    def run(
         self,
         feeds: Mapping[str, Array],
         outs: Mapping[str, Array],
         settings: Settings,
-        arenas: dict[int, Array],
+        memories: Memories,
         state: dict[str, Array],
         seen: dict[str, Array] | None = None,
     ) -> dict[str, Array]:
         """Run a batch, in pieces where that changes no bits.
 
-        `arenas` holds memory by size, to be used again; `state` what recurrent operators keep, by the operand's name.
+        `memories` are the caller's, to be used again; `state` what recurrent operators keep, by the operand's name.
         """
         whole = self.specialization({name: array.shape for name, array in feeds.items()})
         piece = self._piece(feeds, whole) if seen is None else None
         if piece is None:
-            return _execute(whole, feeds, outs, settings, arenas, state, seen)
+            return _perform(whole, feeds, outs, settings, memories, state, seen)
         size = next(iter(feeds.values())).shape[0]
         results = {name: outs[name] if name in outs else np.empty(whole.shapes[index], whole_dtype(self.graph, name))
                    for name, index in zip(self.graph.outputs, whole.outputs, strict=True)}  # fmt: skip
         for first in range(0, size, piece):
             part = {name: array[first : first + piece] for name, array in feeds.items()}
             steps = self.specialization({name: array.shape for name, array in part.items()})
-            _execute(
+            _perform(
                 steps,
                 part,
                 {name: array[first : first + piece] for name, array in results.items()},
                 settings,
-                arenas,
+                memories,
                 state,
                 None,
             )
@@ -195,18 +196,51 @@ def whole_dtype(graph: Graph, name: str) -> np.dtype[Any]:
     return carrier(graph.tensors[name].dtype)
 
 
+def _perform(
+    steps: Specialization,
+    feeds: Mapping[str, Array],
+    outs: Mapping[str, Array],
+    settings: Settings,
+    memories: Memories,
+    state: dict[str, Array],
+    seen: dict[str, Array] | None,
+) -> dict[str, Array]:
+    """Run in C where it can be; what watches or replaces steps, or keeps state, runs them one by one in Python."""
+    if steps.loop is None or seen is not None or settings.gemm is not None:
+        return _execute(steps, feeds, outs, settings, state, seen)
+    loop = steps.loop
+    inputs = [feeds[steps.names[index]] for index in steps.inputs]
+    results: dict[str, Array] = {}
+    made: list[Array] = []
+    for index, (shape, dtype) in zip(steps.outputs, loop.arrays[loop.inputs :], strict=True):
+        name = steps.names[index]
+        given = outs.get(name)
+        _require_fit(name, given, shape, dtype)
+        results[name] = np.empty(shape, dtype) if given is None else given
+        shared = any(np.may_share_memory(results[name], one) for one in (*inputs, *made))
+        made.append(np.empty(shape, dtype) if shared or not results[name].flags.aligned else results[name])
+    memories.of(loop).run((*inputs, *made), settings)
+    for place, found in zip(results.values(), made, strict=True):
+        if place is not found:
+            place[...] = found
+    return results
+
+
+def _require_fit(name: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if out is not None and (out.shape != shape or out.dtype != dtype):
+        raise Error(f"out must have shape {list(shape)} and dtype {dtype}", where=f"output {name}")
+
+
 def _execute(
     steps: Specialization,
     feeds: Mapping[str, Array],
     outs: Mapping[str, Array],
     settings: Settings,
-    arenas: dict[int, Array],
     state: dict[str, Array],
     seen: dict[str, Array] | None,
 ) -> dict[str, Array]:
-    if steps.arena_bytes not in arenas:
-        arenas[steps.arena_bytes] = _aligned(steps.arena_bytes)
-    views = steps.views(arenas[steps.arena_bytes])
+    arena = _aligned(steps.arena_bytes)
+    views = steps.views(arena)
     values: list[Array | None] = [None] * len(steps.names)
     for index, array in steps.constants.items():
         values[index] = state.get(steps.names[index], array)
@@ -238,11 +272,10 @@ def _execute(
         name, found = steps.names[index], values[index]
         assert found is not None
         if place is not None and found is not place:
-            if place.shape != found.shape or place.dtype != found.dtype:
-                raise Error(f"out must have shape {list(found.shape)} and dtype {found.dtype}", where=f"output {name}")
+            _require_fit(name, place, found.shape, found.dtype)
             place[...] = found
             found = place
-        elif place is None and _borrowed(found, steps, index, arenas[steps.arena_bytes], feeds):
+        elif place is None and _borrowed(found, steps, index, arena, feeds):
             found = found.copy()
         results[name] = found
     return results
@@ -259,85 +292,3 @@ def _aligned(size: int) -> Array:
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size]
-
-
-class Session:
-    """One caller's memory and state: later calls use the arena of earlier ones again. One thread at a time.
-
-    Recurrent state (LSTM, SVDF of TFLite) lives here and is carried from call to call until `reset`; models without it
-    behave as `Program` does.
-    """
-
-    def __init__(self, program: Program, threads: int = 1, gemm: Gemm | None = None):
-        if threads < 1:
-            raise Error(f"threads must be at least 1, not {threads}")
-        self.program = program
-        self.threads = threads
-        self._settings = Settings(threads, gemm)
-        self._arenas: dict[int, Array] = {}
-        self._state: dict[str, Array] = {}
-        self._busy = threading.Lock()
-
-    @native.default_state()
-    def __call__(self, x: Input, out: Input | None = None) -> Result:
-        """Run once.
-
-        Parameters
-        ----------
-        x : array, or mapping of input name to array
-        out : array, or mapping of output name to array, optional
-            Filled and returned; contiguous, of the output's shape and type.
-
-        Raises
-        ------
-        Error
-            As `Program`; or another thread is inside this session.
-        """
-        if not self._busy.acquire(blocking=False):
-            raise Error(
-                "this session is running in another thread",
-                why="it owns one arena",
-                remedy="give every thread its own session",
-            )
-        try:
-            feeds = self.program._feeds(x)
-            state = dict(self._state)
-            made = self.program._run(feeds, self._outs(out), self._settings, self._arenas, state)
-            self._state = state  # only a run that ended well moves on
-            return self.program._shaped(made)
-        finally:
-            self._busy.release()
-
-    def reset(self) -> None:
-        """Forget recurrent state and give the arena's memory back.
-
-        Raises
-        ------
-        Error
-            Another thread is inside this session.
-        """
-        if not self._busy.acquire(blocking=False):
-            raise Error("this session is running in another thread", remedy="reset it when it has finished")
-        self._arenas.clear()
-        self._state.clear()
-        self._busy.release()
-
-    def _outs(self, out: Input | None) -> dict[str, Array]:
-        names = self.program.graph.outputs
-        if out is None:
-            return {}
-        if not isinstance(out, Mapping):
-            if len(names) != 1:
-                raise Error(
-                    f"the model has {len(names)} outputs, one array was given as out",
-                    remedy=f"give a mapping with {', '.join(names[:16])}",
-                )
-            out = {names[0]: out}
-        for name, array in out.items():
-            if name not in names:
-                raise Error(
-                    "the model has no such output", where=f"output {name}", remedy=f"it has {', '.join(names[:16])}"
-                )
-            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or not array.flags.writeable:
-                raise Error("out must be a writable, contiguous array", where=f"output {name}")
-        return dict(out)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwq.errors import Error
+from hwq.execution.loop import Loop, emit
 from hwq.execution.steps import Kernel, View, is_group
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
@@ -58,6 +59,8 @@ class Specialization:
         Values that kernels write into the arena.
     instructions : tuple of Instruction
     arena_bytes : int
+    loop : Loop or None
+        The same, to be run in C.
     """
 
     names: tuple[str, ...]
@@ -68,6 +71,7 @@ class Specialization:
     slots: Mapping[int, Slot]
     instructions: tuple[Instruction, ...]
     arena_bytes: int
+    loop: Loop | None
 
     def views(self, arena: Array) -> dict[int, Array]:
         """The arena's arrays, one for each slot."""
@@ -215,4 +219,5 @@ def _assemble(graph: Graph, steps: Sequence[tuple[Node, Kernel]], found: Mapping
         slots,
         tuple(instructions),
         total,
+        emit(graph, steps, found),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwq.dialect import Dialect
 from hwq.errors import Error
+from hwq.execution.emission import Emitter
 from hwq.graph import Array, Graph, Node, Quantization, Tensor
 from hwq.ops.dims import fault
 from hwq.ops.evaluate import FAILURES, evaluate_node
@@ -57,6 +58,10 @@ class Kernel(Protocol):
     @property
     def in_place(self) -> bool:
         """Whether it fills the arrays that it is given."""
+
+    @property
+    def emit(self) -> Emitter | None:
+        """How to write the node down as C steps; None where only this kernel can compute it."""
 
     def __call__(
         self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
@@ -174,6 +179,7 @@ class View:
 
     node: Node
     in_place: bool = False
+    emit: Emitter | None = None
 
     def __call__(
         self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
@@ -187,6 +193,7 @@ class Interpreted:
     """The operator's own value, from `hwq.ops`: float islands, and ops that only move or compare stored numbers."""
 
     node: Node
+    emit: Emitter | None = None
     in_place: bool = False
     graph: Graph | None = None
 
@@ -227,8 +234,8 @@ ON_STORED = frozenset(
 )
 
 
-def interpret(scope: Scope) -> Kernel:
-    """`View` or `Interpreted`.
+def interpret(scope: Scope, emit: Emitter | None = None) -> Kernel:
+    """`View` or `Interpreted`, with the C steps that come to the same.
 
     Raises
     ------
@@ -243,17 +250,18 @@ def interpret(scope: Scope) -> Kernel:
     if scope.node.op in VIEWS and not scope.node.domain:
         return View(scope.node)
     # TFLite's operators take scales from the graph.
-    return Interpreted(scope.node, graph=scope.graph if scope.node.domain == "tflite" else None)
+    return Interpreted(scope.node, emit, graph=scope.graph if scope.node.domain == "tflite" else None)
 
 
-def adapt(function: Callable[[Sequence[Array | None], Settings], Array]) -> Kernel:
+def adapt(function: Callable[[Sequence[Array | None], Settings], Array], emit: Emitter | None = None) -> Kernel:
     """A kernel with one output from a plain function that allocates its own result."""
-    return _Plain(function)
+    return _Plain(function, emit)
 
 
 @dataclass(frozen=True)
 class _Plain:
     function: Callable[[Sequence[Array | None], Settings], Array]
+    emit: Emitter | None = None
     in_place: bool = False
 
     def __call__(
@@ -262,14 +270,17 @@ class _Plain:
         return [self.function(operands, settings)]
 
 
-def writing(function: Callable[[Sequence[Array | None], Array | None, Settings], Array]) -> Kernel:
+def writing(
+    function: Callable[[Sequence[Array | None], Array | None, Settings], Array], emit: Emitter | None = None
+) -> Kernel:
     """A kernel with one output from a function that fills `out` where it is given."""
-    return _Writing(function)
+    return _Writing(function, emit)
 
 
 @dataclass(frozen=True)
 class _Writing:
     function: Callable[[Sequence[Array | None], Array | None, Settings], Array]
+    emit: Emitter | None = None
     in_place: bool = True
 
     def __call__(

@@ -15,7 +15,15 @@ from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, output
 
 __all__ = ["add", "binary", "dequantize", "lut", "mul", "pack_int4", "quantize", "sub", "unpack_int4"]
 
-FORMULAS = ("onnx", "reciprocal", "tflite", "torch-tensor", "torch-channel", "torch-fake")  # the C enum's order
+FORMULAS = (
+    "onnx",
+    "reciprocal",
+    "tflite",
+    "torch-tensor",
+    "torch-channel",
+    "torch-fake",
+    "ort-pool",
+)  # the C enum's order
 
 
 def binary(operator: Binary, a: Any, b: Any, *, out: Array | None = None) -> Array:
@@ -163,7 +171,7 @@ def quantize(
     dtype : {"uint8", "int8", "uint16", "int16", "int4", "uint4"}
         int4 and uint4 come back one per int8 or uint8 (see `pack_int4`).
     axis : int, optional
-    formula : {"onnx", "reciprocal", "tflite", "torch-tensor", "torch-channel", "torch-fake"}
+    formula : {"onnx", "reciprocal", "tflite", "torch-tensor", "torch-channel", "torch-fake", "ort-pool"}
         ``onnx``: ``rint(clip(f32(x / s), lo - zp, hi - zp)) + zp``. The others: kernels/README.md.
     clamp : (int, int), optional
         Narrower bounds inside the type's range.

@@ -95,7 +95,7 @@ class Packed:
             )
 
 
-def _align(count: int, dtype: Any) -> Array:
+def align(count: int, dtype: Any) -> Array:
     """Uninitialized, on a 64-byte boundary."""
     size = np.dtype(dtype).itemsize
     raw = np.empty(count * size + 64, np.uint8)
@@ -139,7 +139,7 @@ def _pack(
 ) -> Packed:
     """strides: elements between k, columns, groups."""
     columns = groups * n
-    quads = _align(groups * _kernels.packed_bytes(k, n), np.int8)
+    quads = align(groups * _kernels.packed_bytes(k, n), np.int8)
     stored, sums, products = (np.empty(columns, np.int32) for _ in range(3))
     positive, negative = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for group in range(groups):
@@ -215,7 +215,7 @@ def pack_float(weights: Any, *, layout: str = "KN") -> Packed:
     if given.ndim != 2 or layout not in ("KN", "NK"):
         raise Error(f"weights must be 2-D in layout KN or NK, not {given.shape} in {layout}")
     k, n = given.shape if layout == "KN" else given.shape[::-1]
-    data = _align(_kernels.packed_f32_floats(k, n), np.float32)
+    data = align(_kernels.packed_f32_floats(k, n), np.float32)
     _kernels.pack_f32(given, 0, k, n, n if layout == "KN" else 1, 1 if layout == "KN" else k, 0, data)
     return _float(k, n, 1, data, (), False, half)
 
@@ -273,7 +273,7 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
             return _float(
                 k, n, groups, np.ascontiguousarray(given.reshape(outputs, k).T).reshape(-1), kernel, True, half
             )
-        data = _align(groups * _kernels.packed_f32_floats(k, n), np.float32)
+        data = align(groups * _kernels.packed_f32_floats(k, n), np.float32)
         for group in range(groups):
             _kernels.pack_f32(given, group * n * k, k, n, 1, k, group, data)
         return _float(k, n, groups, data, kernel, False, half)

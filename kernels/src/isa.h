@@ -31,7 +31,7 @@
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
     X(layer_norm_s16, )
 #define HWQ_ROW_avxvnni(X)
-#define HWQ_ROW_avx512vnni(X) X(depthwise_s32, )
+#define HWQ_ROW_avx512vnni(X) X(conv_s32, ) X(depthwise_s32, ) X(binary_run, )
 #define HWQ_ROW_neon(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, )        \
@@ -77,6 +77,8 @@ hwq_binary_fn hwq_binary_run__avx2;
 hwq_quantize_fn hwq_quantize__avx2;
 hwq_dequantize_fn hwq_dequantize__avx2;
 hwq_conv_fn hwq_conv_s32__avx2, hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2, hwq_depthwise_s32__avx512vnni;
+hwq_conv_fn hwq_conv_s32__avx512vnni;
+hwq_binary_fn hwq_binary_run__avx512vnni;
 hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
 #define hwq_conv_f32__avx2 hwq_conv_f32__blocked
 #define hwq_conv_s32__neon hwq_conv_s32__blocked

@@ -23,6 +23,7 @@ HWQ_INLINE int32_t quantize_one(const int formula, float x, float scale, float r
     case HWQ_QUANTIZE_TFLITE: return hwq_clamp_shifted(hwq_wrap_add(hwq_away_s32(x / scale), zp), 0, lo, hi);
     case HWQ_QUANTIZE_TORCH_TENSOR: return torch_clamp(rintf(fmaf(x, reciprocal, (float)zp)), lo, hi);
     case HWQ_QUANTIZE_TORCH_CHANNEL: return torch_clamp(rintf((float)zp + x * reciprocal), lo, hi);
+    case HWQ_QUANTIZE_ORT_POOL: return hwq_rint_clamped(x / scale + (float)zp, 0, lo, hi);
     default: return torch_clamp(rintf(x * reciprocal) + (float)zp, lo, hi);
     }
 }
@@ -49,6 +50,7 @@ HWQ_INLINE void quantize_all(int32_t formula, int64_t outer, int64_t channels, i
         case HWQ_QUANTIZE_TFLITE: quantize_line(HWQ_QUANTIZE_TFLITE, inner, x, s, z, lo, hi, out, out_type); break;
         case HWQ_QUANTIZE_TORCH_TENSOR: quantize_line(HWQ_QUANTIZE_TORCH_TENSOR, inner, x, s, z, lo, hi, out, out_type); break;
         case HWQ_QUANTIZE_TORCH_CHANNEL: quantize_line(HWQ_QUANTIZE_TORCH_CHANNEL, inner, x, s, z, lo, hi, out, out_type); break;
+        case HWQ_QUANTIZE_ORT_POOL: quantize_line(HWQ_QUANTIZE_ORT_POOL, inner, x, s, z, lo, hi, out, out_type); break;
         default: quantize_line(HWQ_QUANTIZE_TORCH_FAKE, inner, x, s, z, lo, hi, out, out_type);
         }
     }

@@ -52,7 +52,7 @@ static void conversions(int path)
             const float s = scales[i / (inner ? inner : 1) % CHANNELS];
             ((float *)x.data)[i] = i % 9 == 0 ? odd[i / 9 % 10] : i % 2 ? (float)between(-600, 600) * 0.5f * s : real() * 300.0f * s;
         }
-        for (int formula = HWQ_QUANTIZE_ONNX; formula <= HWQ_QUANTIZE_TORCH_FAKE; formula++)
+        for (int formula = HWQ_QUANTIZE_ONNX; formula <= HWQ_QUANTIZE_ORT_POOL; formula++)
             for (int type = HWQ_U8; type <= HWQ_S16; type++) {
                 const size_t size = (size_t)hwq_type_size(type);
                 for (int c = 0; c < CHANNELS; c++) points[c] = (int32_t)between(lows[type], highs[type]);

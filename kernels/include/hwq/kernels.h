@@ -221,7 +221,8 @@ typedef enum {
     HWQ_QUANTIZE_TFLITE,        /* ties away of x / s, to int32 (what does not fit becomes INT32_MIN), + zp, clip */
     HWQ_QUANTIZE_TORCH_TENSOR,  /* clip(rint(fma(x, 1 / s, zp))); NaN -> hi */
     HWQ_QUANTIZE_TORCH_CHANNEL, /* clip(rint(zp + x * (1 / s))); NaN -> hi */
-    HWQ_QUANTIZE_TORCH_FAKE     /* clip(rint(x * (1 / s)) + zp); NaN -> hi */
+    HWQ_QUANTIZE_TORCH_FAKE,    /* clip(rint(x * (1 / s)) + zp); NaN -> hi */
+    HWQ_QUANTIZE_ORT_POOL       /* clip(rint(x / s + zp)); NaN -> lo */
 } hwq_quantize_formula;
 /* x, out: outer x channels x inner; scales and zero_points one per channel (channels 1: per tensor). lo, hi inside out_type: u8 s8 u16 s16. */
 void hwq_quantize(int32_t formula, int64_t outer, int64_t channels, int64_t inner, const float *x, const float *scales,

@@ -1,0 +1,275 @@
+"""Steps: kernels called one after another in C, over memory that the caller owns; no Python between them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from hwq import _kernels
+from hwq.errors import Error
+from hwq.kernels.elementwise import FORMULAS, _parameters
+from hwq.kernels.epilogue import Binary, Epilogue, check_columns, clamp_bounds
+from hwq.kernels.operands import RANGES, TYPES, Array, int32_bias, zero_point
+from hwq.kernels.packing import Packed, align, spatial
+from hwq.kernels.windows import Geometry
+
+__all__ = ["ARENA", "FIRST_ARRAY", "Crew", "Place", "Run", "Steps"]
+
+# (base, offset in bytes), or an array that never moves.
+Place = tuple[int, int] | Array
+# Bases: the arena, then the arrays that a caller hands over, in order.
+ARENA, FIRST_ARRAY = 1, 2
+_LAYOUTS = ("NCHW", "NHWC")  # the C enum's order
+
+
+class Steps:
+    """A list of kernel calls whose operands are places. Methods append one step; afterwards it is only read.
+
+    Nothing is checked but what the C code relies on: places must be aligned to their elements and hold what the
+    shapes say.
+
+    Parameters
+    ----------
+    capacity : int
+        Most steps that it will hold.
+    """
+
+    def __init__(self, capacity: int):
+        self._door = _kernels.Program(capacity)
+
+    def __len__(self) -> int:
+        return int(self._door.count)
+
+    def gemm(
+        self,
+        a: Place,
+        packed: Packed,
+        rows: int,
+        dtype: DTypeLike,
+        *,
+        a_zero_point: int,
+        bias: Any,
+        epilogue: Epilogue,
+        residual: Place | None = None,
+        out: Place,
+    ) -> None:
+        """`hwq.kernels.gemm` of `rows` dense rows of `dtype`; accumulators may wrap."""
+        kind = np.dtype(dtype)
+        check_columns(epilogue, packed.n)
+        if (residual is None) != (epilogue.residual is None) or packed.kernel or packed.dtype == "float32":
+            raise Error("these weights and this epilogue do not make a step")
+        self._door.gemm(
+            a,
+            kind == np.int8,
+            rows,
+            zero_point(a_zero_point, kind, "a_zero_point"),
+            packed.door,
+            int32_bias(bias, packed.n),
+            epilogue._door,
+            residual,
+            out,
+        )
+
+    def gemm_f32(self, a: Place, packed: Packed, rows: int, *, bias: Array | None, out: Place) -> None:
+        """`hwq.kernels.gemm` with float32 weights."""
+        self._door.gemm_f32(a, rows, packed.k, packed.n, packed.data, bias, out)
+
+    def conv(
+        self,
+        x: Place,
+        packed: Packed,
+        geometry: Geometry,
+        batch: int,
+        dtype: DTypeLike,
+        *,
+        layout: str,
+        a_zero_point: int = 0,
+        bias: Any = None,
+        epilogue: Epilogue | None = None,
+        residual: Place | None = None,
+        out: Place,
+    ) -> None:
+        """`hwq.kernels.conv2d`; accumulators may wrap. `geometry` as the door takes it: see `window`."""
+        kind = np.dtype(dtype)
+        is_float = kind == np.float32
+        channels = packed.groups * (packed.k // math.prod(packed.kernel))
+        if not is_float:
+            assert epilogue is not None
+            check_columns(epilogue, packed.columns)
+        self._door.conv(
+            geometry,
+            batch,
+            channels,
+            packed.columns,
+            packed.groups,
+            _LAYOUTS.index(layout),
+            TYPES[kind],
+            0 if is_float else zero_point(a_zero_point, kind, "a_zero_point"),
+            x,
+            packed.door,
+            packed.data if packed.depthwise else None,
+            packed.data if is_float and not packed.depthwise else None,
+            bias if is_float else int32_bias(bias, packed.columns),
+            None if epilogue is None else epilogue._door,
+            residual,
+            out,
+        )
+
+    def pool(
+        self,
+        x: Place,
+        kind: str,
+        geometry: Geometry,
+        end: Sequence[int],
+        batch: int,
+        channels: int,
+        dtype: DTypeLike,
+        *,
+        layout: str,
+        count_include_pad: bool = False,
+        clamp: tuple[int, int] | None = None,
+        out: Place,
+    ) -> None:
+        """`hwq.kernels.max_pool` or `average_pool` (kind ``max`` or ``average``)."""
+        stored = np.dtype(dtype)
+        lo, hi = (0, 0) if stored == np.float32 else clamp_bounds(clamp, stored.name)
+        code = 0 if kind == "max" else 2 if stored == np.float32 else 1
+        layouts = _LAYOUTS.index(layout)
+        self._door.pool(
+            geometry, spatial(end, 0), batch, channels, layouts, TYPES[stored], code, count_include_pad, lo, hi, x, out
+        )
+
+    def binary(self, operator: Binary, size: int, a: Place, a_step: int, b: Place, b_step: int, out: Place) -> None:
+        """`hwq.kernels.binary` of `size` elements; a step of 0 repeats the operand's one element."""
+        self._door.binary(operator._door, size, a, a_step, b, b_step, out)
+
+    def quantize(
+        self,
+        x: Place,
+        outer: int,
+        inner: int,
+        scale: Any,
+        zero_point: Any,
+        dtype: DTypeLike,
+        *,
+        formula: str = "onnx",
+        out: Place,
+    ) -> None:
+        """`hwq.kernels.quantize` of outer x channels x inner; as many channels as there are scales."""
+        stored = np.dtype(dtype)
+        channels = max(np.size(scale), np.size(zero_point))
+        scales, points = _parameters(scale, zero_point, channels, 0)
+        lo, hi = RANGES[stored.name]
+        code = FORMULAS.index(formula)
+        self._door.scale(False, code, outer, channels, inner, x, scales, points, lo, hi, TYPES[stored], out)
+
+    def dequantize(
+        self, x: Place, outer: int, inner: int, scale: Any, zero_point: Any, dtype: DTypeLike, *, out: Place
+    ) -> None:
+        """`hwq.kernels.dequantize` of outer x channels x inner."""
+        channels = max(np.size(scale), np.size(zero_point))
+        scales, points = _parameters(scale, zero_point, channels, 0)
+        self._door.scale(True, 0, outer, channels, inner, x, scales, points, 0, 0, TYPES[np.dtype(dtype)], out)
+
+    def lut(self, x: Place, size: int, dtype: DTypeLike, table: Array, *, out: Place) -> None:
+        """`hwq.kernels.lut`."""
+        self._door.lut(x, np.dtype(dtype) == np.int8, table, size, out)
+
+    def transpose(self, x: Place, element: int, outer: int, rows: int, columns: int, *, out: Place) -> None:
+        """Turn each of `outer` matrices of rows x columns elements of 1, 2 or 4 bytes."""
+        self._door.transpose(x, element, outer, rows, columns, out)
+
+    def copy(self, x: Place, runs: int, size: int, from_stride: int, to_stride: int, *, out: Place) -> None:
+        """Copy `runs` runs of `size` bytes."""
+        self._door.copy(x, runs, size, from_stride, to_stride, out)
+
+    def mean(
+        self,
+        x: Place,
+        outer: int,
+        count: int,
+        inner: int,
+        dtype: DTypeLike,
+        zero_point: int,
+        *,
+        epilogue: Epilogue,
+        out: Place,
+    ) -> None:
+        """The exact integer sum of (x - zero point) over the middle dimension, then the epilogue."""
+        self._door.mean(x, TYPES[np.dtype(dtype)], zero_point, outer, count, inner, epilogue._door, out)
+
+    def softmax_by_table(
+        self,
+        x: Place,
+        rows: int,
+        columns: int,
+        dtype: DTypeLike,
+        table: Array,
+        inverse: float,
+        zero_point: int,
+        *,
+        out: Place,
+    ) -> None:
+        """onnxruntime's QLinearSoftmax of dense rows: float32 exponentials by distance to the largest, entry 255 last."""
+        kind = TYPES[np.dtype(dtype)]
+        self._door.softmax(x, _kernels.Softmax(2, kind, kind, 0.0, 0.0, table, inverse, zero_point), rows, columns, out)
+
+    def softmax_tflite(
+        self,
+        x: Place,
+        rows: int,
+        columns: int,
+        dtype: DTypeLike,
+        made: DTypeLike,
+        scale: float,
+        beta: float,
+        out: Place,
+    ) -> None:
+        """LiteRT's fixed-point softmax of dense rows of 8 bits."""
+        kinds = TYPES[np.dtype(dtype)], TYPES[np.dtype(made)]
+        self._door.softmax(x, _kernels.Softmax(0, *kinds, scale, beta, None, 0.0, 0), rows, columns, out)
+
+
+class Crew:
+    """Threads that wait for steps to run with the caller's own thread; they end with this object.
+
+    Parameters
+    ----------
+    threads : int
+        The caller included, at least 2.
+    """
+
+    def __init__(self, threads: int):
+        self.threads = threads
+        self._door = _kernels.Crew(threads)
+        for index in range(1, threads):
+            threading.Thread(target=self._door.serve, args=(index,), name="hwq-crew", daemon=True).start()
+        weakref.finalize(self, self._door.stop)
+
+
+class Run:
+    """One caller's memory for a list of steps; not re-entrant.
+
+    Parameters
+    ----------
+    steps : Steps
+    arena_bytes : int
+    needs : sequence of (int, bool)
+        Bytes of each array that a call hands over, and whether steps write it.
+    crew : Crew, optional
+    """
+
+    def __init__(self, steps: Steps, arena_bytes: int, needs: Sequence[tuple[int, bool]], crew: Crew | None = None):
+        self.arena = align(arena_bytes, np.uint8)
+        size = -(-steps._door.workspace() // 64) * 64
+        memory = align(size * (1 if crew is None else crew.threads), np.uint8)
+        signed = tuple(-size if written else size for size, written in needs)
+        self._crew = crew
+        door = _kernels.Run(steps._door, None if crew is None else crew._door, self.arena, memory, size, signed)
+        self.run = door.run

@@ -1,0 +1,99 @@
+/* A program: a flat list of steps over places in memory, run without allocating anything.
+ *
+ * Whoever lowers a graph fills the steps once; they are never written again, so any number of callers may run them at once,
+ * each with bases, workspace and crew of its own. A step's record holds everything but the addresses that change from call to
+ * call: those are places, a base by number and bytes from it. Every thread of a call runs the same list and takes its part of
+ * each step; a barrier stands where one step's parts must be whole before the next begins. No split runs over k, and float
+ * reductions are not split, so the bits do not depend on the number of threads. */
+#ifndef HWQ_PROGRAM_H
+#define HWQ_PROGRAM_H
+#include "hwq/kernels.h"
+
+typedef enum {
+    HWQ_STEP_GEMM_U8S8,  /* as.gemm; a: activations, b: residual */
+    HWQ_STEP_GEMM_S8S8,  /* these two stand first */
+    HWQ_STEP_CONV,       /* as.conv; a: image, b: residual; integer or float, depthwise or not, by its fields */
+    HWQ_STEP_GEMM_F32,   /* as.gemm_f32 */
+    HWQ_STEP_POOL,       /* as.pool */
+    HWQ_STEP_BINARY,     /* as.binary */
+    HWQ_STEP_QUANTIZE,   /* as.scale: float32 to out_type */
+    HWQ_STEP_DEQUANTIZE, /* as.scale: type to float32 */
+    HWQ_STEP_LUT,        /* as.lut */
+    HWQ_STEP_TRANSPOSE,  /* as.move: outer matrices of rows x columns elements, each turned */
+    HWQ_STEP_COPY,       /* as.move: outer runs of `columns` bytes, strides in bytes */
+    HWQ_STEP_MEAN,       /* as.mean: exact integer sum over the middle dimension, then the epilogue */
+    HWQ_STEP_SOFTMAX,    /* as.softmax: rows alone */
+    HWQ_STEP_COUNT
+} hwq_step_op;
+
+/* `offset` bytes from the base of that number. Base 0 is fixed memory: the offset is the address. */
+typedef struct {
+    int64_t base;
+    intptr_t offset;
+} hwq_place;
+
+/* x, out: outer x count x inner. acc = sum over count of (x - zero_point), modulo 2^32; |acc| <= 255 * count. */
+typedef struct {
+    int64_t outer, count, inner;
+    int32_t type, zero_point;
+} hwq_mean;
+
+/* Arguments of ops that have no record of their own: see hwq_binary_run, hwq_softmax_run, hwq_quantize, hwq_dequantize, hwq_lut. */
+typedef struct {
+    const hwq_binary *op;
+    int64_t n, a_step, b_step;
+} hwq_step_binary;
+typedef struct {
+    const hwq_softmax *op;
+    int64_t rows, columns;
+} hwq_step_softmax;
+typedef struct {
+    int32_t formula, type, lo, hi; /* type: of the integers */
+    int64_t outer, channels, inner;
+    const float *scales;
+    const int32_t *zero_points;
+} hwq_step_scale;
+typedef struct {
+    int64_t n;
+    const uint8_t *table;
+    int32_t flip;
+} hwq_step_lut;
+typedef struct {
+    int64_t element, outer, rows, columns; /* element: 1, 2 or 4 bytes */
+    int64_t from_stride, to_stride;        /* bytes between outer ones */
+} hwq_step_move;
+
+typedef struct {
+    int32_t op; /* hwq_step_op */
+    hwq_place a, b, out;
+    hwq_epilogue epilogue; /* of GEMM, integer CONV and MEAN */
+    union {
+        hwq_gemm_args gemm;
+        hwq_gemm_f32_args gemm_f32;
+        hwq_conv conv;
+        hwq_pool pool;
+        hwq_mean mean;
+        hwq_step_softmax softmax;
+        hwq_step_binary binary;
+        hwq_step_scale scale;
+        hwq_step_lut lut;
+        hwq_step_move move;
+    } as;
+} hwq_step;
+
+/* Bytes of workspace, 64-byte aligned, that every thread of a call needs for itself. */
+int64_t hwq_program_workspace(const hwq_step *steps, int64_t count);
+
+/* Threads that run one call together. Zero-initialize it; all of them pass the same one. */
+typedef struct {
+    _Atomic int32_t arrived, turn;
+} hwq_barrier;
+
+/* Run steps [0, count) as thread `thread` of `threads` (1: no barrier is touched). */
+void hwq_program_run(const hwq_step *steps, int64_t count, void *const *bases, void *workspace, int32_t thread, int32_t threads,
+                     hwq_barrier *barrier);
+
+int64_t hwq_mean_workspace(const hwq_mean *mean);
+void hwq_mean_run(const hwq_mean *mean, const hwq_epilogue *epilogue, const void *x, void *out, void *workspace);
+
+#endif

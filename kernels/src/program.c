@@ -1,0 +1,226 @@
+/* The step loop. Each step's record is copied to the stack, given its addresses and this thread's part, and run. */
+#include "hwq/program.h"
+
+#include "conv.h"
+#include "epilogue.h"
+#include "state.h"
+#include "window.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#if defined(_WIN32)
+#include <windows.h>
+static void rest(void) { SwitchToThread(); }
+#else
+#include <sched.h>
+static void rest(void) { sched_yield(); }
+#endif
+
+enum {
+    WALK = 16384, /* elements below which a step that only walks memory stays on one thread: a barrier costs about as much */
+    SPINS = 2048  /* looks at the barrier before the thread gives its time away */
+};
+
+/* ---- How a step splits: `count` units in whole `grain`s, of which a thread takes [first, last) ---- */
+typedef struct {
+    int64_t count, grain;
+} split;
+
+static int by_rows(const hwq_gemm_args *g, int32_t threads) { return g->m >= 4 * threads || g->strips < threads; }
+
+static split walk(int64_t count) { return (split){count, count < WALK ? count : 64}; }
+
+static split split_of(const hwq_step *s, int32_t threads)
+{
+    switch (s->op) {
+    case HWQ_STEP_GEMM_U8S8: case HWQ_STEP_GEMM_S8S8:
+        return by_rows(&s->as.gemm, threads) ? (split){s->as.gemm.m, 4} : (split){s->as.gemm.strips, 1};
+    case HWQ_STEP_GEMM_F32: return (split){s->as.gemm_f32.m, 4};
+    case HWQ_STEP_CONV: {
+        const hwq_conv *c = &s->as.conv;
+        const int64_t outputs = hwq_window_outputs(&c->window), row = c->window.out[2];
+        return (split){c->batch * outputs, c->batch >= threads ? outputs : c->batch * outputs >= threads * row ? row : 1};
+    }
+    case HWQ_STEP_POOL: return (split){s->as.pool.batch, 1};
+    case HWQ_STEP_BINARY: return walk(s->as.binary.n);
+    case HWQ_STEP_QUANTIZE: case HWQ_STEP_DEQUANTIZE:
+        return s->as.scale.channels == 1 ? walk(s->as.scale.outer * s->as.scale.inner) : (split){s->as.scale.outer, s->as.scale.outer};
+    case HWQ_STEP_LUT: return walk(s->as.lut.n);
+    case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: return (split){s->as.move.outer, s->as.move.outer};
+    case HWQ_STEP_MEAN: return (split){s->as.mean.outer, s->as.mean.outer};
+    default: return (split){s->as.softmax.rows, s->as.softmax.rows};
+    }
+}
+
+static int64_t grains(split p) { return p.grain > 0 ? (p.count + p.grain - 1) / p.grain : 0; }
+
+static int64_t edge(split p, int32_t thread, int32_t threads)
+{
+    const int64_t to = (grains(p) * thread + threads - 1) / threads * p.grain; /* thread 0 takes what does not split */
+    return to < p.count ? to : p.count;
+}
+
+/* ---- The steps ---- */
+typedef struct {
+    const char *a, *b;
+    char *out;
+    void *workspace;
+    int64_t first, last; /* this thread's units; first < last */
+    int rows;            /* GEMM: units are rows, not strips */
+} part;
+
+static void run_gemm(const hwq_step *s, const part *p)
+{
+    hwq_gemm_args g = s->as.gemm;
+    hwq_epilogue e = s->epilogue;
+    const int64_t row = p->rows ? p->first : 0;
+    g.a = p->a + row * g.a_stride;
+    g.out = p->out + row * g.out_stride * hwq_type_size(e.out_type);
+    if (e.residual_op) e.residual = p->b + row * e.residual_stride * hwq_type_size(e.residual_op->b_type);
+    if (p->rows) g.m = p->last - p->first;
+    else g.first_strip = p->first, g.strips = p->last - p->first;
+    g.epilogue = &e;
+    g.workspace = p->workspace;
+    if (s->op == HWQ_STEP_GEMM_U8S8) hwq_gemm_u8s8(&g);
+    else hwq_gemm_s8s8(&g);
+}
+
+static void run_gemm_f32(const hwq_step *s, const part *p)
+{
+    hwq_gemm_f32_args g = s->as.gemm_f32;
+    g.a = (const float *)p->a + p->first * g.a_stride;
+    g.out = (float *)p->out + p->first * g.out_stride;
+    g.m = p->last - p->first;
+    hwq_gemm_f32(&g);
+}
+
+static void run_conv(const hwq_step *s, const part *p)
+{
+    hwq_conv c = s->as.conv;
+    hwq_epilogue e = s->epilogue;
+    e.residual = p->b;
+    c.x = p->a, c.out = p->out, c.workspace = p->workspace, c.first = p->first, c.last = p->last;
+    c.epilogue = c.a_type == HWQ_F32 ? NULL : &e;
+    if (c.a_type == HWQ_F32) {
+        if (c.depthwise) hwq_depthwise_f32(&c);
+        else hwq_conv_f32(&c);
+    } else if (c.depthwise) hwq_depthwise_s32(&c);
+    else hwq_conv_s32(&c);
+}
+
+static void run_pool(const hwq_step *s, const part *p)
+{
+    hwq_pool pool = s->as.pool;
+    const int64_t size = hwq_type_size(pool.type) * pool.channels;
+    pool.x = p->a + p->first * hwq_window_inputs(&pool.window) * size;
+    pool.out = p->out + p->first * hwq_window_outputs(&pool.window) * size;
+    pool.batch = p->last - p->first;
+    hwq_pool_run(&pool);
+}
+
+static void run_binary(const hwq_step *s, const part *p)
+{
+    const hwq_binary *op = s->as.binary.op;
+    const int64_t a = p->first * s->as.binary.a_step, b = p->first * s->as.binary.b_step;
+    hwq_binary_run(op, p->last - p->first, p->a + a * hwq_type_size(op->a_type), s->as.binary.a_step, p->b + b * hwq_type_size(op->b_type),
+                   s->as.binary.b_step, p->out + p->first * hwq_type_size(op->out_type));
+}
+
+/* Units are elements where one scale holds, else outer lines of channels. */
+static void run_scale(const hwq_step *s, const part *p)
+{
+    const int single = s->as.scale.channels == 1;
+    const int64_t outer = single ? 1 : p->last - p->first, inner = single ? p->last - p->first : s->as.scale.inner;
+    const int64_t first = p->first * (single ? 1 : s->as.scale.channels * inner), stored = first * hwq_type_size(s->as.scale.type);
+    if (s->op == HWQ_STEP_DEQUANTIZE)
+        hwq_dequantize(outer, s->as.scale.channels, inner, p->a + stored, s->as.scale.type, s->as.scale.scales, s->as.scale.zero_points,
+                       (float *)p->out + first);
+    else
+        hwq_quantize(s->as.scale.formula, outer, s->as.scale.channels, inner, (const float *)p->a + first, s->as.scale.scales,
+                     s->as.scale.zero_points, s->as.scale.lo, s->as.scale.hi, p->out + stored, s->as.scale.type);
+}
+
+static void run_move(const hwq_step *s, const part *p)
+{
+    const int64_t rows = s->as.move.rows, columns = s->as.move.columns, element = s->as.move.element;
+    for (int64_t i = p->first; i < p->last; i++) {
+        const char *from = p->a + i * s->as.move.from_stride;
+        char *to = p->out + i * s->as.move.to_stride;
+        if (s->op == HWQ_STEP_COPY) memcpy(to, from, (size_t)columns);
+        else hwq_transpose(element, rows, columns, from, columns, to, rows);
+    }
+}
+
+static void run_step(const hwq_step *s, const part *p)
+{
+    switch (s->op) {
+    case HWQ_STEP_GEMM_U8S8: case HWQ_STEP_GEMM_S8S8: run_gemm(s, p); break;
+    case HWQ_STEP_GEMM_F32: run_gemm_f32(s, p); break;
+    case HWQ_STEP_CONV: run_conv(s, p); break;
+    case HWQ_STEP_POOL: run_pool(s, p); break;
+    case HWQ_STEP_BINARY: run_binary(s, p); break;
+    case HWQ_STEP_QUANTIZE: case HWQ_STEP_DEQUANTIZE: run_scale(s, p); break;
+    case HWQ_STEP_LUT:
+        hwq_lut(p->last - p->first, (const uint8_t *)p->a + p->first, (uint8_t)s->as.lut.flip, s->as.lut.table, (uint8_t *)p->out + p->first);
+        break;
+    case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: run_move(s, p); break;
+    case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
+    default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
+    }
+}
+
+/* ---- The loop ---- */
+static void *at(void *const *bases, hwq_place place)
+{
+    return place.base ? (char *)bases[place.base] + place.offset : (void *)place.offset;
+}
+
+/* The last to arrive opens the next turn, which publishes what every thread wrote before it came. */
+static void meet(hwq_barrier *barrier, int32_t threads)
+{
+    const int32_t turn = atomic_load_explicit(&barrier->turn, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == threads - 1) {
+        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&barrier->turn, (int32_t)((uint32_t)turn + 1), memory_order_release);
+        return;
+    }
+    for (int64_t spins = 0; atomic_load_explicit(&barrier->turn, memory_order_acquire) == turn; spins++)
+        if (spins >= SPINS) rest();
+}
+
+void hwq_program_run(const hwq_step *steps, int64_t count, void *const *bases, void *workspace, int32_t thread, int32_t threads,
+                     hwq_barrier *barrier)
+{
+    const uint64_t state = hwq_state_enter();
+    int shared = 0; /* did the step before split? Runs of steps that do not are one thread's, and need no barrier. */
+    for (int64_t i = 0; i < count; i++) {
+        const hwq_step *s = &steps[i];
+        const split whole = split_of(s, threads);
+        const int splits = threads > 1 && grains(whole) > 1;
+        if (i && (splits || shared)) meet(barrier, threads);
+        shared = splits;
+        part p = {.a = at(bases, s->a), .b = at(bases, s->b), .out = at(bases, s->out), .workspace = workspace, .first = 0, .last = whole.count,
+                  .rows = s->op <= HWQ_STEP_GEMM_S8S8 && by_rows(&s->as.gemm, threads)};
+        if (threads > 1) p.first = edge(whole, thread, threads), p.last = edge(whole, thread + 1, threads);
+        if (p.first < p.last) run_step(s, &p);
+    }
+    if (threads > 1) meet(barrier, threads);
+    hwq_state_leave(state);
+}
+
+int64_t hwq_program_workspace(const hwq_step *steps, int64_t count)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const hwq_step *s = &steps[i];
+        int64_t bytes = 0;
+        if (s->op == HWQ_STEP_GEMM_U8S8 || s->op == HWQ_STEP_GEMM_S8S8) bytes = hwq_gemm_workspace(s->as.gemm.weights->k);
+        else if (s->op == HWQ_STEP_CONV) {
+            hwq_conv conv = s->as.conv;
+            conv.epilogue = conv.a_type == HWQ_F32 ? NULL : &s->epilogue;
+            bytes = hwq_conv_workspace(&conv);
+        } else if (s->op == HWQ_STEP_MEAN) bytes = hwq_mean_workspace(&s->as.mean);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
