@@ -16,6 +16,7 @@ from hwq.errors import Error
 Array = NDArray[Any]
 
 TYPES: dict[np.dtype[Any], int] = {np.dtype(name): code for name, code in _kernels.TYPES.items()}
+NAMES: dict[np.dtype[Any], str] = {dtype: dtype.name for dtype in TYPES}  # numpy makes a name anew at every asking
 RANGES = {
     "int4": (-8, 7),
     "uint4": (0, 15),
@@ -54,7 +55,7 @@ def output(out: Array | None, shape: tuple[int, ...], dtype: DTypeLike, *inputs:
 def zero_point(value: Any, dtype: np.dtype[Any], name: str) -> int:
     """A zero point inside the range of its type."""
     point = integer(value, name)
-    lo, hi = RANGES[dtype.name]
+    lo, hi = RANGES[NAMES[dtype]]
     if not lo <= point <= hi:
         raise Error(f"{name} {point} does not fit {dtype.name}")
     return point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,11 @@ class Packed:
             offset + above * self.positive - below * self.negative,
         )
 
+    @cached_property
+    def _reach(self) -> int:
+        """The greatest sum of |w - zw| of a column."""
+        return int((self.positive + self.negative).max(initial=0))
+
     def check_overflow(self, dtype: str, zero_point: int, bias: Array | None = None) -> None:
         """Raise where some activation of `dtype` would overflow the int32 accumulator.
 
@@ -83,6 +89,10 @@ class Packed:
         Error
             Names the column and its bounds.
         """
+        size = 0 if bias is None or not bias.size else max(int(bias.max()), -int(bias.min()))
+        lo, hi = RANGES[dtype]
+        if (hi - lo) * self._reach + size < 2**31:  # an activation parts from a zero point of its type by hi - lo at most
+            return
         least, most = self.accumulator_range(dtype, zero_point, bias)
         bad = np.flatnonzero((least < -(2**31)) | (most > 2**31 - 1))
         if bad.size:

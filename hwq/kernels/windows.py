@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, clamp_bounds, residual_operand
 from hwq.kernels.half import HALVES, float_bias, half_name, narrow, widen
-from hwq.kernels.operands import TYPES, Array, dense, int32_bias, output, over_ranges, sizes, zero_point
+from hwq.kernels.operands import NAMES, TYPES, Array, dense, int32_bias, output, over_ranges, sizes, zero_point
 from hwq.kernels.packing import Packed, spatial
 
 __all__ = ["average_pool", "conv2d", "max_pool"]
@@ -103,7 +104,7 @@ def conv2d(
         point = zero_point(a_zero_point, given.dtype, "a_zero_point")
         offsets = int32_bias(bias, packed.columns)
         if not wrap:
-            packed.check_overflow(given.dtype.name, point, offsets)
+            packed.check_overflow(NAMES[given.dtype], point, offsets)
         check_columns(finish, packed.columns)
     shape = (batch, packed.columns, *sides) if layout == "NCHW" else (batch, *sides, packed.columns)
     second = None if is_float else residual_operand(residual, finish, shape)
@@ -154,7 +155,23 @@ def _geometry(
     dilations: int | Sequence[int],
     ceil_mode: bool = False,
 ) -> tuple[Geometry, tuple[int, ...], tuple[int, ...]]:
-    """The door's geometry, the output's sides, and the end pads."""
+    """The door's geometry, the output's sides, and the end pads; remembered, since loops ask for the same ones."""
+
+    def fixed(value: int | Sequence[int]) -> int | tuple[int, ...]:
+        return value if isinstance(value, int) else tuple(value)
+
+    return _measure(inside, tuple(kernel), fixed(strides), fixed(pads), fixed(dilations), ceil_mode)
+
+
+@lru_cache(maxsize=1024)
+def _measure(
+    inside: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: int | tuple[int, ...],
+    pads: int | tuple[int, ...],
+    dilations: int | tuple[int, ...],
+    ceil_mode: bool,
+) -> tuple[Geometry, tuple[int, ...], tuple[int, ...]]:
     rank = len(inside)
     steps, holes = sizes(strides, rank, "strides", 1), sizes(dilations, rank, "dilations", 1)
     edges = sizes(pads, 2 * rank, "pads", 0)
