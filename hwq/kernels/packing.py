@@ -91,7 +91,9 @@ class Packed:
         """
         size = 0 if bias is None or not bias.size else max(int(bias.max()), -int(bias.min()))
         lo, hi = RANGES[dtype]
-        if (hi - lo) * self._reach + size < 2**31:  # an activation parts from a zero point of its type by hi - lo at most
+        if (
+            hi - lo
+        ) * self._reach + size < 2**31:  # an activation parts from a zero point of its type by hi - lo at most
             return
         least, most = self.accumulator_range(dtype, zero_point, bias)
         bad = np.flatnonzero((least < -(2**31)) | (most > 2**31 - 1))
