@@ -84,7 +84,7 @@ _ORT = Dialect(
     runtime=ORT_RUNTIME,
     status="verified",
     evidence="54,535,235 values of 54 kinds of one-op models, a million each, random and on ties: 0 differ; float LayerNormalization 1 of 1,015,808; "
-    "MatMulNBits' float sums differ in most values, by ulps",
+    "4-bit MatMulNBits 400,768: 0 differ, of a single row 90 % and of 8 bits 14 % by ulps",
     roundings=MappingProxyType({"*": "fp32"}),
     formulas=MappingProxyType(
         {

@@ -21,7 +21,7 @@ from hwq.ops.matmul import product_shape, product_work
 from hwq.ops.quantize import DynamicQuantize, dequantize, quantize
 from hwq.work import Work
 
-__all__ = ["LAYOUTS", "Layout", "anchor", "factors", "quantized_dynamically", "scaled", "triples"]
+__all__ = ["LAYOUTS", "Layout", "anchor", "factors", "quantized_dynamically", "scaled", "triples", "unpacked"]
 
 Triple = tuple[int, int, int]
 
@@ -273,7 +273,7 @@ class MatMulNBits(Op):
         """See `Op.evaluate`."""
         a, packed, scales, points, _, bias = [*inputs, None, None, None][:6]
         assert a is not None and packed is not None and scales is not None
-        made = arithmetic.matmul(a, _unpacked(node, packed, scales, points))
+        made = arithmetic.matmul(a, unpacked(node, packed, scales, points))
         return [made if bias is None else np.asarray(made + bias)]
 
     def work(self, node: Node, graph: Graph) -> Work:
@@ -286,7 +286,7 @@ class MatMulNBits(Op):
         )
 
 
-def _unpacked(node: Node, packed: Array, scales: Array, points: Array | None) -> Array:
+def unpacked(node: Node, packed: Array, scales: Array, points: Array | None) -> Array:
     """float32 weights [K, N]: low bits first, the middle of the range where no zero point is given."""
     get = node.attributes.get
     k, n, block, bits = int(get("K")), int(get("N")), int(get("block_size")), int(get("bits", 4))  # type: ignore[arg-type]

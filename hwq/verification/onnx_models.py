@@ -366,12 +366,21 @@ def _island(op: str, **attributes: Any) -> Draw:
     return draw
 
 
-def _matmul_nbits(b: Builder) -> str:
-    k, n, block = 128, int(b.rng.integers(1, 64)), 32
-    x = b.feed(b.rng.standard_normal((64, k)).astype(np.float32))
-    packed = b.constant(b.stored((n, k // block, block // 2)))
-    scales = b.constant(b.rng.uniform(0.01, 0.1, n * (k // block)).astype(np.float32))
-    return b.add("MatMulNBits", x, packed, scales, domain=OWN, K=k, N=n, bits=4, block_size=block, accuracy_level=0)
+def _matmul_nbits(bits: int, rows: int) -> Draw:
+    def draw(b: Builder) -> str:
+        k, n, block = (
+            32 * int(b.rng.integers(1, 20)),
+            int(b.rng.integers(1, 64) if rows > 1 else b.rng.integers(512, 2048)),
+            32,
+        )
+        x = b.feed(b.rng.standard_normal((rows, k)).astype(np.float32))
+        packed = b.constant(b.stored((n, k // block, block * bits // 8)))
+        scales = b.constant(b.rng.uniform(0.01, 0.1, n * (k // block)).astype(np.float32))
+        return b.add(
+            "MatMulNBits", x, packed, scales, domain=OWN, K=k, N=n, bits=bits, block_size=block, accuracy_level=0
+        )
+
+    return draw
 
 
 def _layer_normalization(b: Builder) -> str:
@@ -410,6 +419,7 @@ def _table() -> dict[str, Draw]:
     table["QLinearConcat"], table["QDQ Concat"], table["QLinearWhere"] = _concat(False), _concat(True), _where
     for op in ("Relu", "Tanh", "HardSwish", "Exp", "Erf"):
         table[f"island {op}"] = _island(op)
+    table["MatMulNBits 4 bits"] = _matmul_nbits(4, 64)
     table["island MaxPool"] = _island("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     return table
 
@@ -417,5 +427,9 @@ def _table() -> dict[str, Draw]:
 CASES: Mapping[str, Draw] = MappingProxyType(_table())
 # Compared, and allowed to differ: their float order is the runtime's own.
 RATES: Mapping[str, Draw] = MappingProxyType(
-    {"island LayerNormalization": _layer_normalization, "MatMulNBits float": _matmul_nbits}
+    {
+        "island LayerNormalization": _layer_normalization,
+        "MatMulNBits 4 bits, one row": _matmul_nbits(4, 1),
+        "MatMulNBits 8 bits": _matmul_nbits(8, 64),
+    }
 )
