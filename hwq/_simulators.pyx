@@ -68,6 +68,12 @@ cdef extern from "hwq/simulators.h" nogil:
     hwq_sim_status hwq_systolic_advance(hwq_systolic *, int64_t)
     void hwq_systolic_read(const hwq_systolic *, hwq_systolic_counts *)
     void hwq_systolic_close(hwq_systolic *)
+    ctypedef struct hwq_tiling_gemm:
+        int64_t m, k, n, a_bytes, b_bytes, out_bytes, sum_bytes
+        int a_stays, b_stays, out_stays
+    ctypedef struct hwq_tiling:
+        int64_t tm, tk, tn, order, a_passes, b_passes, sum_passes, a_moved, b_moved, out_moved, sum_moved
+    hwq_sim_status hwq_tiling_search(const hwq_tiling_gemm *, int64_t, int64_t, hwq_tiling *)
 
 
 DATAFLOWS = {"ws": HWQ_WS, "os": HWQ_OS, "is": HWQ_IS}
@@ -236,3 +242,41 @@ cdef class Systolic:
             "drain": c.drain, "macs": c.macs, "a_reads": c.a_reads, "b_reads": c.b_reads,
             "sum_reads": c.sum_reads, "sum_writes": c.sum_writes,
         }
+
+
+def search_tiling(shape, sizes, stays, int64_t capacity, int64_t burst):
+    """(tm, tk, tn, order, a_moved, b_moved, out_moved, sum_moved) of the tiling that moves the fewest bytes."""
+    cdef hwq_tiling_gemm g
+    cdef hwq_tiling t
+    cdef hwq_sim_status status
+    g.m, g.k, g.n = shape
+    g.a_bytes, g.b_bytes, g.out_bytes, g.sum_bytes = sizes
+    g.a_stays, g.b_stays, g.out_stays = stays
+    with nogil:
+        status = hwq_tiling_search(&g, capacity, burst, &t)
+    raise_status(status)
+    return (t.tm, t.tk, t.tn, t.order, t.a_moved, t.b_moved, t.out_moved, t.sum_moved)
+
+
+def count_passes(int64_t[:, ::1] products, int64_t[:, ::1] passes):
+    """For each row (m, k, n, bytes of a, b, out, sum, stays of a, b, out, capacity, burst): passes of a, b and sums.
+
+    A row that no tiling fits gets 0.
+    """
+    cdef hwq_tiling_gemm g
+    cdef hwq_tiling t
+    cdef hwq_sim_status status
+    cdef Py_ssize_t at
+    if products.shape[1] != 12 or passes.shape[1] != 3 or products.shape[0] != passes.shape[0]:
+        raise ValueError("12 columns in, 3 out, as many rows")
+    for at in range(products.shape[0]):
+        g.m, g.k, g.n = products[at, 0], products[at, 1], products[at, 2]
+        g.a_bytes, g.b_bytes, g.out_bytes, g.sum_bytes = products[at, 3], products[at, 4], products[at, 5], products[at, 6]
+        g.a_stays, g.b_stays, g.out_stays = products[at, 7] != 0, products[at, 8] != 0, products[at, 9] != 0
+        with nogil:
+            status = hwq_tiling_search(&g, products[at, 10], products[at, 11], &t)
+        if status == HWQ_SIM_TOO_LARGE:
+            passes[at, 0] = passes[at, 1] = passes[at, 2] = 0
+            continue
+        raise_status(status)
+        passes[at, 0], passes[at, 1], passes[at, 2] = t.a_passes, t.b_passes, t.sum_passes

@@ -26,7 +26,7 @@ VERBS = [
     "accelerators",
     "dialects",
 ]
-LATER = ["check", "search", "sweep", "diff", "plan", "fit"]
+LATER = ["check", "search", "diff", "plan", "fit"]
 
 
 def run(*arguments: object, code: int = 0):

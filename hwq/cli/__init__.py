@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from hwq.cli import benchmark, bits, costs, evidence, later, models, runtimes
+from hwq.cli import benchmark, bits, costs, evidence, exploration, later, models, runtimes
 
 __all__ = ["app", "main"]
 
@@ -47,6 +47,7 @@ for room in (
     *costs.VERBS,
     *evidence.VERBS,
     *benchmark.VERBS,
+    *exploration.VERBS,
 ):
     app.command(room.__name__.rstrip("_"))(room)
 costs.attach(app)

@@ -12,7 +12,6 @@ __all__ = ["attach"]
 _LATER = {
     "check": "whether a machine supports every layer of a plan, and what a fallback costs",
     "search": "the Pareto front of plans on a machine",
-    "sweep": "one model over thousands of machine configurations",
     "diff": "what changes between two plans: layers, bits, cost",
     "plan": "import of other tools' plans (plan import FILE)",
     "fit": "fit a machine file's open constants to measurements (fit MACHINE.toml)",

@@ -11,7 +11,7 @@ from hwq.errors import Error
 from hwq.files import PathLike, read_bytes
 from hwq.simulators.accelerator import Accelerator, Precision, Support
 from hwq.simulators.quantity import Quantity, read_quantity
-from hwq.simulators.schema import CHOICES, FAMILIES, LEVELS, RATES, TILE, find_field, read_number, read_word
+from hwq.simulators.schema import CHOICES, DEFAULTS, FAMILIES, LEVELS, RATES, TILE, find_field, read_number, read_word
 
 __all__ = ["read_accelerator"]
 
@@ -148,7 +148,7 @@ def _complete(
     where: str,
 ) -> None:
     missing = [key for key, spec in FAMILIES[family].items() if spec.required and key not in quantities]
-    missing += [key for key in CHOICES[family] if key not in choices]
+    missing += [key for key in CHOICES[family] if key not in choices and key not in DEFAULTS.get(family, {})]
     if family == "gpu" and not any(TILE.fullmatch(key) for key in quantities):
         missing.append('tiles."128x128"')
     if family != "npu" and "dram.bandwidth" not in quantities:

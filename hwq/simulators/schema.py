@@ -10,7 +10,18 @@ from typing import Any
 from hwq.errors import Error
 from hwq.simulators.quantity import Quantity, read_quantity
 
-__all__ = ["CHOICES", "FAMILIES", "LEVELS", "RATES", "TILE", "Field", "find_field", "read_number", "read_word"]
+__all__ = [
+    "CHOICES",
+    "DEFAULTS",
+    "FAMILIES",
+    "LEVELS",
+    "RATES",
+    "TILE",
+    "Field",
+    "find_field",
+    "read_number",
+    "read_word",
+]
 
 # Key of a GPU kernel's tile: rows x columns of the result.
 TILE = re.compile(r"tiles\.([1-9]\d{0,3})x([1-9]\d{0,3})")
@@ -53,6 +64,7 @@ _COMMON: dict[str, Field] = {
     "dram.bandwidth": _optional("bandwidth", "peak DRAM bandwidth"),
     "dram.efficiency": _optional("fraction", "reachable share of the peak; absent: 1", maximum=1.0),
     "dram.capacity": _optional("data", "DRAM size"),
+    "dram.burst": _optional("data", "one DRAM burst: transfers are whole ones; absent: 1 byte", whole=True),
     "host.bandwidth": _optional(
         "bandwidth", "link between host and accelerator: the model's inputs and outputs cross it"
     ),
@@ -136,6 +148,7 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "array.dataflow": ("ws", "os", "is"),
         "array.overlap": ("none", "stationary", "folds"),
         "array.depthwise": ("block-diagonal", "group-by-group"),
+        "buffer.weights": ("tiles", "stream"),
         "dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2"),
     },
     "gpu": {"dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2")},
@@ -143,6 +156,9 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2")},
     "spatial": {"dram.kind": ("DDR3", "DDR4", "LPDDR4", "GDDR6", "HBM2")},
 }
+
+# What a machine file need not choose.
+DEFAULTS: Mapping[str, Mapping[str, str]] = {"systolic": {"buffer.weights": "tiles"}}
 
 # Dimension of a precision's rate: relative to int8 where the array fixes the peak, else MACs per cycle and SM or core.
 RATES: Mapping[str, str] = {

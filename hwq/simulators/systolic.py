@@ -11,9 +11,12 @@ Array cycles are those of `hwq.simulators.dataflow` (the cycle-stepped engine co
 * DRAM is double buffered: a layer takes ``max(array, DRAM, host link, vector unit)`` cycles. While the array waits, the
   next weights shift in: of the idle cycles ``min(F R, idle)`` count as load and the rest as stall, as the counters of
   Jouppi et al., ISCA 2017, table 3 do.
-* Weights come from DRAM once a chunk. Activations stay in the buffer where they fit (`hwq.simulators.memory`); the
-  others cross the DRAM in stripes of half a buffer: the cheaper of keeping input stripes and streaming the weights
-  ``ceil(input / half)`` times, or the other way round.
+* Activations stay in the buffer where they fit (`hwq.simulators.memory`). Where a product's input, weights or output
+  cross the DRAM, they do so in the tiles of `hwq.simulators.tiling`: the sizes and the loop order that move the fewest
+  bytes, twice each in the buffer, sums of a cut K written and fetched at the accumulators' width, whole bursts.
+  ``buffer.weights = "stream"`` (TPU v1) instead: weights never enter the buffer and come from DRAM once a chunk;
+  activations that do not fit cross in stripes of half a buffer, the cheaper of keeping input stripes and streaming the
+  weights ``ceil(input / half)`` times, or the other way round.
 """
 
 from __future__ import annotations
@@ -27,8 +30,21 @@ from numpy.typing import NDArray
 from hwq.simulators import dataflow
 from hwq.simulators.accelerator import Accelerator
 from hwq.simulators.memory import ceil_divide, offchip_bytes, stripe_passes
+from hwq.simulators.schema import DEFAULTS
+from hwq.simulators.tiling import passes
 
-__all__ = ["HOST_MEMORY", "MEMORIES", "TERMS", "evaluate", "parameters"]
+__all__ = [
+    "HOST_MEMORY",
+    "MEMORIES",
+    "TERMS",
+    "array_costs",
+    "evaluate",
+    "offchip",
+    "onchip",
+    "parameters",
+    "vector_cycles",
+    "whole_cycles",
+]
 
 Column = NDArray[Any]
 
@@ -59,10 +75,13 @@ def parameters(machine: Accelerator) -> dict[str, Any]:
         "accumulators": machine.value("accumulators.capacity", float(2**62)),
         "lanes": machine.value("vector.lanes"),
         "dram": machine.value("dram.bandwidth") * machine.value("dram.efficiency", 1.0),
+        "dram_peak": machine.value("dram.bandwidth"),
         "host": machine.value("host.bandwidth", 0.0),
         "dataflow": machine.choices["array.dataflow"],
         "overlap": machine.choices["array.overlap"],
         "depthwise": machine.choices["array.depthwise"],
+        "burst": int(machine.value("dram.burst", 1.0)),
+        "weights": machine.choices.get("buffer.weights", DEFAULTS["systolic"]["buffer.weights"]),
     }
 
 
@@ -82,20 +101,15 @@ def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[st
         ``cycles``, ``seconds``, ``term.NAME`` (seconds), ``traffic.MEMORY.OPERAND`` (bytes), ``hop_bytes``, ``bound``.
     """
     product = columns["macs"] > 0
-    array = _array(columns, given, product)
-    crossing, traffic = _offchip(columns, given, array, product)
+    array = array_costs(columns, given, product)
+    crossing, traffic = offchip(columns, given, array, product)
     clock = given["clock"]
     moved = sum(values for key, values in traffic.items() if key.startswith("traffic.dram."))
     linked = sum(values for key, values in traffic.items() if key.startswith("traffic.host."))
-    dram = _cycles(moved, given["dram"], clock)
-    link = _cycles(linked, given["host"], clock) if np.any(given["host"]) else np.zeros_like(dram)
-    traffic |= _onchip(columns, array, crossing, product)
-    scalar = np.where(
-        product, columns["output_elements"], columns["vector_operations"] + columns["epilogue_operations"]
-    )
-    scalar = scalar + columns["zero_point_operations"]
-    ports = np.where(product, 0, sum(values for key, values in traffic.items() if key.startswith("traffic.buffer.")))
-    vector = np.maximum(np.ceil(scalar / given["lanes"]), np.ceil(ports / given["buffer_bandwidth"])).astype(np.int64)
+    dram = whole_cycles(moved, given["dram"], clock)
+    link = whole_cycles(linked, given["host"], clock) if np.any(given["host"]) else np.zeros_like(dram)
+    traffic |= onchip(columns, array, crossing, product)
+    vector = vector_cycles(columns, given, product, traffic)
     busy = array["load"] + array["fill"] + array["stream"] + array["drain"]
     cycles = np.maximum(np.maximum(busy, vector), np.maximum(dram, link))
     idle = cycles - array["stream"] - array["fill"] - array["drain"]
@@ -120,11 +134,24 @@ def evaluate(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[st
     return result | traffic
 
 
-def _cycles(moved: Any, bandwidth: Any, clock: Any) -> Column:
+def vector_cycles(
+    columns: Mapping[str, Column], given: Mapping[str, Any], product: Column, traffic: Mapping[str, Column]
+) -> Column:
+    """Cycles of the vector unit: results of products one a lane, else scalar operations or the buffer's port."""
+    scalar = np.where(
+        product, columns["output_elements"], columns["vector_operations"] + columns["epilogue_operations"]
+    )
+    scalar = scalar + columns["zero_point_operations"]
+    ports = np.where(product, 0, sum(values for key, values in traffic.items() if key.startswith("traffic.buffer.")))
+    longest = np.maximum(np.ceil(scalar / given["lanes"]), np.ceil(ports / given["buffer_bandwidth"]))
+    return np.asarray(longest).astype(np.int64)
+
+
+def whole_cycles(moved: Any, bandwidth: Any, clock: Any) -> Column:
     return np.asarray(np.ceil(moved * clock / bandwidth)).astype(np.int64)
 
 
-def _array(columns: Mapping[str, Column], given: Mapping[str, Any], product: Column) -> dict[str, Column]:
+def array_costs(columns: Mapping[str, Column], given: Mapping[str, Any], product: Column) -> dict[str, Column]:
     """Cycles and port words of the array over all groups and chunks; 0 where there are no MACs."""
     rows, cols, word = given["rows"], given["cols"], given["dataflow"]
     m, k, n, groups = (np.where(product, columns[name], 1) for name in ("m", "k", "n", "groups"))
@@ -178,13 +205,73 @@ def _array(columns: Mapping[str, Column], given: Mapping[str, Any], product: Col
     return found
 
 
-def _offchip(
+def offchip(
     columns: Mapping[str, Column], given: Mapping[str, Any], array: Mapping[str, Column], product: Column
 ) -> tuple[dict[str, Column], dict[str, Column]]:
     """Bytes over DRAM and host link, by operand."""
     crossing = offchip_bytes(columns, given["buffer"])
-    half = given["buffer"] / 2
     external = columns["input_external"]
+    if given["weights"] == "tiles":
+        values = _tiled(columns, given, array, crossing, product)
+    else:
+        values = _striped(columns, given, array, crossing, product)
+    outside = {"input": external, "other": columns["other_external"], "output": columns["output_external"]}
+    values = {name: _in_bursts(total, given["burst"]) for name, total in values.items()}
+    linked = np.asarray(given["host"]) > 0
+    traffic: dict[str, Column] = {}
+    for name, total in values.items():
+        over_link = outside.get(name, np.False_) & linked
+        traffic[f"traffic.dram.{name}"] = np.where(over_link, 0, total)
+        if name in outside and np.any(over_link):
+            traffic[f"traffic.host.{name}"] = np.where(over_link, total, 0)
+    read = {"bias": columns["bias_bytes"], "scale": columns["scale_bytes"] + columns["table_bytes"]}
+    for name, total in read.items():
+        traffic[f"traffic.dram.{name}"] = _in_bursts(total, given["burst"]) + 0 * values["input"]
+    return values, traffic
+
+
+def _in_bursts(total: Column, burst: Any) -> Column:
+    return np.asarray(ceil_divide(total, burst) * burst)
+
+
+def _tiled(
+    columns: Mapping[str, Column],
+    given: Mapping[str, Any],
+    array: Mapping[str, Column],
+    crossing: Mapping[str, Column],
+    product: Column,
+) -> dict[str, Column]:
+    """Bytes that cross in tiles. Groups run one after another, so each has the whole buffer."""
+    groups = np.maximum(columns["groups"], 1)
+    sums = ceil_divide(columns["output_elements"] * columns["accumulator_bits"], 8)
+    whole = {"a": columns["input_bytes"], "b": columns["weight_bytes"], "out": columns["output_bytes"], "sum": sums}
+    a, b, s = passes(
+        [np.where(product, columns[name], 1) for name in ("m", "k", "n")],
+        [ceil_divide(size, groups) for size in whole.values()],
+        [crossing["input"] == 0, crossing["weight"] == 0, crossing["output"] == 0],
+        np.asarray(np.floor(given["buffer"])).astype(np.int64),
+        given["burst"],
+        product,
+    )
+    burst = given["burst"]
+    return {
+        "input": a * _in_bursts(crossing["input"], burst),
+        "weight": b * _in_bursts(crossing["weight"], burst),
+        "other": crossing["other"],
+        "output": crossing["output"],
+        "sum": np.where(crossing["output"] == 0, 0, 2 * (s - 1) * _in_bursts(sums, burst)),
+    }
+
+
+def _striped(
+    columns: Mapping[str, Column],
+    given: Mapping[str, Any],
+    array: Mapping[str, Column],
+    crossing: Mapping[str, Column],
+    product: Column,
+) -> dict[str, Column]:
+    """Bytes that cross where weights stream past the buffer, once a chunk, and inputs come in stripes."""
+    half = given["buffer"] / 2
     # Only an input that must come from DRAM can need a second reading: the buffer holds the others whole.
     far = (columns["input_live"] > given["buffer"]) & product
     keep_weights = stripe_passes(columns, "weight", half)
@@ -194,21 +281,10 @@ def _offchip(
     second = entering + weight * keep_input
     entering = np.where(far & (first < second), entering * keep_weights, entering)
     weight = np.where(far & (second <= first), weight * keep_input, weight * np.where(product, array["chunks"], 1))
-    outside = {"input": external, "other": columns["other_external"], "output": columns["output_external"]}
-    values = {"input": entering, "weight": weight, "other": crossing["other"], "output": crossing["output"]}
-    linked = np.asarray(given["host"]) > 0
-    traffic: dict[str, Column] = {}
-    for name, total in values.items():
-        over_link = outside.get(name, np.False_) & linked
-        traffic[f"traffic.dram.{name}"] = np.where(over_link, 0, total)
-        if name != "weight" and np.any(over_link):
-            traffic[f"traffic.host.{name}"] = np.where(over_link, total, 0)
-    traffic["traffic.dram.bias"] = columns["bias_bytes"] + 0 * values["input"]
-    traffic["traffic.dram.scale"] = columns["scale_bytes"] + columns["table_bytes"] + 0 * values["input"]
-    return values, traffic
+    return {"input": entering, "weight": weight, "other": crossing["other"], "output": crossing["output"]}
 
 
-def _onchip(
+def onchip(
     columns: Mapping[str, Column], array: Mapping[str, Column], crossing: Mapping[str, Column], product: Column
 ) -> dict[str, Column]:
     """Bytes through the ports of buffer and accumulators: what the array asks for, and what DRAM fills and drains."""
@@ -221,6 +297,8 @@ def _onchip(
         traffic[f"traffic.buffer.{name}"] = asked + crossing[name]
     for name in ("other", "output"):
         traffic[f"traffic.buffer.{name}"] = columns[f"{name}_bytes"] + crossing[name]
+    if "sum" in crossing:  # sums of a cut K pass the buffer on their way out and on their way back
+        traffic["traffic.buffer.sum"] = 2 * crossing["sum"]
     # Each sum is read once more on its way out.
     sums = array["sums"] + np.where(product, columns["output_elements"], 0)
     traffic["traffic.accumulators.sum"] = ceil_divide(sums * columns["accumulator_bits"], 8)

@@ -101,4 +101,28 @@ hwq_sim_status hwq_systolic_advance(hwq_systolic *run, int64_t cycles);
 void hwq_systolic_read(const hwq_systolic *run, hwq_systolic_counts *counts);
 void hwq_systolic_close(hwq_systolic *run);
 
+/* ---- tiling: the cut of a product that moves the fewest bytes -------------------------------------------------- */
+
+/* A product of m x k by k x n. Bytes are those of each whole operand in DRAM (up to 2^41; a convolution's input counts once,
+ * not once a tap); sums are partial results. What `stays` is on chip already: no traffic, and no room of the buffer's. */
+typedef struct {
+    int64_t m, k, n;
+    int64_t a_bytes, b_bytes, out_bytes, sum_bytes;
+    int a_stays, b_stays, out_stays;
+} hwq_tiling_gemm;
+
+/* Orders, outermost loop first: 0 m n k, 1 n m k, 2 m k n, 3 k m n, 4 n k m, 5 k n m. */
+typedef struct {
+    int64_t tm, tk, tn;
+    int64_t order;
+    int64_t a_passes, b_passes, sum_passes;           /* how often each operand passes the chip's edge */
+    int64_t a_moved, b_moved, out_moved, sum_moved;   /* bytes, in whole bursts a pass */
+} hwq_tiling;
+
+/* The tiling with the fewest bytes whose tiles fit `capacity`, twice each unless there is only one of them. TOO_LARGE: not
+ * even single elements fit. */
+hwq_sim_status hwq_tiling_search(const hwq_tiling_gemm *gemm, int64_t capacity, int64_t burst, hwq_tiling *best);
+/* Bytes that tiles of this size take in the buffer. */
+int64_t hwq_tiling_room(const hwq_tiling_gemm *gemm, int64_t tm, int64_t tk, int64_t tn);
+
 #endif
