@@ -14,6 +14,7 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /* ceil(bytes * part / whole); the product needs up to 2^41 * 2^62. */
 static int64_t share(int64_t bytes, int64_t part, int64_t whole) {
     if (part >= whole) return bytes;
+    if (bytes < INT64_C(1) << 31 && part < INT64_C(1) << 31) return bytes * part / whole + (bytes * part % whole != 0);
     return (int64_t)(((unsigned __int128)bytes * (uint64_t)part + (uint64_t)whole - 1) / (uint64_t)whole);
 }
 
@@ -72,6 +73,31 @@ static int64_t deepest(const hwq_tiling_gemm *g, int64_t capacity, int64_t tm, i
     return low == 0 ? 0 : ceil_div(g->k, ceil_div(g->k, low));
 }
 
+/* Any depth fits beside tm and tn: one element of k, or all of it. */
+static int fits(const hwq_tiling_gemm *g, int64_t capacity, int64_t tm, int64_t tn) {
+    return hwq_tiling_room(g, tm, 1, tn) <= capacity || hwq_tiling_room(g, tm, g->k, tn) <= capacity;
+}
+
+/* The largest candidate of n for which any depth fits, or 0. Above it, no tile is worth a look. */
+static int64_t widest(const hwq_tiling_gemm *g, int64_t capacity, int64_t tm) {
+    if (fits(g, capacity, tm, g->n)) return g->n;
+    int64_t low = 0, high = g->n - 1;
+    while (low < high) { /* room rises with tn as long as tn < n */
+        const int64_t middle = low + (high - low + 1) / 2;
+        if (fits(g, capacity, tm, middle)) low = middle;
+        else high = middle - 1;
+    }
+    return low == 0 ? 0 : ceil_div(g->n, ceil_div(g->n, low));
+}
+
+/* No order moves less with these numbers of tiles: with several rows and columns of them, A or B must pass again. */
+static double least(const hwq_tiling *once, int64_t rows, int64_t cols) {
+    const double a = (double)once->a_moved, b = (double)once->b_moved, out = (double)once->out_moved;
+    if (rows == 1 || cols == 1) return a + b + out;
+    const double keep_a = a + (double)rows * b, keep_b = (double)cols * a + b;
+    return out + (keep_a < keep_b ? keep_a : keep_b);
+}
+
 #define MAX_SIZE (INT64_C(1) << 31)
 #define MAX_BYTES (INT64_C(1) << 41)
 
@@ -86,18 +112,22 @@ static int check(const hwq_tiling_gemm *g, int64_t capacity, int64_t burst) {
 hwq_sim_status hwq_tiling_search(const hwq_tiling_gemm *g, int64_t capacity, int64_t burst, hwq_tiling *best) {
     if (!check(g, capacity, burst)) return HWQ_SIM_BAD_ARGUMENT;
     const int64_t whole[3] = {1, 1, 1};
-    hwq_tiling least;
-    weigh(g, burst, whole, 0, &least); /* compulsory: every operand once */
+    hwq_tiling once;
+    weigh(g, burst, whole, 0, &once); /* compulsory: every operand once */
     int64_t found = INT64_MAX;
     for (int64_t tm = g->m; tm > 0; tm = next_size(g->m, tm)) {
-        for (int64_t tn = g->n; tn > 0; tn = next_size(g->n, tn)) {
-            int64_t tk = g->k;
-            if (hwq_tiling_room(g, tm, tk, tn) > capacity) tk = deepest(g, capacity, tm, tn);
+        const int64_t rows = ceil_div(g->m, tm);
+        for (int64_t tn = widest(g, capacity, tm); tn > 0; tn = next_size(g->n, tn)) {
+            const int64_t cols = ceil_div(g->n, tn);
+            if (found < INT64_MAX && cols > 1 && least(&once, rows, cols) >= (double)found) break; /* it rises with cols */
+            const int all_deep = hwq_tiling_room(g, tm, g->k, tn) <= capacity;
+            const int64_t tk = all_deep ? g->k : deepest(g, capacity, tm, tn);
             if (tk == 0) continue;
-            const int64_t trips[3] = {ceil_div(g->m, tm), ceil_div(g->k, tk), ceil_div(g->n, tn)};
+            const int64_t trips[3] = {rows, ceil_div(g->k, tk), cols};
             /* Bytes fit 62 bits: 2^31 passes of 2^41 would not, so such a tiling is passed over. */
             if ((double)trips[0] * (double)g->b_bytes + (double)trips[2] * (double)g->a_bytes +
-                    2.0 * (double)trips[1] * (double)g->sum_bytes + 4.0 * (double)burst * (double)(trips[0] + trips[1] + trips[2]) >
+                    2.0 * (double)trips[1] * (double)g->sum_bytes +
+                    4.0 * (double)burst * (double)(trips[0] + trips[1] + trips[2]) >
                 4e18)
                 continue;
             for (int order = 0; order < 6; order++) {
@@ -108,7 +138,8 @@ hwq_sim_status hwq_tiling_search(const hwq_tiling_gemm *g, int64_t capacity, int
                     *best = one;
                 }
             }
-            if (found == total(&least)) return HWQ_SIM_OK;
+            if (found == total(&once)) return HWQ_SIM_OK;
+            if (all_deep) break; /* narrower tiles only add columns */
         }
     }
     return found == INT64_MAX ? HWQ_SIM_TOO_LARGE : HWQ_SIM_OK;
