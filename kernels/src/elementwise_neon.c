@@ -1,10 +1,11 @@
-/* Elementwise loops on AArch64. Advanced SIMD is the baseline, so the compiler vectorizes the loops of binary.h and quantize.h
- * with it; tables and nibbles are spelled out. */
+/* Elementwise loops on AArch64. Advanced SIMD is the baseline, so the compiler vectorizes the loops of binary.h, quantize.h,
+ * dynamic.h and pool_lines.h with it; tables and nibbles are spelled out. */
 #include "isa.h"
 
 #if HWQ_ARM
 #include "binary.h"
 #include "dynamic.h"
+#include "pool_lines.h"
 #include "quantize.h"
 
 #include <arm_neon.h>
@@ -13,6 +14,8 @@ void hwq_binary_run__neon(const hwq_binary *p, int64_t n, const void *a, int64_t
 {
     combine_all(p, n, a, a_step, b, b_step, out);
 }
+
+void hwq_pool_run__neon(const hwq_pool *p) { pool_lines(p); }
 
 void hwq_quantize__neon(int32_t formula, int64_t outer, int64_t channels, int64_t inner, const float *x, const float *scales,
                         const int32_t *zero_points, int32_t lo, int32_t hi, void *out, int32_t out_type)

@@ -31,11 +31,12 @@
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
     X(layer_norm_s16, )
 #define HWQ_ROW_avxvnni(X)
-#define HWQ_ROW_avx512vnni(X) X(conv_s32, ) X(depthwise_s32, ) X(binary_run, )
+#define HWQ_ROW_avx512vnni(X)                                                                                                 \
+    X(conv_s32, ) X(depthwise_s32, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, )
 #define HWQ_ROW_neon(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, )        \
-    X(narrow, ) X(dynamic_quantize, )
+    X(narrow, ) X(dynamic_quantize, ) X(depthwise_s32, ) X(depthwise_f32, ) X(pool_run, ) X(layer_norm_s16, )
 #define HWQ_ROW_neondot(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 #define HWQ_ROW_i8mm(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 
@@ -90,6 +91,12 @@ hwq_dynamic_fn hwq_dynamic_quantize__avx2, hwq_dynamic_quantize__neon;
 hwq_lut_s16_fn hwq_lut_s16__avx2;
 hwq_softmax_fn hwq_softmax_run__avx2;
 hwq_layer_norm_fn hwq_layer_norm_s16__avx2;
+hwq_quantize_fn hwq_quantize__avx512vnni;
+hwq_dequantize_fn hwq_dequantize__avx512vnni;
+hwq_dynamic_fn hwq_dynamic_quantize__avx512vnni;
+hwq_pool_fn hwq_pool_run__avx512vnni, hwq_pool_run__neon;
+hwq_conv_fn hwq_depthwise_s32__neon, hwq_depthwise_f32__neon;
+hwq_layer_norm_fn hwq_layer_norm_s16__neon;
 hwq_lut_fn hwq_lut__avx2, hwq_lut__neon;
 hwq_unpack_int4_fn hwq_unpack_int4__avx2, hwq_unpack_int4__neon;
 hwq_gemm_fn hwq_gemm_u8s8__neon, hwq_gemm_s8s8__neon, hwq_gemm_u8s8__neondot, hwq_gemm_s8s8__neondot, hwq_gemm_u8s8__i8mm,
