@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hwq.calibration import Calibration
     from hwq.graph import Graph
+    from hwq.samples import Samples
 
 __all__ = ["VERBS"]
 
@@ -83,9 +84,10 @@ def quantize(
 
     graph = options.load(model)
     chosen = options.plan_of(plan, precision) or Plan.uniform()
-    quantized = hwq.quantize(
-        graph, chosen, _statistics(graph, calibration, data, samples, input_scale, input_zero_point)
-    )
+    found = None if data is None else options.samples(data, graph, samples, input_scale, input_zero_point)
+    statistics = _statistics(graph, calibration, found)
+    # Plans that round against data run the samples once more; without them the calibration's moments must serve.
+    quantized = hwq.quantize(graph, chosen, statistics, None if found is None else found.batches(CHUNK))
     if out.suffix == ".npz":
         quantized.save(str(out), overwrite=overwrite)
     else:
@@ -102,21 +104,18 @@ def quantize(
     emit("quantize", result, show, json)
 
 
-def _statistics(
-    graph: Graph, calibration: Path | None, data: Path | None, samples: int | None, scale: float, zero_point: float
-) -> Calibration:
+def _statistics(graph: Graph, calibration: Path | None, found: Samples | None) -> Calibration:
     import hwq
     from hwq.errors import Error
 
-    if (calibration is None) == (data is None):
+    if (calibration is None) == (found is None):
         raise Error(
             "quantizing needs statistics of the activations, from one place",
             remedy="give --calibration FILE (of hwq calibrate), or --data FILE of samples",
         )
     if calibration is not None:
         return hwq.Calibration.load(str(calibration))
-    assert data is not None
-    found = options.samples(data, graph, samples, scale, zero_point)
+    assert found is not None
     with progress("calibrating") as report:
         return hwq.calibrate(graph, found.batches(CHUNK), progress=report)
 
@@ -298,10 +297,9 @@ def compare(
         chosen = options.plan_of(plan, precision) or Plan.uniform()
         if calibration is None:
             typer.echo("note: calibrated on the samples that are compared (no --calibration given)", err=True)
-        statistics = _statistics(
-            graph, calibration, None if calibration else data, samples, input_scale, input_zero_point
-        )
-        other = hwq.quantize(graph, chosen, statistics)
+        statistics = _statistics(graph, calibration, None if calibration else found)
+        again = None if calibration else found.batches(CHUNK)
+        other = hwq.quantize(graph, chosen, statistics, again)
     result = hwq.compare(graph, other, found.batches(CHUNK), labels=found.labels)
     if out is not None:
         with write_atomically(out, overwrite=overwrite, mode="w") as stream:
