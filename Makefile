@@ -1,11 +1,11 @@
-# The verbs: dev demo test check c-test report clean.
+# The verbs: dev demo test check c-test report bench clean.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.hwq-installed
 
-.PHONY: all dev demo test check c-test report clean toolchain
+.PHONY: all dev demo test check c-test report bench clean toolchain
 
 all: dev
 
@@ -49,6 +49,10 @@ c-test: toolchain
 # Reports name the programs that they compare with; onnxruntime comes with the test extra.
 report: dev
 	for script in reports/*.py; do $(PY) $$script || exit 1; done
+
+# Minutes of processor time; not part of `report`, whose folders do not depend on the machine.
+bench: dev
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) reports/bench/kernels.py
 
 clean:
 	rm -rf build dist *.egg-info hwq/*.so hwq/_kernels.c hwq/_simulators.c kernels/tests/build simulators/tests/build

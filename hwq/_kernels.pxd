@@ -45,6 +45,24 @@ cdef extern from "hwq/kernels.h" nogil:
         void *out
         int64_t out_stride
         void *workspace
+    ctypedef struct hwq_packed_s4:
+        int64_t k, n, block
+        const uint8_t *nibbles
+        const float *scales
+        const int32_t *zero_points
+        const int32_t *sums
+    ctypedef struct hwq_gemm_s4_args:
+        int64_t m
+        const void *a
+        int64_t a_stride
+        int32_t a_type, a_zero_point
+        const hwq_packed_s4 *weights
+        int64_t first_strip, strips
+        const int32_t *bias
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t out_stride
+        void *workspace
     ctypedef struct hwq_gemm_f32_args:
         int64_t m, k, n
         const float *a
@@ -106,6 +124,12 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_gemm_u8s8(const hwq_gemm_args *)
     void hwq_gemm_s8s8(const hwq_gemm_args *)
     void hwq_gemm_saturating(const hwq_gemm_args *)
+    int64_t hwq_packed_s4_bytes(int64_t, int64_t)
+    void hwq_pack_s4(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const int32_t *, uint8_t *, int32_t *)
+    int64_t hwq_gemm_s4_workspace(int64_t, int64_t)
+    void hwq_gemm_s4(const hwq_gemm_s4_args *)
+    void hwq_gemm_f32s4(const hwq_gemm_s4_args *)
+    int64_t hwq_ceiling(const char *, int64_t)
     void hwq_gemm_f32(const hwq_gemm_f32_args *)
     void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
     void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)

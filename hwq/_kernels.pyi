@@ -61,6 +61,37 @@ class Packed:
         column_products: Buffer,
     ) -> None: ...
 
+class PackedS4:
+    def __init__(
+        self,
+        weights: Buffer,
+        k: int,
+        n: int,
+        k_stride: int,
+        n_stride: int,
+        block: int,
+        scales: Buffer | None,
+        zero_points: Buffer,
+        nibbles: Buffer,
+        sums: Buffer,
+    ) -> None: ...
+
+def packed_s4_bytes(k: int, n: int) -> int: ...
+def gemm_s4(
+    a: Buffer,
+    a_type: int,
+    first_row: int,
+    rows: int,
+    a_zero_point: int,
+    weights: PackedS4,
+    first_strip: int,
+    strips: int,
+    bias: Buffer | None,
+    epilogue: Epilogue,
+    residual: Buffer | None,
+    out: Buffer,
+) -> None: ...
+def ceiling(scheme: str, rounds: int) -> int: ...
 def packed_bytes(k: int, n: int) -> int: ...
 def packed_f32_floats(k: int, n: int) -> int: ...
 def pack(

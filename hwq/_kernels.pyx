@@ -157,6 +157,28 @@ cdef class Packed:
         return 0
 
 
+cdef class PackedS4:
+    """hwq_packed_s4 with the arrays that it points to; scales, zero points and sums are strips x blocks x 16."""
+
+    cdef hwq_packed_s4 c
+    cdef _Views views
+
+    def __init__(self, weights, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride, int64_t block, scales, zero_points, nibbles, sums):
+        cdef _Views v = _Views()
+        if block < 32 or block % 32:
+            raise ValueError("a block is a multiple of 32")
+        cdef int64_t columns = (n + HWQ_STRIP - 1) // HWQ_STRIP * HWQ_STRIP * ((k + block - 1) // block) * 4
+        cdef const uint8_t *pw = <const uint8_t *>v.read(weights, (k - 1) * k_stride + (n - 1) * n_stride + 1 if k and n else 0)
+        cdef uint8_t *pn = <uint8_t *>v.write(nibbles, hwq_packed_s4_bytes(k, n))
+        cdef int32_t *ps = <int32_t *>v.write(sums, columns)
+        self.c.k, self.c.n, self.c.block, self.c.nibbles, self.c.sums = k, n, block, pn, ps
+        self.c.scales = <const float *>v.read(scales, columns)
+        self.c.zero_points = <const int32_t *>v.read(zero_points, columns)
+        self.views = v
+        with nogil:
+            hwq_pack_s4(pw, k, n, k_stride, n_stride, block, self.c.zero_points, pn, ps)
+
+
 cdef void *_align(void *p) noexcept nogil:
     return <void *>((<uintptr_t>p + 63) & ~<uintptr_t>63)
 
@@ -242,6 +264,53 @@ def gemm(a, bint is_signed, bint saturating, int64_t first_row, int64_t rows, in
             hwq_gemm_u8s8(&args)
         hwq_state_leave(state)
         free(memory)
+
+
+def packed_s4_bytes(int64_t k, int64_t n):
+    return hwq_packed_s4_bytes(k, n)
+
+
+def gemm_s4(a, int a_type, int64_t first_row, int64_t rows, int a_zero_point, PackedS4 weights, int64_t first_strip, int64_t strips, bias,
+            Epilogue epilogue, residual, out):
+    """As `gemm`, with weights of at most 4 bits; a may be float32."""
+    cdef _Views v = _Views()
+    cdef int64_t k = weights.c.k, n = weights.c.n, end = first_row + rows
+    cdef hwq_gemm_s4_args args
+    cdef hwq_epilogue e = epilogue.c
+    epilogue.check(n)
+    args.m, args.a_stride, args.a_zero_point, args.a_type = rows, k, a_zero_point, a_type
+    args.a = <const uint8_t *>v.read(a, end * k * _size(a_type)) + first_row * k * _size(a_type)
+    args.weights, args.first_strip, args.strips = &weights.c, first_strip, strips
+    args.bias = <const int32_t *>v.read(bias, n * 4)
+    args.out = <uint8_t *>v.write(out, end * n * _size(e.out_type)) + first_row * n * _size(e.out_type)
+    args.out_stride = n
+    if e.residual_op is not NULL:
+        e.residual = <const uint8_t *>v.read(residual, end * n * _size(e.residual_op.b_type)) + first_row * n * _size(e.residual_op.b_type)
+        e.residual_stride = n
+    args.epilogue = &e
+    cdef void *memory = malloc(<size_t>hwq_gemm_s4_workspace(k, weights.c.block) + 64)
+    if memory is NULL:
+        raise MemoryError
+    args.workspace = _align(memory)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        if a_type == HWQ_F32:
+            hwq_gemm_f32s4(&args)
+        else:
+            hwq_gemm_s4(&args)
+        hwq_state_leave(state)
+        free(memory)
+
+
+def ceiling(scheme, int64_t rounds):
+    """Run a scheme's register-only loop; the MACs it stands for, 0 where the CPU lacks it."""
+    cdef bytes name = scheme.encode()
+    cdef const char *text = name
+    cdef int64_t macs
+    with nogil:
+        macs = hwq_ceiling(text, rounds)
+    return macs
 
 
 def gemm_f32(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, weights, bias, out):

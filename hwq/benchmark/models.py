@@ -165,7 +165,7 @@ def _beside_litert(graph: Graph, path: Path, threads: int, seed: int) -> list[Co
     feeds = _data(graph, seed + 1, 1)
     found = [_ours(graph, "litert-xnnpack", feeds, threads)]
     try:
-        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
+        from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         return found
     interpreter = Interpreter(model_path=str(path), num_threads=threads)

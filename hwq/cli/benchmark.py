@@ -1,4 +1,4 @@
-"""Benchmarks from the command line: `hwq bench --models`, `hwq bench --simulators`."""
+"""Benchmarks from the command line: products, `hwq bench --models`, `hwq bench --simulators`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,22 @@ def bench(
         Path | None,
         typer.Option("--tool", metavar="PYTHON", help="Interpreter of an environment that has scalesim==3.0.0."),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="TEXT", help="Cases whose name contains it: int8, int4, 512x512, ..."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small shapes, a tenth of the time.")] = False,
     json: options.Json = False,
 ) -> None:
     """Measure hwq beside other programs, on the same work, in one run."""
-    from hwq.errors import Error, NotSupportedYet
+    from hwq.errors import Error
 
     if models:
         _bench_models(inputs or ["zoo:mobilenet_v2"], seconds, threads, json)
         return
     if not simulators:
-        raise NotSupportedYet(
-            "hwq bench: our kernels beside every other exact runtime", remedy="use --models or --simulators"
-        )
+        _products(only, quick, json)
+        return
     if tool is None:
         raise Error("the real tool runs in an environment of its own", remedy="give --tool side/bin/python")
     from hwq.benchmark.simulators import compare
@@ -119,6 +123,37 @@ def _bench_models(names: list[str], seconds: float, threads: int, json: bool) ->
 
     emit("bench", result, show, json)
     if any(row.exact is False for row in rows):
+        raise typer.Exit(1)
+
+
+def _products(only: str | None, quick: bool, json: bool) -> None:
+    from dataclasses import asdict
+
+    from hwq import kernels
+    from hwq.benchmark.products import compare
+    from hwq.errors import Error
+
+    rows = list(compare(only, quick=quick))
+    if not rows:
+        raise Error(f"no case is named like {only}" if only else "no case is small enough")
+    wrong = [row for row in rows if row.ours and not row.exact]
+
+    def show(console: Console) -> None:
+        drawn = table(
+            f"path {kernels.isa()}, one thread, processor time",
+            "case",
+            "contender",
+            "GMAC/s",
+            "of ceiling",
+            "against int64",
+        )
+        for row in rows:
+            share = "" if row.ceiling is None else f"{row.ceiling:.0%}"
+            drawn.add_row(row.case, row.contender, f"{row.gmacs:.1f}", share, row.verdict)
+        console.print(drawn)
+
+    emit("bench", {"path": kernels.isa(), "rows": [asdict(row) for row in rows]}, show, json)
+    if wrong:
         raise typer.Exit(1)
 
 

@@ -36,6 +36,14 @@ def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
     return np.ascontiguousarray(given, given.dtype.newbyteorder("=")).reshape(given.shape)
 
 
+def align(count: int, dtype: Any) -> Array:
+    """Uninitialized, on a 64-byte boundary."""
+    size = np.dtype(dtype).itemsize
+    raw = np.empty(count * size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count * size].view(dtype)
+
+
 def output(out: Array | None, shape: tuple[int, ...], dtype: DTypeLike, *inputs: Array | None) -> Array:
     """`out` itself after checks, or a new array."""
     if out is None:

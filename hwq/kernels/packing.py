@@ -12,7 +12,8 @@ import numpy as np
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.half import half_name, widen
-from hwq.kernels.operands import RANGES, TYPES, Array, dense, integer
+from hwq.kernels.int4 import pack_nibbles
+from hwq.kernels.operands import RANGES, TYPES, Array, align, dense, integer
 
 __all__ = ["Packed", "pack", "pack_conv", "pack_float"]
 
@@ -35,6 +36,10 @@ class Packed:
         Per column, sum of max(w - zw, 0) and of max(zw - w, 0).
     column_sums : int64 array (groups * n,)
         Per column, sum of (w - zw).
+    group : int
+        Of weights of at most 4 bits: k per scale and zero point; 0 otherwise.
+    scaled : bool
+        Packed with scales.
     """
 
     k: int
@@ -47,6 +52,8 @@ class Packed:
     negative: Array
     data: Array
     door: Any = None
+    group: int = 0
+    scaled: bool = False
 
     @property
     def columns(self) -> int:
@@ -105,14 +112,6 @@ class Packed:
                 f"zero point {zero_point}",
                 remedy="split k, or pass wrap=True for the wrap-around that ONNX and TFLite define",
             )
-
-
-def align(count: int, dtype: Any) -> Array:
-    """Uninitialized, on a 64-byte boundary."""
-    size = np.dtype(dtype).itemsize
-    raw = np.empty(count * size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + count * size].view(dtype)
 
 
 def _freeze(*arrays: Array) -> None:
@@ -187,7 +186,15 @@ def _pack(
     )
 
 
-def pack(weights: Any, *, zero_point: Any = 0, layout: str = "KN", bits: int = 8) -> Packed:
+def pack(
+    weights: Any,
+    *,
+    zero_point: Any = 0,
+    layout: str = "KN",
+    bits: int = 8,
+    group: int | None = None,
+    scales: Any = None,
+) -> Packed:
     """Pack the weights of an integer GEMM.
 
     Parameters
@@ -195,10 +202,14 @@ def pack(weights: Any, *, zero_point: Any = 0, layout: str = "KN", bits: int = 8
     weights : int8 or uint8 array (K, N), or (N, K) with layout ``NK``
         Also ml_dtypes int4, uint4.
     zero_point : int or array (N,)
-        In the weights' own range.
+        In the weights' own range. With at most 4 bits also (groups of k, N).
     layout : {"KN", "NK"}
     bits : int
-        Narrower weights stored in bytes: their range is checked.
+        Weights of at most 4 bits are held two to a byte; those of 5 to 7 only have their range checked.
+    group : int, optional
+        With at most 4 bits: k per scale and zero point, a multiple of 32; all of k by default.
+    scales : float32 array (groups of k, N), optional
+        With at most 4 bits: exact integer sums of a group become ``y = fma(f32(acc), scale, y)``, in increasing k.
 
     Returns
     -------
@@ -214,6 +225,22 @@ def pack(weights: Any, *, zero_point: Any = 0, layout: str = "KN", bits: int = 8
         raise Error(f"weights must be 2-D in layout KN or NK, not {given.shape} in {layout}")
     k, n = given.shape if layout == "KN" else given.shape[::-1]
     strides = (n, 1, 0) if layout == "KN" else (1, k, 0)
+    if bits <= 4:
+        door, data, positive, negative, block = pack_nibbles(given, k, n, strides[:2], bits, zero_point, group, scales)
+        _freeze(positive, negative)
+        return Packed(
+            k=k,
+            n=n,
+            dtype="uint4" if given.dtype == np.uint8 else "int4",
+            positive=positive,
+            negative=negative,
+            data=data,
+            door=door,
+            group=block,
+            scaled=scales is not None,
+        )
+    if group is not None or scales is not None:
+        raise Error(f"groups and scales belong to weights of at most 4 bits, not {bits}")
     return _pack(given, k, n, 1, strides, _zero_points(zero_point, n, given.dtype), ())
 
 

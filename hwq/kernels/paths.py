@@ -63,6 +63,11 @@ def matrix() -> list[tuple[str, str, bool]]:
     return [(op, path, _kernels.present(i, j)) for i, op in enumerate(_kernels.ops()) for j, path in enumerate(paths)]
 
 
+def ceiling(scheme: str, rounds: int) -> int:
+    """Run `rounds` of the register-only loop of a GEMM scheme (kernels.h names them): the MACs it stands for, or 0."""
+    return _kernels.ceiling(scheme, rounds)
+
+
 def markdown() -> str:
     """`matrix` as the table of kernels/README.md: a dot where a path has its own code."""
     rows: dict[str, list[bool]] = {}

@@ -11,6 +11,7 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
 from hwq.kernels.half import HALVES, gemm_half, half_name, narrow, widen
+from hwq.kernels.int4 import gemm_int4
 from hwq.kernels.int16 import gemm_int16
 from hwq.kernels.operands import Array, dense, int32_bias, output, over_ranges, zero_point
 from hwq.kernels.packing import Packed, pack, pack_float
@@ -36,7 +37,9 @@ def gemm(
 
     Parameters
     ----------
-    a : uint8 or int8 array (..., K); int16 (see `gemm_int16`); float32, float16 or bfloat16 with weights from `pack_float`
+    a : uint8 or int8 array (..., K); int16 (see `gemm_int16`); float32, float16 or bfloat16 with weights from `pack_float`.
+        float32 also with weights of at most 4 bits and scales: ``chain = fma(a, f32(w - zw), chain)`` in a group, then
+        ``y = fma(chain, scale, y)``, both in increasing k.
     packed : Packed
         From `pack` or `pack_float`.
     a_zero_point : int
@@ -71,6 +74,8 @@ def gemm(
         if packed.dtype in HALVES:
             return gemm_half(a, packed.data, packed.dtype, packed.k, packed.n, bias, out, threads)
         return _gemm_f32(a, packed, bias, out, threads)
+    if packed.group:
+        return gemm_int4(a, packed, a_zero_point, bias, epilogue, residual, out, threads, wrap)
     if getattr(a, "dtype", None) == np.int16:
         return gemm_int16(
             a,

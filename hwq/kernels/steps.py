@@ -15,8 +15,8 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.elementwise import FORMULAS, _parameters
 from hwq.kernels.epilogue import Binary, Epilogue, check_columns, clamp_bounds
-from hwq.kernels.operands import RANGES, TYPES, Array, int32_bias, zero_point
-from hwq.kernels.packing import Packed, align, spatial
+from hwq.kernels.operands import RANGES, TYPES, Array, align, int32_bias, zero_point
+from hwq.kernels.packing import Packed, spatial
 from hwq.kernels.windows import Geometry
 
 __all__ = ["ARENA", "FIRST_ARRAY", "Crew", "Place", "Run", "Steps"]

@@ -1,5 +1,6 @@
 /* Integer and float GEMM, the plain reading. */
 #include "epilogue.h"
+#include "gemm.h"
 #include "isa.h"
 
 #include <math.h>
@@ -41,6 +42,15 @@ static inline void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zer
                            (char *)args->out + (row * args->out_stride + first) * out_size, args->out_stride);
         }
     }
+}
+
+/* The largest demand of any path: panels of 4 rows of int16 (avx2), of 12 or 6 lines of u8 (VNNI), 64 rows of int8 (Arm). */
+int64_t hwq_gemm_workspace(int64_t k)
+{
+    const int64_t k4 = (k + 3) / 4 * 4, line = hwq_gemm_line(k);
+    const int64_t words = hwq_gemm_block_rows(2 * k4, 4) * 2 * k4, bytes = hwq_gemm_block_rows(line, 12) * line, arm = 64 * k4;
+    const int64_t most = words > bytes ? words : bytes;
+    return HWQ_GEMM_FIXED + (most > arm ? most : arm);
 }
 
 void hwq_gemm_u8s8__ref(const hwq_gemm_args *args) { multiply(args, 0, args->a_zero_point); }

@@ -50,6 +50,7 @@ extern int check_brief;
 /* ---- The files of checks ---- */
 void check_paths(void);
 void check_gemm(void);
+void check_s4(void);
 void check_float(void);
 void check_requantize(void);
 void check_window(void);

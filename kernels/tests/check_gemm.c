@@ -8,6 +8,9 @@ typedef struct {
     int64_t first_strip, strips;
 } problem;
 static int saturating; /* the op that `run` calls */
+#if HWQ_X86
+hwq_gemm_fn plain_gemm_u8s8, plain_gemm_s8s8; /* gemm_avx2_plain.c */
+#endif
 
 static int64_t value(int type, const void *x, int64_t i) { return type == HWQ_U8 ? ((const uint8_t *)x)[i] : ((const int8_t *)x)[i]; }
 
@@ -28,7 +31,8 @@ static void run(const problem *p, int path)
         ((int32_t *)bias.data)[j] = (int32_t)between(-1000000, 1000000);
     }
     hwq_pack(w.data, p->w_type, k, n, n, 1, points, quads.data, stored, sums, products, positive, negative);
-    const hwq_packed packed = {.k = k, .n = n, .groups = 1, .quads = quads.data, .zero_points = stored, .column_sums = sums,
+    const hwq_packed packed = {.k = k, .n = n, .groups = 1, .quads = quads.data,
+                               .zero_points = p->with_points || p->w_type == HWQ_U8 ? stored : NULL, .column_sums = sums,
                                .column_products = products};
     const hwq_epilogue epilogue = {.kind = HWQ_KIND_S32, .out_type = HWQ_S32};
     const hwq_gemm_args args = {.m = m, .a = a.data, .a_stride = k, .a_zero_point = za, .weights = &packed, .first_strip = p->first_strip,
@@ -53,6 +57,15 @@ static void run(const problem *p, int path)
             equal &= ((int32_t *)out.data)[r * n + j] == expected;
         }
     check_true(equal, "int64 reading");
+#if HWQ_X86
+    if (!saturating && strcmp(hwq_path_name(path), "avx2") == 0) {
+        int32_t *want = malloc((size_t)(m * n) * 4 + 1);
+        memcpy(want, out.data, (size_t)(m * n) * 4);
+        (p->a_type == HWQ_U8 ? plain_gemm_u8s8 : plain_gemm_s8s8)(&args);
+        check_equal(out.data, want, (size_t)(m * n) * 4, "the assembly row and its twin");
+        free(want);
+    }
+#endif
     for (int64_t j = 0; j < n; j++) {
         int64_t above = 0, below = 0;
         for (int64_t i = 0; i < k; i++) {
@@ -62,7 +75,6 @@ static void run(const problem *p, int path)
         }
         check_true(positive[j] == above && negative[j] == below, "the proof's sums");
     }
-    (void)path;
     check_guard(&a), check_guard(&w), check_guard(&bias), check_guard(&quads), check_guard(&out), check_guard(&workspace);
     free(points), free(stored), free(sums), free(products), free(positive), free(negative);
 }
@@ -74,20 +86,21 @@ void check_gemm(void)
         for (int a_type = HWQ_U8; a_type <= HWQ_S8; a_type++)
             for (int w_type = HWQ_U8; w_type <= HWQ_S8; w_type++) {
                 check_begin(a_type == HWQ_U8 ? "gemm_u8s8" : "gemm_s8s8", path);
-                for (int64_t n = 0; n <= 33; n += 1 + (n > 3)) /* tails of n, k, m to two tiles, one at a time */
-                    run(&(problem){3, 9, n, a_type, w_type, 0, 1, (int)(n & 3), 0, 3}, path);
+                for (int64_t n = 0; n <= 66; n += 1 + (n > 3 && n % 16 > 1)) /* tails of n, k, m to two tiles, one at a time */
+                    run(&(problem){3, 9, n, a_type, w_type, 0, 1, (int)(n & 3), 0, 5}, path);
                 for (int64_t k = 0; k <= 34; k++) run(&(problem){5, k, 17, a_type, w_type, 0, 1, (int)(k & 3), 0, 2}, path);
-                for (int64_t m = 0; m <= 9; m++) run(&(problem){m, 12, 19, a_type, w_type, 0, (int)(m & 1), 1, 0, 2}, path);
+                for (int64_t m = 0; m <= 25; m++) run(&(problem){m, 12, 19, a_type, w_type, 0, (int)(m & 1), 1, 0, 2}, path);
                 for (int fill = 1; fill < FILLS; fill++) run(&(problem){6, 200, 18, a_type, w_type, fill, fill & 1, 0, 0, 2}, path);
                 run(&(problem){67, 70, 280, a_type, w_type, 0, 1, 3, 0, 18}, path); /* past the row and column blocks */
                 run(&(problem){66, 21, 70, a_type, w_type, 0, 1, 0, 1, 2}, path);   /* a range of columns: the rest untouched */
+                run(&(problem){25, 11000, 17, a_type, w_type, 0, a_type == HWQ_U8, 0, 0, 3}, path); /* past the bytes of a block */
                 run(&(problem){2, 5, 40, a_type, w_type, 0, 0, 0, 2, 9}, path);
             }
         check_begin("gemm_saturating", path);
         saturating = 1;
-        for (int64_t n = 0; n <= 33; n += 1 + (n > 3)) run(&(problem){3, 9, n, HWQ_U8, HWQ_S8, 0, 1, (int)(n & 3), 0, 3}, path);
+        for (int64_t n = 0; n <= 33; n += 1 + (n > 3)) run(&(problem){3, 9, n, HWQ_U8, HWQ_S8, 0, 1, (int)(n & 3), 0, 5}, path);
         for (int64_t k = 0; k <= 18; k++) run(&(problem){5, k, 17, HWQ_U8, HWQ_S8, 0, 1, (int)(k & 3), 0, 2}, path);
-        for (int64_t m = 0; m <= 9; m++) run(&(problem){m, 12, 19, HWQ_U8, HWQ_S8, 0, (int)(m & 1), 1, 0, 2}, path);
+        for (int64_t m = 0; m <= 25; m++) run(&(problem){m, 12, 19, HWQ_U8, HWQ_S8, 0, (int)(m & 1), 1, 0, 2}, path);
         for (int fill = 1; fill < FILLS; fill++) run(&(problem){6, 200, 18, HWQ_U8, HWQ_S8, fill, fill & 1, 0, 0, 2}, path);
         run(&(problem){67, 70, 280, HWQ_U8, HWQ_S8, 2, 1, 3, 0, 18}, path);
         run(&(problem){66, 21, 70, HWQ_U8, HWQ_S8, 2, 1, 0, 1, 2}, path);

@@ -129,6 +129,46 @@ void hwq_gemm_s8s8(const hwq_gemm_args *args);
 /* u8 x s8 with the products of k = 2i and 2i + 1 added in int16 with saturation: what runtimes compute on x86-64 without VNNI. */
 void hwq_gemm_saturating(const hwq_gemm_args *args);
 
+/* Weights of at most 4 bits, with a scale and a zero point for every column and block of k.
+ * Strips of 16 columns; in a strip, pairs of quads: 16 columns x 4 bytes, the low nibbles are 4 consecutive k, the high ones the
+ * next 4. Stored unsigned: signed weights plus 8, their zero points likewise. Columns and k are padded with 0.
+ * scales, zero_points and sums hold strips x blocks x 16. */
+typedef struct {
+    int64_t k, n, block;         /* block: k per scale, a multiple of 32; the last may be short. Blocks: (k + block - 1) / block */
+    const uint8_t *nibbles;
+    const float *scales;         /* NULL: one block, int32 accumulators */
+    const int32_t *zero_points;  /* stored domain, 0..15 */
+    const int32_t *sums;         /* sum of w - zw over the block's k */
+} hwq_packed_s4;
+
+int64_t hwq_packed_s4_bytes(int64_t k, int64_t n);
+/* weights: one in a byte, element (k, n) at weights[k * k_stride + n * n_stride], already stored (0..15); zero_points: as packed. */
+void hwq_pack_s4(const uint8_t *weights, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride, int64_t block, const int32_t *zero_points,
+                 uint8_t *nibbles, int32_t *sums);
+
+typedef struct {
+    int64_t m;
+    const void *a;               /* m rows of k: u8, s8 or float by a_type */
+    int64_t a_stride;
+    int32_t a_type, a_zero_point;
+    const hwq_packed_s4 *weights;
+    int64_t first_strip, strips;
+    const int32_t *bias;         /* NULL, or n; only without scales */
+    const hwq_epilogue *epilogue;/* with scales: HWQ_KIND_F32, or HWQ_KIND_REQUANT by R4 */
+    void *out;
+    int64_t out_stride;
+    void *workspace;             /* hwq_gemm_s4_workspace(k, block) bytes, 64-byte aligned */
+} hwq_gemm_s4_args;
+
+int64_t hwq_gemm_s4_workspace(int64_t k, int64_t block);
+/* Per block, in increasing k: acc = sum of (a - za)(w - zw), exact in int32 (|acc| <= 2^31 needs block <= 561000: 255 * 15 a
+ * product). Without scales: the epilogue of acc + bias. With scales: y = fma(f32(acc), scale, y) from +0, and y takes the place
+ * of f32(acc) in the epilogue. */
+void hwq_gemm_s4(const hwq_gemm_s4_args *args);
+/* Float a (HWQ_F32), scaled weights. Per block: chain = fma(a[k], f32(w - zw), chain) in increasing k from +0; then
+ * y = fma(chain, scale, y) from +0. */
+void hwq_gemm_f32s4(const hwq_gemm_s4_args *args);
+
 /* Float32 in the one fixed order: lane j of 8 takes k = j (mod 8) in increasing k by fused multiply-add, starting from +0, K
  * padded with +0 x +0 to a multiple of 8; the value is ((l0+l1)+(l2+l3)) + ((l4+l5)+(l6+l7)), then + bias. */
 typedef struct {
@@ -326,5 +366,9 @@ int hwq_path_find(const char *name);
 int hwq_op_count(void);
 const char *hwq_op_name(int op);
 int hwq_op_present(int op, int path); /* does the path have its own code for the op (on its own architecture) */
+
+/* For benchmarks: `rounds` of a scheme's instructions without loads ("int8-avx2", "int4-avx2", "float32-avx2",
+ * "int8-avx512vnni"); returns the MACs they stand for, 0 where the CPU lacks them. */
+int64_t hwq_ceiling(const char *scheme, int64_t rounds);
 
 #endif

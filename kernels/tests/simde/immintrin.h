@@ -53,4 +53,29 @@ static inline __m256i emulated_bytes(simde__m512i v)
 #define _mm512_cvtusepi16_epi8 emulated_bytes
 #define _mm512_cvtepi32_ps emulated_floats
 #define _mm512_cvtps_epi32 emulated_integers
+/* Of GEMM and its epilogue: loads and stores under a mask, lane by lane. */
+#undef _mm512_maskz_loadu_epi32
+#undef _mm512_maskz_loadu_ps
+#undef _mm512_mask_storeu_ps
+#undef _mm512_mask_cvtepi32_storeu_epi8
+#define _mm512_maskz_loadu_epi32 hwq_emulated_load
+#define _mm512_maskz_loadu_ps(mask, p) simde_mm512_castsi512_ps(hwq_emulated_load(mask, p))
+#define _mm512_mask_storeu_ps(p, mask, v) hwq_emulated_store(p, mask, simde_mm512_castps_si512(v), 4)
+#define _mm512_mask_cvtepi32_storeu_epi8(p, mask, v) hwq_emulated_store(p, mask, v, 1)
+static inline simde__m512i hwq_emulated_load(unsigned mask, const void *p)
+{
+    int lanes[16] = {0};
+    simde__m512i v;
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) memcpy(&lanes[i], (const char *)p + 4 * i, 4);
+    memcpy(&v, lanes, sizeof v);
+    return v;
+}
+static inline void hwq_emulated_store(void *p, unsigned mask, simde__m512i v, size_t bytes) /* the lanes' low bytes */
+{
+    char lanes[64];
+    memcpy(lanes, &v, sizeof v);
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) memcpy((char *)p + bytes * (size_t)i, lanes + 4 * i, bytes);
+}
 #endif

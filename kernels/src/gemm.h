@@ -1,0 +1,20 @@
+/* Sizes that the GEMM drivers and hwq_gemm_workspace agree on. */
+#ifndef HWQ_GEMM_H
+#define HWQ_GEMM_H
+#include "hwq/kernels.h"
+
+/* Rows of a that are prepared at once at most; bytes that their copies take at most (half a small second-level cache); bytes of
+ * everything else in the workspace. */
+enum { HWQ_GEMM_ROWS = 240, HWQ_GEMM_A_BYTES = 1 << 18, HWQ_GEMM_FIXED = 1 << 16 };
+
+/* Bytes from one copied row of u8 to the next: whole cache lines, an odd number of them, so that rows share no cache set. */
+static inline int64_t hwq_gemm_line(int64_t k) { return ((k + 63) / 64 | 1) * 64; }
+
+/* Rows prepared at once, where one takes `bytes`: whole panels, and at least one. */
+static inline int64_t hwq_gemm_block_rows(int64_t bytes, int64_t panel)
+{
+    const int64_t most = HWQ_GEMM_ROWS / panel * panel, rows = bytes > 0 ? HWQ_GEMM_A_BYTES / bytes / panel * panel : most;
+    return rows > most ? most : rows < panel ? panel : rows;
+}
+
+#endif

@@ -1,0 +1,38 @@
+/* gemm_f32s4.h on 256 bits. A nibble costs a shift, a mask, a subtraction and a conversion; symmetric ones, made two's complement
+ * by one exclusive or for all 8, two shifts and a conversion. */
+#include "gemm_s4.h"
+#include "isa.h"
+
+#if HWQ_X86
+#include <immintrin.h>
+#include <string.h>
+
+HWQ_TARGET("avx2,fma")
+
+#define VECTOR __m256i
+#define FLOATS __m256
+#define LOAD_FLOATS _mm256_loadu_ps
+#define SET1_FLOAT _mm256_set1_ps
+#define FMA _mm256_fmadd_ps
+#define ZERO_FLOATS _mm256_setzero_ps()
+enum { LANES = 8, CHAINS = 8 };
+
+static inline __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline __attribute__((always_inline)) __m256i prepare(__m256i v, const int symmetric)
+{
+    return symmetric ? _mm256_xor_si256(v, _mm256_set1_epi32((int)0x88888888)) : v;
+}
+/* Byte i % 4 of a lane, its low half for i < 4. */
+static inline __attribute__((always_inline)) __m256 nibble(__m256i v, const int i, __m256i zero_point, const int symmetric)
+{
+    const int shift = i % 4 * 8 + i / 4 * 4;
+    if (symmetric) return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 28 - shift), 28));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(_mm256_srli_epi32(v, shift), _mm256_set1_epi32(15)), zero_point));
+}
+#define any_nibble nibble
+#include "gemm_f32s4.h"
+
+void hwq_gemm_f32s4__avx2(const hwq_gemm_s4_args *args) { multiply(args); }
+
+HWQ_TARGET_END
+#endif
