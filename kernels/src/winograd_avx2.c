@@ -5,7 +5,9 @@
  *     (x0 + y2)(x2 + y0) + (x1 + y3)(x3 + y1) = sum x y + (x0 x2 + x1 x3) + (y0 y2 + y1 y3)
  * so that 16 MACs take one 32-bit lane of vpmaddwd. |x + y| <= 1020 + 2295 fits int16, a pair of products < 2^25 fits int32. The
  * other sums are linear in the products, so they pass A^T . A too: per tile here, per column at packing (terms).
- * Measured share of the register-only ceiling of this scheme: kernels/README.md. */
+ * Measured on a Cascade Lake Xeon, one thread, gcc 12, R4 to bytes, in MACs of the direct form: 73 (56 x 56 x 64), 81 (14 x 14 x 256,
+ * 28 x 28 x 128) and 66 GMAC/s (7 x 7 x 512, whose 16 tiles hold 64 outputs for 49). The register-only loop of the products ran at
+ * 43.5 in the same minute, 98 in MACs of the direct form: 75, 83 and, the lost outputs apart, 88 percent of it. */
 #include "winograd.h"
 
 #include "epilogue.h"
