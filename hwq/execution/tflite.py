@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from hwq import kernels
+from hwq.execution.emission import Site, geometry
 from hwq.execution.steps import Kernel, Scope, Settings, interpret, present, register, writing
 from hwq.graph import Array
 from hwq.ops import tflite_accumulators as sums
@@ -77,7 +79,16 @@ def convolve(scope: Scope) -> Kernel:
             wrap=True,
         )
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        shape = site.shape(0)
+        windows = sums.windows_of(node, shape[1:3], (int(filters.shape[1]), int(filters.shape[2])))
+        x, y, dtype = site.read(0), site.make(), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.conv(
+            at(x), packed, geometry(windows, shape[1:3]), shape[0], dtype, layout="NHWC", a_zero_point=zero,
+            bias=offsets, epilogue=epilogue, out=at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
 
 
 @register("tflite::FULLY_CONNECTED")
@@ -110,7 +121,13 @@ def multiply(scope: Scope) -> Kernel:
         )
         return out if out is not None else made.reshape(shape)
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        x, y, rows, dtype = site.read(0), site.make(), math.prod(site.shape(0)) // depth, site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.gemm(
+            at(x), packed, rows, dtype, a_zero_point=zero, bias=offsets, epilogue=epilogue, out=at(y)))  # fmt: skip
+        return True
+
+    return writing(run, emit)
 
 
 def _filter_zero(scope: Scope) -> int:

@@ -1,0 +1,124 @@
+"""TFLite's sums, pools, reshapes and softmax of bytes as C steps; `hwq.ops` computes what has none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hwq import kernels
+from hwq.errors import Error
+from hwq.execution.emission import Site, Value, geometry
+from hwq.execution.steps import Kernel, Scope, interpret, register
+from hwq.ops import tflite_accumulators as sums
+from hwq.ops.tflite_base import Call, activation_range
+
+__all__: list[str] = []
+
+BYTES = frozenset({"int8", "uint8"})
+# XNNPACK takes sums whose ratios of scales lie in this range; LiteRT's own kernels compute the others.
+LEAST_RATIO, RATIO_LIMIT = 2.0**-10, 2.0**8
+
+
+def _call(scope: Scope) -> Call:
+    return Call.within(scope.node, [None] * len(scope.node.inputs), scope.graph)
+
+
+def _same_bytes(scope: Scope, *indices: int) -> bool:
+    call = _call(scope)
+    return call.made_dtype() in BYTES and all(call.dtype(index) == call.made_dtype() for index in indices)
+
+
+@register("tflite::ADD", "tflite::SUB")
+def added(scope: Scope) -> Kernel:
+    """A sum or difference of bytes of one shape."""
+    operator = _operator(scope) if _same_bytes(scope, 0, 1) else None
+
+    def emit(site: Site) -> bool:
+        if operator is None or not site.shape(0) == site.shape(1) == site.made_shape():
+            return False
+        a, b, y, size = site.read(0), site.read(1), site.make(), math.prod(site.made_shape())
+        site.step([a, b], y, lambda steps, at: steps.binary(operator, size, at(a), 1, at(b), 1, at(y)))
+        return True
+
+    return interpret(scope, emit)
+
+
+def _operator(scope: Scope) -> kernels.Binary | None:
+    call, name = _call(scope), scope.node.op.lower()
+    scales = float(call.scale(0)), float(call.scale(1)), float(call.made_scale())
+    family = "tflite"
+    if scope.dialect.name == "litert-xnnpack":
+        ratios = [np.float32(call.scale(index) / call.made_scale()) for index in (0, 1)]
+        if not all(LEAST_RATIO <= ratio < RATIO_LIMIT for ratio in ratios):
+            return None
+        family = "xnnpack"
+    try:
+        return kernels.Binary(
+            formula=f"{family}-{name}",
+            a_scale=scales[0],
+            b_scale=scales[1],
+            scale=scales[2],
+            a_zero_point=call.zero_point(0),
+            b_zero_point=call.zero_point(1),
+            zero_point=call.made_zero_point(),
+            a_dtype=call.dtype(0),
+            b_dtype=call.dtype(1),
+            dtype=call.made_dtype(),
+            clamp=activation_range(call),
+        )
+    except Error:
+        return None
+
+
+@register("tflite::AVERAGE_POOL_2D", "tflite::MAX_POOL_2D")
+def pool(scope: Scope) -> Kernel:
+    """The mean, halves away from zero, or the greatest of each window's stored bytes."""
+    node, plain = scope.node, _same_bytes(scope, 0)
+    clamp = activation_range(_call(scope)) if plain else None
+
+    def emit(site: Site) -> bool:
+        if not plain:
+            return False
+        shape, size = site.shape(0), node.attributes["kernel_shape"]
+        windows = sums.windows_of(node, (shape[1], shape[2]), (int(size[0]), int(size[1])))
+        x, y, dtype = site.read(0), site.make(), site.dtype(0)
+        kind = "max" if node.op == "MAX_POOL_2D" else "average"
+        site.step([x], y, lambda steps, at: steps.pool(
+            at(x), kind, geometry(windows, shape[1:3]), windows.end, shape[0], shape[3], dtype, layout="NHWC",
+            clamp=clamp, out=at(y)))  # fmt: skip
+        return True
+
+    return interpret(scope, emit)
+
+
+@register("tflite::RESHAPE")
+def reshape(scope: Scope) -> Kernel:
+    """The same memory in another shape."""
+
+    def emit(site: Site) -> bool:
+        x = site.read(0)
+        made = Value(site.made_shape(), site.dtype(0), root=x)
+        site.emission.held[site.node.outputs[0], False] = site.emission.value(made)
+        return True
+
+    return interpret(scope, emit)
+
+
+@register("tflite::SOFTMAX")
+def softmax(scope: Scope) -> Kernel:
+    """LiteRT's fixed-point softmax over the last axis."""
+    fixed = scope.dialect.name == "litert-ref" and _same_bytes(scope, 0)
+    call = _call(scope)
+    scale, beta = (float(call.scale(0)), float(scope.node.attributes.get("beta", 1.0))) if fixed else (0.0, 0.0)
+
+    def emit(site: Site) -> bool:
+        shape = site.shape(0)
+        if not fixed or not shape or not 0 < shape[-1] <= 4095:
+            return False
+        x, y, rows, dtype = site.read(0), site.make(), math.prod(shape[:-1]), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.softmax_tflite(
+            at(x), rows, shape[-1], dtype, dtype, scale, beta, at(y)))  # fmt: skip
+        return True
+
+    return interpret(scope, emit)
