@@ -154,6 +154,8 @@ _TABLE = (
         formulas=MappingProxyType({**_ORT.formulas, "u8s8-product": "saturating-pairs"}),
     ),
     Dialect(name="litert-ref", summary="LiteRT's reference kernels (BUILTIN_REF)", runtime="ai-edge-litert 2.3.0", status="verified",
+            evidence="451,081 values of 90 kinds of random one-op models: 0 differ; 8-bit and int16 SUM is left out (the runtime's kernel gives nonsense); "
+            "float TANH and LSTM within 4 ulps",
             roundings=MappingProxyType({"FULLY_CONNECTED": "f64", "*": "gemmlowp"}),
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-ref-fixedfc", summary="older TensorFlow Lite: as litert-ref, FULLY_CONNECTED in fixed point",
@@ -162,6 +164,8 @@ _TABLE = (
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-xnnpack", summary="LiteRT's default interpreter on x86-64: XNNPACK, and optimised kernels for what it refuses",
             runtime="ai-edge-litert 2.3.0", status="verified",
+            evidence="451,081 values of 90 kinds of random one-op models: 0 differ; float AVERAGE_POOL, RESIZE_BILINEAR, SOFTMAX and the like within 5 ulps; "
+            "not matched: ADD and SUB whose ratio of scales is 256 or more",
             roundings=MappingProxyType({"*": "fp32"}),
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="torch-fbgemm", summary="PyTorch eager quantized operators, fbgemm engine", runtime="torch 2.13.0", status=LATER,

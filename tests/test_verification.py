@@ -51,3 +51,11 @@ def test_saturating_dialect_needs_its_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(onnx_dialects, "emulator", lambda: None)
     with pytest.raises(Error, match="cannot be verified on this CPU"):
         verify("ort-avx2-saturating", values=1)
+
+
+@pytest.mark.parametrize("dialect", ["litert-ref", "litert-xnnpack"])
+def test_installed_litert_agrees(dialect: str) -> None:
+    pytest.importorskip("ai_edge_litert")
+    made = verify(dialect, values=1)
+    assert made.passed, [case for case in made.cases if case.differing or case.failure]
+    assert made.runtime == "ai-edge-litert" and made.version and made.values > 10_000

@@ -7,7 +7,6 @@ kernels. Formulas: R3, R4 and R6 of kernels/README.md, found by experiment again
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,23 +59,45 @@ def arithmetic(call: Call) -> Array | None:
 
 @by_default("QUANTIZE")
 def quantize(call: Call) -> Array | None:
-    """From float by the reciprocal, ties to even; between 8-bit types of one kind in R6 with 8 fraction bits."""
-    info = np.iinfo(carrier(call.made_dtype()))
-    if call.made_dtype() not in BYTES or call.made().scales().size != 1:
+    """From float to 8 bits by the reciprocal, ties to even; between 8-bit types of one kind in R6 with 8 fraction bits.
+
+    What XNNPACK refuses is vectorized by LiteRT: to int16 8 elements at a time by the reciprocal, ties to even; between
+    int8 and uint8 16 at a time in R3. What is left over is rounded as the reference kernels round it.
+    """
+    to, info = call.made_dtype(), np.iinfo(carrier(call.made_dtype()))
+    if call.made().scales().size != 1 or to not in {*BYTES, "int16"}:
         return None
+    scale, zero, bounds = call.made_scale(), call.made_zero_point(), (int(info.min), int(info.max))
     if call.dtype(0) == "float32":
-        made = numerics.quantize(
-            call.array(0), call.made_scale(), call.made_zero_point(), (info.min, info.max), formula="reciprocal"
-        )
+        x = call.array(0)
+        made = numerics.quantize(x, scale, zero, bounds, formula="reciprocal")
+        if to == "int16":
+            made = _left_over(made, numerics.quantize(x, scale, zero, bounds, formula="tflite"), 8)
         return made.astype(info.dtype)
-    if call.dtype(0) != call.made_dtype():
+    if call.dtype(0) not in BYTES or to not in BYTES:
         return None
-    ratio = np.float32(call.scale(0) / call.made_scale())
+    distance = call.wide(0) - call.zero_point(0)
+    if call.dtype(0) != to:
+        real = float(call.scale(0)) / float(scale)
+        if real == 1.0 and zero - call.zero_point(0) == (128 if to == "uint8" else -128):
+            return None
+        mantissa, shift = fixed.quantize_multiplier(real)
+        rounded = [
+            numerics.requantize(distance, name, multipliers=mantissa, shifts=shift, zero_point=zero, clamp=bounds)
+            for name in ("ruy", "gemmlowp")
+        ]
+        return _left_over(rounded[0], rounded[1], 16).astype(info.dtype)
+    ratio = np.float32(call.scale(0) / scale)
     if not 2.0**-8 <= ratio <= 2.0**7:
         return None
-    multiplier = int(np.rint(np.float32(256) * ratio))
-    values = ((call.wide(0) - call.zero_point(0)) * multiplier + (call.made_zero_point() << 8) + 128) >> 8
-    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))
+    values = (distance * int(np.rint(np.float32(256) * ratio)) + (zero << 8) + 128) >> 8
+    return np.asarray(np.clip(values, *bounds).astype(info.dtype))
+
+
+def _left_over(vector: Array, scalar: Array, step: int) -> Array:
+    """`vector` where whole steps reach in memory order, `scalar` behind."""
+    reached = np.arange(vector.size) < vector.size // step * step
+    return np.where(reached.reshape(vector.shape), vector, scalar)
 
 
 @by_default("LEAKY_RELU")
@@ -97,29 +118,20 @@ def leaky_relu(call: Call) -> Array | None:
 
 @by_default("MEAN", "SUM")
 def reduce(call: Call) -> Array | None:
-    """The 8-bit mean or sum as one product in R4."""
+    """The 8-bit mean or sum: ``rint(f32(sum of q) * s + bias)``; the bias holds both zero points, so ties depend on them."""
     if not _bytes(call, 0):
         return None
-    x = call.wide(0)
+    x, f32 = call.wide(0), np.float32
     axes = tuple(sorted({int(axis) % max(x.ndim, 1) for axis in call.array(1).reshape(-1)}))
-    total = (x - call.zero_point(0)).sum(axis=axes, keepdims=bool(call.attribute("keep_dims", False)))
+    total = fixed.wrap32(x.sum(axis=axes, keepdims=bool(call.attribute("keep_dims", False)))).astype(f32)
     count = math.prod(x.shape[axis] for axis in axes)
-    scale = np.float32(call.scale(0) / call.made_scale())
-    if call.node.op == "MEAN":
-        scale = np.float32(scale / np.float32(count))
-    return requantize(call, total, scale)
-
-
-def requantize(call: Call, total: fixed.Int64, scale: Any) -> Array:
-    """R4 into the result's type and activation."""
-    made = numerics.requantize(
-        fixed.wrap32(total),
-        "fp32",
-        multipliers=scale,
-        zero_point=call.made_zero_point(),
-        clamp=activation_range(call),
-    )
-    return made.astype(carrier(call.made_dtype()))
+    scale = f32(call.scale(0) / call.made_scale())
+    if call.node.op == "MEAN" and count:
+        scale = f32(scale / f32(count))
+    bias = f32(f32(call.made_zero_point()) - f32(f32(call.zero_point(0) * count) * scale))
+    info = np.iinfo(carrier(call.made_dtype()))
+    values = np.rint(np.clip((total * scale).astype(f32) + bias, f32(info.min), f32(info.max)))
+    return np.asarray(values.astype(info.dtype))
 
 
 @by_default("SOFTMAX")
