@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import shared
 
 import hwq
-from tiny import shared
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 MODELS = (
