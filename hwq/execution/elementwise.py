@@ -28,7 +28,14 @@ def quantize(scope: Scope) -> Kernel:
     x, made = scope.operand(0), scope.result()
     scale, zero = _constant(scope, 1), _constant(scope, 2)
     plain = x is not None and x.dtype == "float32" and made.dtype in {"uint8", "int8", "uint16", "int16"}
+    formula = scope.dialect.formulas.get("QuantizeLinear", "onnx")
     if not plain or not _simple(scope, scale, zero) or scope.node.attributes.get("precision", 0):
+        if formula != "onnx":
+            raise NotSupportedYet(
+                f"this form of quantization in dialect {scope.dialect.name}",
+                where=f"node {scope.node.name}",
+                remedy="constant float32 scales, per tensor or per channel, 8 or 16 bits",
+            )
         return interpret(scope)
     axis = None if scale is None or scale.size == 1 else int(scope.node.attributes.get("axis", 1))
 
@@ -40,10 +47,13 @@ def quantize(scope: Scope) -> Kernel:
             point,
             made.dtype,
             axis=axis,
+            formula=formula,
             out=out,
         )
 
     def emit(site: Site) -> bool:
+        if formula != "onnx":
+            return False
         point = np.zeros((), np.int64) if zero is None else zero
         last, outer, inner = _lines(site, axis)
         x, y = site.read(0, last), site.make(last)
@@ -130,6 +140,7 @@ def binary(scope: Scope) -> Kernel:
         a_dtype=a.dtype,
         b_dtype=b.dtype,
         dtype=made.quantization.dtype,
+        clamp=floor_of(scope, made.quantization.dtype, zero),
     )
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
@@ -149,6 +160,24 @@ def binary(scope: Scope) -> Kernel:
         return True
 
     return writing(run, emit)
+
+
+def floor_of(scope: Scope, dtype: str, zero: int) -> tuple[int, int] | None:
+    """The stored range over which a ReLU that torch's kernels swallow leaves its values."""
+    swallowed = scope.dialect.name == "torch-fbgemm" and any(part.op == "Relu" for part in scope.node.body)
+    return (zero, RANGES[dtype][1]) if swallowed else None
+
+
+@register("Relu")
+def relu(scope: Scope) -> Kernel:
+    """On stored values, whose zero is the zero point: ``max(q, zp)``."""
+    point = np.asarray(scope.pair(0)[1], carrier(scope.quantization(0).dtype))
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        made: Array = np.maximum(present(operands[0]), point)
+        return made
+
+    return adapt(run)
 
 
 @register("Sigmoid", "LeakyRelu")

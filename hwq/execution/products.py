@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.dialect import Dialect
 from hwq.errors import NotSupportedYet
+from hwq.execution.elementwise import floor_of
 from hwq.execution.emission import Site, geometry
 from hwq.execution.saturation import stand_in
 from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, present, register, scalar, writing
@@ -33,13 +34,28 @@ def _epilogue(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilog
     rounding = _rounding(scope.dialect, scope.node)
     with np.errstate(all="ignore"):
         multipliers = (scales / scale).astype(np.float32)
+    bias = scope.operand(2)
+    offsets = None
+    if bias is not None and bias.dtype == "float32" and bias.data is not None:
+        # torch's kernels add f32(bias / f32(sa * sb)) to the accumulators, in float32 (numerics c).
+        with np.errstate(all="ignore"):
+            offsets = np.ascontiguousarray(np.broadcast_to(bias.data.reshape(-1) / scales, (columns,)), np.float32)
     return kernels.Epilogue(
         kind="requant",
         rounding=rounding,
         multipliers=_per_column(multipliers, columns),
         zero_point=zero,
         dtype=made.dtype,
+        float_bias=offsets,
+        clamp=floor_of(scope, made.dtype, zero),
     )
+
+
+def _integer_bias(tensor: Tensor | None) -> tuple[Array | None, bool]:
+    """A constant int32 bias, and whether one is given at run time; a float bias is the epilogue's."""
+    if tensor is None or tensor.dtype == "float32":
+        return None, False
+    return tensor.data, tensor.data is None
 
 
 def _rounding(dialect: Dialect, node: Node) -> str:
@@ -66,12 +82,12 @@ def conv(scope: Scope) -> Kernel:
     epilogue = _epilogue(scope, filters)
     points = scope.quantization(1).zero_points()
     packed = None if weights.data is None else _pack_conv(weights.data, points, groups, layout)
-    offsets = None if bias is None else bias.data
+    offsets, given = _integer_bias(bias)
     dialects_own = stand_in(scope)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         x, filter_ = present(operands[0]), present(operands[1])
-        added = offsets if len(operands) < 3 or offsets is not None else operands[2]
+        added = operands[2] if given else offsets
         windows = spatial.windows_of(node, _space(x, node), _kernel(filter_, node))
         instead = settings.gemm or dialects_own
         if instead is not None:
@@ -93,7 +109,7 @@ def conv(scope: Scope) -> Kernel:
         )
 
     def emit(site: Site) -> bool:
-        if packed is None or dialects_own is not None or (bias is not None and offsets is None):
+        if packed is None or dialects_own is not None or given:
             return False
         windows = spatial.windows_of(node, site.space(0), packed.kernel)
         x, y, batch, dtype = site.read(0, site.turns), site.make(site.turns), site.shape(0)[0], site.dtype(0)
@@ -228,12 +244,12 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
     )
     fixed = right.data is not None and right.data.ndim == 2
     packed = kernels.pack(right.data, zero_point=points, layout="NK" if transpose_b else "KN") if fixed else None
-    offsets = None if bias is None else bias.data
+    offsets, given = _integer_bias(bias)
     dialects_own = stand_in(scope)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         a, b = present(operands[0]), present(operands[1])
-        added = offsets if len(operands) < 3 or offsets is not None else operands[2]
+        added = operands[2] if given else offsets
         a = np.ascontiguousarray(a.T) if transpose_a else a
         b = b.T if transpose_b else b
         rows = _row_bias(added, b.shape[-1])
@@ -263,9 +279,9 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
         return _store(made[..., 0] if b.ndim == 1 else made, out)
 
     def emit(site: Site) -> bool:
-        added = site.constant(2)
+        added = None if offsets is None and not given else site.constant(2)
         unusual = transpose_a or len(site.shape(0)) < 2 or dialects_own is not None
-        if packed is None or unusual or (bias is not None and added is None):
+        if packed is None or unusual or (given and added is None):
             return False
         rows = _row_bias(added, packed.n)
         if added is not None and rows is None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwq import kernels
+from hwq.execution import fbgemm
 from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array
 from hwq.ops import arithmetic, contributed, spatial
@@ -28,7 +29,11 @@ def saturates(scope: Scope) -> bool:
 def stand_in(scope: Scope) -> Gemm | None:
     """What takes the place of the exact product in a convolution or product; None where the exact one is right."""
     a, b = scope.operand(0), scope.operand(1)
-    if not saturates(scope) or a is None or b is None or scope.quantization(0).dtype != "uint8":
+    if a is None or b is None:
+        return None
+    if scope.dialect.formulas.get("depthwise") == "fbgemm":
+        return _multiply if fbgemm.depthwise(scope) else None
+    if not saturates(scope) or scope.quantization(0).dtype != "uint8":
         return None
     if scope.quantization(1).dtype != "int8":
         return None
@@ -93,6 +98,8 @@ def _products(left: Array, right: Array, first: Array | None, second: Array | No
 def product_to_float(scope: Scope) -> Kernel:
     """As `matmul_integer`, then ``f32(f32(acc) * f32(sa * sb)) + bias``."""
     dynamic, a, b = scope.node.op == "DynamicQuantizeMatMul", scope.operand(0), scope.operand(1)
+    if dynamic and scope.dialect.formulas.get("DynamicQuantizeMatMul") == "fbgemm":
+        return fbgemm.dynamic_linear(scope)
     if not saturates(scope) or a is None or b is None or b.dtype != "int8" or not (dynamic or a.dtype == "uint8"):
         return interpret(scope)
 

@@ -142,6 +142,14 @@ def is_group(graph: Graph, node: Node) -> bool:
         return False
     if node.domain == "tflite":  # computes on its tensors as they are stored
         return False
+    if (
+        node.op == "Clip"
+        and len(node.inputs) == 3
+        and all(node.inputs)
+        and len({graph.tensors[value].dtype for value in node.inputs}) == 1
+    ):
+        if graph.tensors[node.inputs[1]].dtype in {"int8", "uint8"}:
+            return False  # bounds on stored values, of their own type: PT2E's quant_min and quant_max
     return any(graph.tensors[value].quantization is not None for value in (*node.inputs, *node.outputs) if value)
 
 

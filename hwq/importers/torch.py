@@ -10,8 +10,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from hwq.errors import Error
 from hwq.graph import Graph
+from hwq.importers import torch_quantized
 
 __all__ = ["VERSION", "from_torch"]
 
@@ -36,17 +39,21 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
     Returns
     -------
     Graph
-        Source form, shapes inferred, float32 weights as the module holds them.
+        Source form, shapes inferred. A float module has dialect ``ort``; a program that PT2E has quantized
+        (``quantized_decomposed`` operators) ``torch-pt2e``; a module of eager quantized parts ``torch-fbgemm``, with Q and
+        DQ nodes where its values are stored. Every scale keeps its float32 bits.
 
     Raises
     ------
     Error
-        PyTorch or onnxscript is missing, torch cannot export the module (with torch's reason), or hwq lacks an operator.
+        PyTorch or onnxscript is missing, torch cannot export the module (with torch's reason), or hwq lacks an operator or a quantized module.
     """
     torch = _need("torch", f"torch=={VERSION}")
     _need("onnxscript", "onnxscript")
+    # Importing it registers the operators of namespace quantized_decomposed.
+    _need("torch.ao.quantization.fx._decomposed", f"torch=={VERSION}")
     where = f"module {type(module).__name__}"
-    program = module
+    program, eager = module, False
     if not isinstance(module, torch.export.ExportedProgram):
         if not isinstance(module, torch.nn.Module):
             raise Error(
@@ -54,8 +61,13 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
                 where="from_torch",
                 remedy="give a torch.nn.Module or a torch.export.ExportedProgram",
             )
-        program = _exported(torch, module, example_inputs, dynamic_shapes, where)
-    return _read(_written(torch, program, where), where)
+        standing, eager = torch_quantized.stand_in(torch, module)
+        program = _exported(torch, standing, example_inputs, dynamic_shapes, where)
+    quantized = _quantized(program, where)
+    graph = _read(_written(torch, program, where), where)
+    if eager:
+        return graph.replace(dialect="torch-fbgemm")
+    return graph.replace(dialect="torch-pt2e") if quantized else graph
 
 
 def _need(name: str, requirement: str) -> Any:
@@ -95,7 +107,37 @@ def _written(torch: Any, program: Any, where: str) -> Any:
         torch.onnx has no form for it.
     """
     with _quiet(where, "torch cannot write this module as ONNX"), torch.no_grad():
-        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=True).model_proto
+        return torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            optimize=True,
+            custom_translation_table=torch_quantized.translations(torch),
+        ).model_proto
+
+
+def _quantized(program: Any, where: str) -> bool:
+    """Whether the program quantizes; its scales must be what a Graph holds.
+
+    Raises
+    ------
+    Error
+        A float64 scale whose reciprocal is another float32 than that of the scale as float32.
+    """
+    found = False
+    for node in program.graph.nodes:
+        name = str(node.target)
+        if not name.startswith("quantized_decomposed."):
+            continue
+        found = True
+        scale = node.args[1] if len(node.args) > 1 else None
+        if isinstance(scale, float) and np.float32(1 / scale) != np.float32(1) / np.float32(scale):
+            raise Error(
+                f"the scale {scale!r} is no float32, and rounding it would change what is quantized",
+                where=f"{where}, node {node.name}",
+                remedy="give scales as float32 values, as torch's observers do",
+            )
+    return found
 
 
 def _read(model: Any, where: str) -> Graph:

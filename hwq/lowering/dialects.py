@@ -9,6 +9,7 @@ from hwq.dialect import find
 from hwq.errors import Error, NotSupportedYet
 from hwq.graph import Graph
 from hwq.lowering.conversion import quantize_biases, turn_unsigned
+from hwq.lowering.fbgemm import group_eager
 from hwq.lowering.grouping import annotate, declare, drop_inverse_pairs, group
 from hwq.lowering.integers import adopt_integer_ops
 from hwq.lowering.narrow import widen_weights
@@ -56,6 +57,8 @@ RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
         "litert-ref": (),
         "litert-ref-fixedfc": (),
         "litert-xnnpack": (),
+        "torch-pt2e": (),
+        "torch-fbgemm": ((group_eager,),),
     }
 )
 

@@ -95,9 +95,9 @@ Verifier = Callable[[str, int, Progress | None], Verification]
 
 
 def _verifiers() -> Mapping[str, Verifier]:
-    from hwq.verification import litert_dialects, onnx_dialects
+    from hwq.verification import litert_dialects, onnx_dialects, torch_dialects
 
-    return {**onnx_dialects.VERIFIERS, **litert_dialects.VERIFIERS}
+    return {**onnx_dialects.VERIFIERS, **litert_dialects.VERIFIERS, **torch_dialects.VERIFIERS}
 
 
 def verifiable() -> tuple[str, ...]:
