@@ -72,7 +72,6 @@ class Dialect:
 
 
 ORT_RUNTIME = "onnxruntime 1.31.1, CPU execution provider, x86-64"
-LATER = "not supported yet"
 UNVERIFIED = "documented, unverified"
 # TensorFlow Lite's int8 specification: ops with one scale in and out, and outputs with a prescribed scale.
 LITERT_TIED = frozenset({"AveragePool", "Concat"})

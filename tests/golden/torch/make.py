@@ -1,0 +1,51 @@
+"""Record what torch makes of every module of `hwq.verification.torch_dialects`, so that it is tested without torch too.
+
+``python tests/golden/torch/make.py`` writes, beside this file, the imported graph of each case (``GROUP-N.npz``), one input
+and torch's own output for each (``outputs.npz``), and with which version on which CPU (``provenance.json``). The case where
+bits are torch's own float order is left out. Eager cases need a CPU with VNNI.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from hwq.verification.onnx_dialects import has_vnni
+from hwq.verification.torch_dialects import EAGER, REFERENCE, modules, quietly
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    """Write the three kinds of files."""
+    if not has_vnni():
+        raise SystemExit("fbgemm's products saturate on this CPU: record on one with VNNI")
+    import torch.ao.quantization.fx._decomposed
+
+    arrays: dict[str, np.ndarray] = {}
+    names: dict[str, str] = {}
+    for group, table in (("eager", EAGER), ("pt2e", REFERENCE)):
+        for index, (name, draw) in enumerate(table.items()):
+            key = f"{group}-{index}"
+            names[key] = name
+            for module, graph, rng in modules(torch, name, draw, True):
+                x = draw.inputs(rng, True)
+                arrays[f"{key}|in"], arrays[f"{key}|out"] = x, quietly(torch, module, x)
+                graph.save(HERE / f"{key}.npz", overwrite=True)
+    np.savez_compressed(HERE / "outputs.npz", **arrays)
+    told = {
+        "command": "python tests/golden/torch/make.py",
+        "torch": str(torch.__version__),
+        "engine": "fbgemm",
+        "machine": platform.machine(),
+        "cpu": "AVX512-VNNI or AVX-VNNI",
+        "cases": names,
+    }
+    (HERE / "provenance.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
