@@ -18,7 +18,6 @@ from hwq.ops.folding import fold
 from hwq.placement import Constant, Placement, place, require_float
 from hwq.plan import Activations, Plan
 from hwq.scales import Scales
-from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
 
 if TYPE_CHECKING:
     from hwq.batches import Batches
@@ -75,6 +74,9 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
             raise Error(
                 "the calibration belongs to another graph", where=f"graph {graph.name}", remedy="calibrate this graph"
             )
+    # Imported here: cost (`annotate`) needs no kernels.
+    from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
+
     folded = _folded(graph, plan)
     correct = plan.transforms.bias_correction is not None
     if correct:

@@ -10,7 +10,6 @@ import numpy as np
 from hwq.errors import Error
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
-from hwq.kernels import default_state
 from hwq.names import display_name
 from hwq.ops import dims
 from hwq.ops.base import lookup
@@ -21,7 +20,6 @@ from hwq.progress import Progress
 __all__ = ["FAILURES", "checked_feeds", "evaluate", "evaluate_node", "fold", "infer_shapes", "walk"]
 
 
-@default_state()
 def evaluate(
     graph: Graph,
     feeds: Mapping[str, Array],
@@ -54,20 +52,23 @@ def evaluate(
     Error
         A missing, unknown or misshapen feed, or a node that cannot be computed.
     """
+    from hwq.kernels import default_state  # here: an estimate folds constants with this room and needs no kernels
+
     found: dict[str, Array] = {name: data for name in graph.outputs if (data := graph.constant(name)) is not None}
     given = checked_feeds(graph, feeds)
     found.update({name: given[name] for name in graph.outputs if name in given})
     wanted = set(graph.outputs)
-    for done, (node, values) in enumerate(walk(graph, given, max_bytes=max_bytes), 1):
-        found.update(
-            {
-                name: value
-                for name, value in zip(node.outputs, values, strict=False)
-                if name and (intermediates or name in wanted)
-            }
-        )
-        if progress is not None:
-            progress(done, len(graph.nodes), "evaluate: nodes")
+    with default_state():
+        for done, (node, values) in enumerate(walk(graph, given, max_bytes=max_bytes), 1):
+            found.update(
+                {
+                    name: value
+                    for name, value in zip(node.outputs, values, strict=False)
+                    if name and (intermediates or name in wanted)
+                }
+            )
+            if progress is not None:
+                progress(done, len(graph.nodes), "evaluate: nodes")
     return found if intermediates else {name: found[name] for name in graph.outputs}
 
 
