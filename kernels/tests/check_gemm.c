@@ -16,6 +16,7 @@ static int64_t value(int type, const void *x, int64_t i) { return type == HWQ_U8
 
 static void run(const problem *p, int path)
 {
+    (void)path; /* read on x86 alone */
     const int64_t m = p->m, k = p->k, n = p->n, slots = n > 0 ? n : 1;
     guarded a = guard((size_t)(m * k), (size_t)p->shift), w = guard((size_t)(k * n), 0), bias = guard((size_t)n * 4, 0);
     guarded quads = guard((size_t)hwq_packed_bytes(k, n), (size_t)p->shift), out = guard((size_t)(m * n) * 4, 0);

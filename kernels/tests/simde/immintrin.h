@@ -78,4 +78,67 @@ static inline void hwq_emulated_store(void *p, unsigned mask, simde__m512i v, si
     for (int i = 0; i < 16; i++)
         if (mask >> i & 1) memcpy((char *)p + bytes * (size_t)i, lanes + 4 * i, bytes);
 }
+/* Of elementwise operators: bytes to 32-bit lanes and back. */
+#undef _mm512_cvtepu8_epi32
+#undef _mm512_cvtepi8_epi32
+#undef _mm512_cvtepi32_epi8
+#undef _mm_mask_storeu_epi8
+#define _mm512_cvtepu8_epi32(bytes) hwq_emulated_lanes(bytes, 0)
+#define _mm512_cvtepi8_epi32(bytes) hwq_emulated_lanes(bytes, 1)
+#define _mm512_cvtepi32_epi8 hwq_emulated_low_bytes
+#define _mm_mask_storeu_epi8 hwq_emulated_byte_store
+static inline simde__m512i hwq_emulated_lanes(__m128i bytes, int with_sign)
+{
+    uint8_t given[16];
+    int32_t lanes[16];
+    simde__m512i v;
+    memcpy(given, &bytes, sizeof given);
+    for (int i = 0; i < 16; i++) lanes[i] = with_sign ? (int8_t)given[i] : given[i];
+    memcpy(&v, lanes, sizeof v);
+    return v;
+}
+static inline __m128i hwq_emulated_low_bytes(simde__m512i v)
+{
+    int32_t lanes[16];
+    uint8_t bytes[16];
+    memcpy(lanes, &v, sizeof v);
+    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)lanes[i];
+    return _mm_loadu_si128((const __m128i *)bytes);
+}
+static inline void hwq_emulated_byte_store(void *p, unsigned mask, __m128i v)
+{
+    uint8_t bytes[16];
+    memcpy(bytes, &v, sizeof v);
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) ((uint8_t *)p)[i] = bytes[i];
+}
+#undef _mm_maskz_loadu_epi8
+#undef _mm512_mask_storeu_epi8
+#define _mm_maskz_loadu_epi8 hwq_emulated_byte_load
+#define _mm512_mask_storeu_epi8 hwq_emulated_wide_byte_store
+static inline __m128i hwq_emulated_byte_load(unsigned mask, const void *p)
+{
+    uint8_t bytes[16] = {0};
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) bytes[i] = ((const uint8_t *)p)[i];
+    return _mm_loadu_si128((const __m128i *)bytes);
+}
+static inline void hwq_emulated_wide_byte_store(void *p, uint64_t mask, simde__m512i v)
+{
+    uint8_t bytes[64];
+    memcpy(bytes, &v, sizeof v);
+    for (int i = 0; i < 64; i++)
+        if (mask >> i & 1) ((uint8_t *)p)[i] = bytes[i];
+}
+#undef _mm512_maskz_loadu_epi8
+#define _mm512_maskz_loadu_epi8 hwq_emulated_wide_byte_load
+static inline simde__m512i hwq_emulated_wide_byte_load(uint64_t mask, const void *p)
+{
+    uint8_t bytes[64] = {0};
+    simde__m512i v;
+    for (int i = 0; i < 64; i++)
+        if (mask >> i & 1) bytes[i] = ((const uint8_t *)p)[i];
+    memcpy(&v, bytes, sizeof v);
+    return v;
+}
 #endif
