@@ -10,7 +10,7 @@ import numpy as np
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
-from hwq.kernels.operands import TYPES, Array, align, dense, floats, int32_bias, output, over_ranges, zero_point
+from hwq.kernels.operands import NAMES, TYPES, Array, align, dense, floats, int32_bias, output, over_ranges, zero_point
 
 __all__ = ["gemm_int4", "pack_nibbles"]
 
@@ -79,7 +79,7 @@ def gemm_int4(
     given = dense(a, "a", ["uint8", "int8", "float32"])
     if not given.ndim or given.shape[-1] != packed.k:
         raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}")
-    is_float = given.dtype == np.float32
+    is_float = NAMES[given.dtype] == "float32"
     if is_float and not packed.scaled:
         raise Error("float32 activations need weights packed with scales")
     point = 0 if is_float else zero_point(a_zero_point, given.dtype, "a_zero_point")
@@ -99,7 +99,7 @@ def gemm_int4(
     else:
         finish, offsets = _PLAIN if epilogue is None else epilogue, int32_bias(bias, packed.n)
         if not wrap:
-            packed.check_overflow(given.dtype.name, point, offsets)
+            packed.check_overflow(NAMES[given.dtype], point, offsets)
     check_columns(finish, packed.n)
     shape = (*given.shape[:-1], packed.n)
     second = residual_operand(residual, finish, shape)

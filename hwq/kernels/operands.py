@@ -30,6 +30,8 @@ RANGES = {
 
 def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
     """`array` as a C-contiguous, native-endian array of one of `dtypes`; copied only where it must be."""
+    if type(array) is np.ndarray and array.flags.c_contiguous and NAMES.get(array.dtype) in dtypes:
+        return array  # a small product takes microseconds: nothing to do, nothing done
     given = np.asarray(array)
     if given.dtype.newbyteorder("=") not in [np.dtype(d) for d in dtypes]:
         raise Error(f"{name} has dtype {given.dtype}", remedy=f"pass {' or '.join(np.dtype(d).name for d in dtypes)}")
@@ -48,15 +50,21 @@ def output(out: Array | None, shape: tuple[int, ...], dtype: DTypeLike, *inputs:
     """`out` itself after checks, or a new array."""
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.dtype(dtype):
+    if (
+        not isinstance(out, np.ndarray)
+        or out.shape != shape
+        or (NAMES.get(out.dtype) != dtype and out.dtype != np.dtype(dtype))
+    ):
         raise Error(
             f"out must be an array of shape {shape} and dtype {np.dtype(dtype).name}",
             why=f"it is {getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}",
         )
-    if not out.flags.c_contiguous or not out.flags.writeable:
+    flags = out.flags
+    if not flags.c_contiguous or not flags.writeable:
         raise Error("out must be C-contiguous and writable")
-    if any(array is not None and np.may_share_memory(out, array) for array in inputs):
-        raise Error("out overlaps an input", remedy="pass another array")
+    for array in inputs:
+        if array is not None and np.may_share_memory(out, array):
+            raise Error("out overlaps an input", remedy="pass another array")
     return out
 
 
@@ -80,6 +88,8 @@ def floats(values: Any, dtype: DTypeLike, shape: tuple[int, ...] | None = None) 
 
 def integer(value: Any, name: str) -> int:
     """A Python int from any integer scalar or one-element array."""
+    if type(value) is int:
+        return value
     given = np.asarray(value)
     if given.size != 1 or given.dtype.kind not in "iu":
         raise Error(f"{name} must be one integer")

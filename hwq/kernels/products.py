@@ -13,12 +13,12 @@ from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
 from hwq.kernels.half import HALVES, gemm_half, half_name, narrow, widen
 from hwq.kernels.int4 import gemm_int4
 from hwq.kernels.int16 import gemm_int16
-from hwq.kernels.operands import Array, dense, int32_bias, output, over_ranges, zero_point
+from hwq.kernels.operands import NAMES, Array, dense, int32_bias, output, over_ranges, zero_point
 from hwq.kernels.packing import Packed, pack, pack_float
 
 __all__ = ["gemm", "gemm_saturating", "gemm_sequential", "matmul", "matmul_f32", "sum_f32"]
 
-_PLAIN = Epilogue()
+_PLAIN, _INT16 = Epilogue(), np.dtype(np.int16)
 
 
 def gemm(
@@ -76,7 +76,7 @@ def gemm(
         return _gemm_f32(a, packed, bias, out, threads)
     if packed.group:
         return gemm_int4(a, packed, a_zero_point, bias, epilogue, residual, out, threads, wrap)
-    if getattr(a, "dtype", None) == np.int16:
+    if isinstance(a, np.ndarray) and a.dtype == _INT16:
         return gemm_int16(
             a,
             packed,
@@ -96,7 +96,7 @@ def gemm(
     point = zero_point(a_zero_point, given.dtype, "a_zero_point")
     offsets = int32_bias(bias, packed.n)
     if not wrap:
-        packed.check_overflow(given.dtype.name, point, offsets)
+        packed.check_overflow(NAMES[given.dtype], point, offsets)
     finish = _PLAIN if epilogue is None else epilogue
     check_columns(finish, packed.n)
     shape = (*given.shape[:-1], packed.n)
@@ -162,7 +162,7 @@ def _over_tiles(
 ) -> None:
     """Rows or strips of columns, whichever can be split among the threads."""
     rows, strips = math.prod(given.shape[:-1]), -(-packed.n // _kernels.STRIP)
-    signed = given.dtype == np.int8
+    signed = NAMES[given.dtype] == "int8"
     by_rows = rows >= 4 * threads or strips < threads
 
     def work(first: int, last: int) -> None:
