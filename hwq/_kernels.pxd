@@ -63,6 +63,21 @@ cdef extern from "hwq/kernels.h" nogil:
         void *out
         int64_t out_stride
         void *workspace
+    ctypedef struct hwq_packed_s8:
+        int64_t k, n, block
+        const int8_t *quads
+        const float *scales
+        const int32_t *zero_points
+    ctypedef struct hwq_gemm_f32s8_args:
+        int64_t m
+        const float *a
+        int64_t a_stride
+        const hwq_packed_s8 *weights
+        int64_t first_strip, strips
+        const hwq_epilogue *epilogue
+        void *out
+        int64_t out_stride
+        void *workspace
     ctypedef struct hwq_gemm_f32_args:
         int64_t m, k, n
         const float *a
@@ -129,6 +144,7 @@ cdef extern from "hwq/kernels.h" nogil:
     int64_t hwq_gemm_s4_workspace(int64_t, int64_t)
     void hwq_gemm_s4(const hwq_gemm_s4_args *)
     void hwq_gemm_f32s4(const hwq_gemm_s4_args *)
+    void hwq_gemm_f32s8(const hwq_gemm_f32s8_args *)
     int64_t hwq_ceiling(const char *, int64_t)
     void hwq_gemm_f32(const hwq_gemm_f32_args *)
     void hwq_gemm_sequential(const hwq_gemm_sequential_args *)

@@ -91,6 +91,20 @@ def gemm_s4(
     residual: Buffer | None,
     out: Buffer,
 ) -> None: ...
+
+class PackedS8:
+    def __init__(self, k: int, n: int, block: int, quads: Buffer, scales: Buffer, zero_points: Buffer) -> None: ...
+
+def gemm_f32s8(
+    a: Buffer,
+    first_row: int,
+    rows: int,
+    weights: PackedS8,
+    first_strip: int,
+    strips: int,
+    epilogue: Epilogue,
+    out: Buffer,
+) -> None: ...
 def ceiling(scheme: str, rounds: int) -> int: ...
 def packed_bytes(k: int, n: int) -> int: ...
 def packed_f32_floats(k: int, n: int) -> int: ...

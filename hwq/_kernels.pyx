@@ -179,6 +179,24 @@ cdef class PackedS4:
             hwq_pack_s4(pw, k, n, k_stride, n_stride, block, self.c.zero_points, pn, ps)
 
 
+cdef class PackedS8:
+    """hwq_packed_s8 with the arrays that it points to; scales and zero points are strips x blocks x 16."""
+
+    cdef hwq_packed_s8 c
+    cdef _Views views
+
+    def __init__(self, int64_t k, int64_t n, int64_t block, quads, scales, zero_points):
+        cdef _Views v = _Views()
+        if block < 4 or block % 4:
+            raise ValueError("a block is a multiple of 4")
+        cdef int64_t columns = (n + HWQ_STRIP - 1) // HWQ_STRIP * HWQ_STRIP * ((k + block - 1) // block) * 4
+        self.c.k, self.c.n, self.c.block = k, n, block
+        self.c.quads = <const int8_t *>v.read(quads, hwq_packed_bytes(k, n))
+        self.c.scales = <const float *>v.read(scales, columns)
+        self.c.zero_points = <const int32_t *>v.read(zero_points, columns)
+        self.views = v
+
+
 cdef void *_align(void *p) noexcept nogil:
     return <void *>((<uintptr_t>p + 63) & ~<uintptr_t>63)
 
@@ -301,6 +319,28 @@ def gemm_s4(a, int a_type, int64_t first_row, int64_t rows, int a_zero_point, Pa
             hwq_gemm_s4(&args)
         hwq_state_leave(state)
         free(memory)
+
+
+def gemm_f32s8(a, int64_t first_row, int64_t rows, PackedS8 weights, int64_t first_strip, int64_t strips, Epilogue epilogue, out):
+    """As `gemm`, of float32 and scaled weights of 5 to 8 bits."""
+    cdef _Views v = _Views()
+    cdef int64_t k = weights.c.k, n = weights.c.n, end = first_row + rows
+    cdef hwq_gemm_f32s8_args args
+    cdef hwq_epilogue e = epilogue.c
+    epilogue.check(n)
+    args.m, args.a_stride = rows, k
+    args.a = <const float *>v.read(a, end * k * 4) + first_row * k
+    args.weights, args.first_strip, args.strips = &weights.c, first_strip, strips
+    args.out = <uint8_t *>v.write(out, end * n * _size(e.out_type)) + first_row * n * _size(e.out_type)
+    args.out_stride = n
+    args.epilogue = &e
+    cdef float workspace[16 * 64 + 16]
+    args.workspace = _align(workspace)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_gemm_f32s8(&args)
+        hwq_state_leave(state)
 
 
 def ceiling(scheme, int64_t rounds):

@@ -11,6 +11,7 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
 from hwq.kernels.operands import NAMES, TYPES, Array, align, dense, floats, int32_bias, output, over_ranges, zero_point
+from hwq.kernels.scaled import in_strips
 
 __all__ = ["gemm_int4", "pack_nibbles"]
 
@@ -44,10 +45,10 @@ def pack_nibbles(
             raise Error(f"scales must be finite and of shape {(blocks, n)}", why=f"they are {values.shape}")
         factors = np.zeros(wide.shape, np.float32)
         factors[:, :n] = values
-        factors = _strips(factors)
+        factors = in_strips(factors)
     stored = weights.view(np.uint8) + np.uint8(offset)
     nibbles = align(_kernels.packed_s4_bytes(k, n), np.uint8)
-    sums, ordered = np.empty(wide.size, np.int32), _strips(wide)
+    sums, ordered = np.empty(wide.size, np.int32), in_strips(wide)
     door = _kernels.PackedS4(stored, k, n, *strides, block, factors, ordered, nibbles, sums)
     square = weights.reshape(k, n) if strides[1] == 1 else weights.reshape(n, k).T
     centered = square.astype(np.int64) - (np.repeat(wide, block, 0)[:k, :n] - offset)
@@ -55,13 +56,6 @@ def pack_nibbles(
         if array is not None:
             array.flags.writeable = False
     return door, nibbles, np.maximum(centered, 0).sum(0), np.maximum(-centered, 0).sum(0), block
-
-
-def _strips(values: Array) -> Array:
-    """(groups, columns) to strips x groups x 16."""
-    return np.ascontiguousarray(values.reshape(values.shape[0], values.shape[1] // 16, 16).transpose(1, 0, 2)).reshape(
-        -1
-    )
 
 
 def gemm_int4(

@@ -14,6 +14,7 @@ from hwq.errors import Error
 from hwq.kernels.half import half_name, widen
 from hwq.kernels.int4 import pack_nibbles
 from hwq.kernels.operands import RANGES, TYPES, Array, align, dense, integer
+from hwq.kernels.scaled import pack_scaled
 
 __all__ = ["Packed", "pack", "pack_conv", "pack_float"]
 
@@ -37,7 +38,7 @@ class Packed:
     column_sums : int64 array (groups * n,)
         Per column, sum of (w - zw).
     group : int
-        Of weights of at most 4 bits: k per scale and zero point; 0 otherwise.
+        k per scale and zero point of scaled weights and of those of at most 4 bits; 0 otherwise.
     scaled : bool
         Packed with scales.
     """
@@ -202,14 +203,14 @@ def pack(
     weights : int8 or uint8 array (K, N), or (N, K) with layout ``NK``
         Also ml_dtypes int4, uint4.
     zero_point : int or array (N,)
-        In the weights' own range. With at most 4 bits also (groups of k, N).
+        In the weights' own range. With groups also (groups of k, N).
     layout : {"KN", "NK"}
     bits : int
         Weights of at most 4 bits are held two to a byte; those of 5 to 7 only have their range checked.
     group : int, optional
-        With at most 4 bits: k per scale and zero point, a multiple of 32; all of k by default.
+        k per scale and zero point, all by default; a multiple of 32 with at most 4 bits, else of 4, with scales.
     scales : float32 array (groups of k, N), optional
-        With at most 4 bits: exact integer sums of a group become ``y = fma(f32(acc), scale, y)``, in increasing k.
+        Exact integer sums of a group become ``y = fma(f32(acc), scale, y)``, in increasing k; float activations, see `gemm`.
 
     Returns
     -------
@@ -239,8 +240,23 @@ def pack(
             group=block,
             scaled=scales is not None,
         )
-    if group is not None or scales is not None:
-        raise Error(f"groups and scales belong to weights of at most 4 bits, not {bits}")
+    if scales is not None:
+        whole, quads, block = pack_scaled(given, k, n, strides[:2], zero_point, group, scales)
+        none = np.zeros(0, np.int64)
+        _freeze(none)
+        return Packed(
+            k=k,
+            n=n,
+            dtype=given.dtype.name,
+            positive=none,
+            negative=none,
+            data=quads,
+            door=whole,
+            group=block,
+            scaled=True,
+        )
+    if group is not None:
+        raise Error("groups need scales", remedy="pass scales of shape (groups of k, N)")
     return _pack(given, k, n, 1, strides, _zero_points(zero_point, n, given.dtype), ())
 
 

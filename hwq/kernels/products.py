@@ -15,10 +15,12 @@ from hwq.kernels.int4 import gemm_int4
 from hwq.kernels.int16 import gemm_int16
 from hwq.kernels.operands import NAMES, Array, dense, int32_bias, output, over_ranges, zero_point
 from hwq.kernels.packing import Packed, pack, pack_float
+from hwq.kernels.scaled import gemm_scaled
 
 __all__ = ["gemm", "gemm_saturating", "gemm_sequential", "matmul", "matmul_f32", "sum_f32"]
 
 _PLAIN, _INT16 = Epilogue(), np.dtype(np.int16)
+BYTES = frozenset({"int8", "uint8"})
 
 
 def gemm(
@@ -38,7 +40,7 @@ def gemm(
     Parameters
     ----------
     a : uint8 or int8 array (..., K); int16 (see `gemm_int16`); float32, float16 or bfloat16 with weights from `pack_float`.
-        float32 also with weights of at most 4 bits and scales: ``chain = fma(a, f32(w - zw), chain)`` in a group, then
+        float32 also with weights packed with scales: ``chain = fma(a, f32(w - zw), chain)`` in a group, then
         ``y = fma(chain, scale, y)``, both in increasing k.
     packed : Packed
         From `pack` or `pack_float`.
@@ -74,6 +76,10 @@ def gemm(
         if packed.dtype in HALVES:
             return gemm_half(a, packed.data, packed.dtype, packed.k, packed.n, bias, out, threads)
         return _gemm_f32(a, packed, bias, out, threads)
+    if packed.group and packed.dtype in BYTES:
+        if residual is not None:
+            raise Error("scaled weights take no residual")
+        return gemm_scaled(a, packed, a_zero_point, bias, epilogue, out, threads)
     if packed.group:
         return gemm_int4(a, packed, a_zero_point, bias, epilogue, residual, out, threads, wrap)
     if isinstance(a, np.ndarray) and a.dtype == _INT16:

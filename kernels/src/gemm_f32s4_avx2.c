@@ -1,4 +1,4 @@
-/* gemm_f32s4.h on 256 bits. A nibble costs a shift, a mask, a subtraction and a conversion; symmetric ones, made two's complement
+/* gemm_f32_scaled.h on 256 bits. A nibble costs a shift, a mask, a subtraction and a conversion; symmetric ones, made two's complement
  * by one exclusive or for all 8, two shifts and a conversion. */
 #include "gemm_s4.h"
 #include "isa.h"
@@ -29,8 +29,12 @@ static inline __attribute__((always_inline)) __m256 nibble(__m256i v, const int 
     if (symmetric) return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 28 - shift), 28));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(_mm256_srli_epi32(v, shift), _mm256_set1_epi32(15)), zero_point));
 }
-#define any_nibble nibble
-#include "gemm_f32s4.h"
+#define element nibble
+#define PACKED hwq_packed_s4
+#define ARGS hwq_gemm_s4_args
+#define STORED nibbles
+enum { DEPTH = 8, MIDDLE = 8 };
+#include "gemm_f32_scaled.h"
 
 void hwq_gemm_f32s4__avx2(const hwq_gemm_s4_args *args) { multiply(args); }
 

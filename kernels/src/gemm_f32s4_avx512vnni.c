@@ -1,4 +1,4 @@
-/* gemm_f32s4.h on 512 bits: a nibble is an index into a table of 16 floats in one register. */
+/* gemm_f32_scaled.h on 512 bits: a nibble is an index into a table of 16 floats in one register. */
 #include "gemm_s4.h"
 #include "isa.h"
 
@@ -35,8 +35,12 @@ static inline __attribute__((always_inline)) __m512 nibble(__m512i v, const int 
     const __m512 u = _mm512_permutexvar_ps(_mm512_srli_epi32(v, (unsigned)(i % 4 * 8 + i / 4 * 4)), table);
     return symmetric ? u : _mm512_sub_ps(u, _mm512_cvtepi32_ps(zero_point));
 }
-#define any_nibble nibble
-#include "gemm_f32s4.h"
+#define element nibble
+#define PACKED hwq_packed_s4
+#define ARGS hwq_gemm_s4_args
+#define STORED nibbles
+enum { DEPTH = 8, MIDDLE = 8 };
+#include "gemm_f32_scaled.h"
 
 void hwq_gemm_f32s4__avx512vnni(const hwq_gemm_s4_args *args) { multiply(args); }
 

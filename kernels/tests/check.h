@@ -51,6 +51,7 @@ extern int check_brief;
 void check_paths(void);
 void check_gemm(void);
 void check_s4(void);
+void check_f32s8(void);
 void check_float(void);
 void check_requantize(void);
 void check_window(void);

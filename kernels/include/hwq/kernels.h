@@ -169,6 +169,30 @@ void hwq_gemm_s4(const hwq_gemm_s4_args *args);
  * y = fma(chain, scale, y) from +0. */
 void hwq_gemm_f32s4(const hwq_gemm_s4_args *args);
 
+/* Weights of 5 to 8 bits with a scale and a zero point for every column and block of k: hwq_packed's quads of one group (unsigned
+ * weights minus 128, their zero points likewise); scales and zero_points hold strips x blocks x 16. */
+typedef struct {
+    int64_t k, n, block;         /* block: k per scale, a multiple of 4; the last may be short */
+    const int8_t *quads;         /* hwq_packed_bytes(k, n) */
+    const float *scales;
+    const int32_t *zero_points;  /* stored domain, -128..127 */
+} hwq_packed_s8;
+
+typedef struct {
+    int64_t m;
+    const float *a;              /* m rows of k */
+    int64_t a_stride;
+    const hwq_packed_s8 *weights;
+    int64_t first_strip, strips;
+    const hwq_epilogue *epilogue;/* HWQ_KIND_F32, or HWQ_KIND_REQUANT by R4 */
+    void *out;
+    int64_t out_stride;
+    void *workspace;             /* 16 * 64 floats, 64-byte aligned */
+} hwq_gemm_f32s8_args;
+/* As hwq_gemm_f32s4. Where a holds integers a - za of a byte and block <= 256, every chain is the exact integer sum
+ * (255 * 255 * 256 < 2^24), so this is the product of bytes with blocks of scales too. */
+void hwq_gemm_f32s8(const hwq_gemm_f32s8_args *args);
+
 /* Float32 in the one fixed order: lane j of 8 takes k = j (mod 8) in increasing k by fused multiply-add, starting from +0, K
  * padded with +0 x +0 to a multiple of 8; the value is ((l0+l1)+(l2+l3)) + ((l4+l5)+(l6+l7)), then + bias. */
 typedef struct {

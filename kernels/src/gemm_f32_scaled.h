@@ -1,20 +1,22 @@
-/* Float a with scaled weights of at most 4 bits, the columns in lanes; included once by each path, which defines VECTOR, FLOATS and
- * their operations, LANES, CHAINS (vectors in flight) and nibble(v, i, zero_point): the i-th of 8 k of every lane, as float.
+/* Float a with scaled integer weights, the columns in lanes; included once by each path and width of the weights, which define
+ * VECTOR, FLOATS and their operations, LANES, CHAINS (vectors in flight), the types PACKED and ARGS, STORED (the packed bytes),
+ * DEPTH (k in a line of 64 bytes), MIDDLE (the stored zero point of symmetric weights) and element(v, i, zero_point): the i-th k
+ * of every lane, as float.
  * Every column is one chain of fused multiply-adds in increasing k, as the contract says; 8 chains in flight hide their latency.
- * Nibbles are unpacked once for up to 4 rows. */
+ * Weights are unpacked once for up to 4 rows. */
 
 enum { PER_STRIP = HWQ_STRIP / LANES, STRIPS = CHAINS / PER_STRIP };
 
 /* rows x strips * 16 columns, rows * strips * PER_STRIP = CHAINS or fewer. */
-static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const int symmetric, const hwq_packed_s4 *w, int64_t strip,
+static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const int symmetric, const PACKED *w, int64_t strip,
                                                        int64_t blocks, const float *a, int64_t a_stride, float *out)
 {
-    const int64_t line = (w->k + 7) / 8 * 64;
+    const int64_t line = (w->k + DEPTH - 1) / DEPTH * 64;
     const int vectors = strips * PER_STRIP;
     FLOATS y[4][CHAINS], chain[4][CHAINS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) y[r][v] = ZERO_FLOATS;
-    const uint8_t *b = w->nibbles + strip * line;
+    const uint8_t *b = (const uint8_t *)w->STORED + strip * line;
     for (int64_t g = 0; g < blocks; g++) {
         const int64_t left = w->k - g * w->block, count = left < w->block ? left : w->block;
         VECTOR z[CHAINS];
@@ -22,23 +24,23 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vectors; v++) chain[r][v] = ZERO_FLOATS;
         int64_t i = 0;
-        for (; i + 8 <= count; i += 8, a += 8, b += 64) {
+        for (; i + DEPTH <= count; i += DEPTH, a += DEPTH, b += 64) {
             VECTOR x[CHAINS];
             for (int v = 0; v < vectors; v++) x[v] = prepare(load(b + v / PER_STRIP * line + v % PER_STRIP * LANES * 4), symmetric);
 #pragma GCC unroll 8
-            for (int j = 0; j < 8; j++)
+            for (int j = 0; j < DEPTH; j++)
                 for (int v = 0; v < vectors; v++) {
-                    const FLOATS u = nibble(x[v], j, z[v], symmetric);
+                    const FLOATS u = element(x[v], j, z[v], symmetric);
                     for (int r = 0; r < rows; r++) chain[r][v] = FMA(SET1_FLOAT(a[r * a_stride + j]), u, chain[r][v]);
                 }
         }
-        if (i < count) { /* the last of k: fewer than 8 */
+        if (i < count) { /* the last of k: fewer than DEPTH */
             for (int v = 0; v < vectors; v++) {
                 VECTOR x = load(b + v / PER_STRIP * line + v % PER_STRIP * LANES * 4);
                 x = prepare(x, symmetric);
-                for (int j = 0; j < 8; j++) {
+                for (int j = 0; j < DEPTH; j++) {
                     if (j >= count - i) break;
-                    const FLOATS u = any_nibble(x, j, z[v], symmetric);
+                    const FLOATS u = element(x, j, z[v], symmetric);
                     for (int r = 0; r < rows; r++) chain[r][v] = FMA(SET1_FLOAT(a[r * a_stride + j]), u, chain[r][v]);
                 }
             }
@@ -53,15 +55,15 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         for (int v = 0; v < vectors; v++) memcpy(out + r * vectors * LANES + v * LANES, &y[r][v], sizeof(FLOATS));
 }
 
-static void multiply(const hwq_gemm_s4_args *args)
+static void multiply(const ARGS *args)
 {
-    const hwq_packed_s4 *w = args->weights;
-    const int64_t blocks = hwq_s4_blocks(w), last_strip = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, out_size = hwq_type_size(args->epilogue->out_type);
+    const PACKED *w = args->weights;
+    const int64_t blocks = (w->k > 0 ? (w->k + w->block - 1) / w->block : 0), last_strip = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, out_size = hwq_type_size(args->epilogue->out_type);
     const int64_t end = args->first_strip + args->strips < last_strip ? args->first_strip + args->strips : last_strip;
     float *done = args->workspace;
-    int symmetric = 1; /* signed weights without zero points: 8 everywhere, padding apart */
+    int symmetric = 1; /* the middle everywhere, padding apart */
     for (int64_t i = 0; i < last_strip * blocks * HWQ_STRIP && symmetric; i++)
-        symmetric = w->zero_points[i] == 8 || i / HWQ_STRIP / blocks * HWQ_STRIP + i % HWQ_STRIP >= w->n;
+        symmetric = w->zero_points[i] == MIDDLE || i / HWQ_STRIP / blocks * HWQ_STRIP + i % HWQ_STRIP >= w->n;
     for (int64_t r = 0, rows; r < args->m; r += rows) {
         rows = args->m - r >= 4 ? 4 : 1;
         const float *a = (const float *)args->a + r * args->a_stride;
