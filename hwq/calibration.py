@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,7 @@ from hwq.patches import Linear, linears, moments_of
 from hwq.progress import Progress
 from hwq.statistics import BINS, Moments, Statistics, observe
 
-__all__ = ["Calibration", "calibrate", "fingerprint"]
+__all__ = ["Calibration", "calibrate", "channel_axis", "fingerprint"]
 
 VERSION = 1
 # Second moments of one model may take this much memory; larger layers are left out and listed.
@@ -229,6 +229,7 @@ def calibrate(
     progress: Progress | None = None,
     *,
     resume: Calibration | None = None,
+    only: Collection[str] | None = None,
 ) -> Calibration:
     """Run the float model over the data once and gather statistics of every float activation.
 
@@ -248,6 +249,8 @@ def calibrate(
         Called as ``progress(done, total, "calibrate: samples")``.
     resume : Calibration, optional
         An earlier calibration of the same graph to go on from.
+    only : collection of str, optional
+        Gather statistics of these activations only.
 
     Returns
     -------
@@ -271,14 +274,14 @@ def calibrate(
         raise Error(
             "the calibration to go on from was gathered with another moments=", remedy="use the same moments= as then"
         )
-    axes = {name: _channel_axis(graph, name) for name in graph.tensors}
+    axes = {name: channel_axis(graph, name) for name in graph.tensors}
     found: dict[str, Statistics] = {}
     second: dict[str, Moments] = {}
     samples, total = 0, length(batches)
     for feed in feeds(graph, batches):
         for piece in cut(graph, feed):
             for name, value in _values(graph, piece):
-                if not name or value.dtype.kind != "f" or not value.size:
+                if not name or value.dtype.kind != "f" or not value.size or (only is not None and name not in only):
                     continue
                 seen = _observed(graph, name, value, axes[name], samples)
                 found[name] = found[name].merge(seen) if name in found else seen
@@ -325,7 +328,7 @@ def fingerprint(graph: Graph) -> str:
     return plain.hash
 
 
-def _channel_axis(graph: Graph, name: str) -> int | None:
+def channel_axis(graph: Graph, name: str) -> int | None:
     """Where a tensor's channels stand: second axis next to a channels-first node, else the last axis; None for
     vectors.
     """

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["annotate", "quantize"]
 
-# Transforms of the plan that have code.
-BUILT = frozenset({"bias_correction"})
-
 
 def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: Batches | None = None) -> Graph:
     """The quantized graph that a plan makes of a float graph.
@@ -48,7 +45,8 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         Of the same graph. Not needed where the plan gives every activation's scale or leaves activations float.
     batches : batches, optional
         Samples of the input for the methods that run the model again, layer by layer behind the quantized layers before
-        it: rounding "gptq" and "coordinate", scale "seq-mse" and "weighted", empirical bias correction. Without them
+        it: rounding "gptq" and "coordinate", scale "seq-mse" and "weighted", empirical bias correction; and for
+        transforms, which change what activations hold (`hwq.transforms.sequence` states their order). Without them
         the second moments of a calibration with ``moments=True`` serve. They change layers with constant 2-D or
         convolution weights; other constants are rounded to the nearest.
 
@@ -67,6 +65,7 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
     """
     dialect = find(plan.dialect)
     _require_built(graph, plan)
+    given = None if cal is None else cal.hash
     if cal is not None:
         from hwq.calibration import fingerprint
 
@@ -76,8 +75,11 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
             )
     # Imported here: cost (`annotate`) needs no kernels.
     from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
+    from hwq.transforms.sequence import Sequence, kept
 
     folded = _folded(graph, plan)
+    batches = kept(folded, batches)
+    folded, cal = Sequence(folded, plan, dialect, cal, batches).run()
     correct = plan.transforms.bias_correction is not None
     if correct:
         folded = with_biases(folded)
@@ -87,10 +89,10 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         scales.graph = folded = reconstruct(scales, batches, correct)
     made = _Builder(folded, placement, scales).graph()
     facts = {
-        **graph.source,
+        **folded.source,
         "float_graph": graph.hash,
         "plan": plan.hash,
-        "calibration": None if cal is None else cal.hash,
+        "calibration": given,
     }
     return made.replace(source={key: value for key, value in facts.items() if value is not None}, dialect=plan.dialect)
 
@@ -128,9 +130,6 @@ def _folded(graph: Graph, plan: Plan) -> Graph:
 
 def _require_built(graph: Graph, plan: Plan) -> None:
     """Refuse what has a name in the plan but no code yet; nothing falls back silently."""
-    for key, value in plan.transforms.model_dump().items():
-        if value not in (None, False) and key not in BUILT:
-            raise NotSupportedYet(f"transform {key} = {value!r}", where=f"key transforms.{key}", remedy="leave it out")
     for key, dtype, place_ in half_keys(graph, plan):
         raise NotSupportedYet(
             f"executing {dtype}",

@@ -392,8 +392,6 @@ def test_a_wider_layer_reads_a_second_storage(cnn: Graph, cal: hwq.Calibration) 
         ({"default": {"activations": {"dtype": "float16"}}}, "activations.dtype"),
         ({"default": {"weights": {"dtype": "bfloat16"}}}, "weights.dtype"),
         ({"default": {"weights": {"dtype": "int5"}}}, "weights.dtype"),
-        ({"transforms": {"equalize": True}}, "transforms.equalize"),
-        ({"transforms": {"smooth": 0.5}}, "transforms.smooth"),
     ],
 )
 def test_what_is_not_built_is_named_and_never_replaced(table: dict, key: str, cnn: Graph, cal: hwq.Calibration) -> None:

@@ -117,7 +117,9 @@ def _labels(labels: Any) -> NDArray[np.int64]:
 
 def _pairs(graph: Graph, q: Graph, program: Program) -> Iterator[tuple[Node, str, str, str, Quantization | None]]:
     """(float node, float tensor, stored tensor, its type, its quantization) wherever both make the same value."""
-    named = {name for node in graph.nodes for name in node.outputs if name}
+    # What a transform scaled channel by channel holds other numbers than its namesake.
+    rescaled = set(q.source.get("rescaled", ()))
+    named = {name for node in graph.nodes for name in node.outputs if name and name not in rescaled}
     origins = {node.origin or node.name: node for node in graph.nodes}
     sources = {node.name: node for node in q.nodes}
     found: dict[str, tuple[str, Quantization | None]] = {}

@@ -48,7 +48,7 @@ SAMPLE_BYTES = 768 << 20
 ROWS = 1 << 17
 # Shares of a channel's largest weight that a scale search tries.
 FINE_SHARES = np.linspace(0.85, 1.0, 4)
-COARSE_SHARES = np.linspace(0.4, 1.0, 10)
+COARSE_SHARES = np.linspace(0.4, 1.0, 13)
 # Fewer bits than this are searched over the coarse shares.
 FINE_BITS = 7
 # Bytes that a moment for each channel of a grouped layer may take.
