@@ -14,7 +14,7 @@ from hwq.ops import dims, functions
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_arithmetic import power_of_two
-from hwq.ops.tflite_base import Call, TfliteOp, inferred, present
+from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, TfliteOp, inferred, present
 
 __all__ = [
     "LeakyRelu",
@@ -128,16 +128,20 @@ class Prelu(TfliteOp):
         ]
 
 
-def lookup(call: Call, function: Callable[[Float32], Array]) -> Array:
-    """A function of 8-bit integers by its 256 values: dequantize, compute in float32, rescale, round away."""
+def lookup(call: Call, function: Callable[[Float32], Array], *, even: bool = False) -> Array:
+    """A function of 8-bit integers by its 256 values: dequantize, compute in float32, rescale, round.
+
+    Halves go away from zero before the zero point is added; with `even` (XNNPACK) to even, after it is.
+    """
     kind = carrier(call.dtype(0))
     info = np.iinfo(kind)
     every = np.arange(info.min, info.max + 1)
     x = (call.scale(0) * (every - call.zero_point(0)).astype(np.float32)).astype(np.float32)
     inverse = np.float32(np.float32(1) / call.made_scale())
     y = np.asarray(function(x), np.float32)
-    rescaled = fixed.away((y * inverse).astype(np.float32))
-    table = np.clip((rescaled + np.float32(call.made_zero_point())).astype(np.float32), info.min, info.max)
+    rescaled, zero = (y * inverse).astype(np.float32), np.float32(call.made_zero_point())
+    moved = np.rint((rescaled + zero).astype(np.float32)) if even else (fixed.away(rescaled) + zero).astype(np.float32)
+    table = np.clip(moved, info.min, info.max)
     return table.astype(kind)[call.array(0).astype(np.int64) - int(info.min)]
 
 
@@ -230,6 +234,8 @@ class SigmoidTanh(Elementwise):
                 )
             ]
         if call.quantized:
+            if call.dialect == DEFAULT_INTERPRETER:
+                return [lookup(call, _in32(np.tanh if tanh else functions.sigmoid), even=True)]
             return [lookup(call, _in32(np.tanh) if tanh else _sigmoid32)]
         return [functions.in_float64(np.tanh, x) if tanh else _sigmoid_float(x)]
 
@@ -294,8 +300,10 @@ class Table(Elementwise):
             lambda x: functions.gelu(x, "tanh" if call.attribute("approximate", False) else "none")
         )
         if call.quantized:
-            if call.dtype(0) == "int16":
-                raise call.fault("int16 is not supported in this operator")
+            if call.dtype(0) == "int16" or (call.node.op in {"ELU", "EXP"} and call.dtype(0) != "int8"):
+                raise call.fault(f"{call.dtype(0)} is not supported in this operator")
+            if call.node.op == "ELU" and call.dialect == DEFAULT_INTERPRETER:
+                return [lookup(call, _in32(function), even=True)]
             return [lookup(call, _in32(function))]
         return [functions.in_float64(function, call.array(0))]
 

@@ -49,8 +49,9 @@ def rounding_of(call: Call, bias: str | None, first: int = 0, second: int = 1) -
     rounding; older runtimes (``litert-ref-fixedfc``) as convolutions. The default interpreter: see `_by_default`.
     """
     fully = call.node.op == "FULLY_CONNECTED"
-    wide = call.dtype(first) == "int16" and bias != "int32"
-    if call.dialect == DEFAULT_INTERPRETER and not wide:
+    default = call.dialect == DEFAULT_INTERPRETER
+    wide = call.dtype(first) == "int16" and bias != "int32" and not (default and fully and bias is None)
+    if default and not wide:
         return _by_default(call, first, second)
     if fully and call.dialect != "litert-ref-fixedfc":
         return Rounding("f64", channel_scales(call, first, second))
@@ -66,7 +67,8 @@ def _by_default(call: Call, first: int, second: int) -> Rounding:
     """R4 where XNNPACK takes the operator, else R3, in some kernels R1.
 
     XNNPACK's multiplier is ``f32(f32(s_in * s_w) / s_out)``, accepted from 2**-32 below 256. It takes no depthwise
-    convolution of uint8, and no transposed one with SAME padding whose stride exceeds the filter.
+    convolution of uint8, and no transposed one with SAME padding whose stride exceeds the filter. Grouped convolutions
+    that it refuses run in the reference kernels.
     """
     reference = Rounding("gemmlowp", *fixed.quantize_multipliers(_scales(call, first, second)))
     if call.node.op == "DEPTHWISE_CONV_2D" and call.dtype(first) == "uint8":
@@ -79,12 +81,19 @@ def _by_default(call: Call, first: int, second: int) -> Rounding:
         scales = ((np.float32(call.scale(first)) * weights).astype(np.float32) / call.made_scale()).astype(np.float32)
         if not _refused(call, second) and np.all((scales >= np.float32(2.0**-32)) & (scales < 256)):
             return Rounding("fp32", scales.reshape(() if scales.size == 1 else -1))
-    return Rounding("ruy", *reference[1:])
+    return reference if _grouped(call, first, second) else Rounding("ruy", *reference[1:])
 
 
 def _even(call: Call, second: int) -> bool:
     weight = call.reads[second]
     return weight is not None and int(weight.shape[-1]) % 2 == 0
+
+
+def _grouped(call: Call, first: int, second: int) -> bool:
+    x, weight = call.reads[first], call.reads[second]
+    return (
+        call.node.op == "CONV_2D" and x is not None and weight is not None and int(x.shape[3]) != int(weight.shape[3])
+    )
 
 
 def _refused(call: Call, second: int) -> bool:

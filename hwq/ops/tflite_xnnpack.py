@@ -62,7 +62,7 @@ def quantize(call: Call) -> Array | None:
     """From float to 8 bits by the reciprocal, ties to even; between 8-bit types of one kind in R6 with 8 fraction bits.
 
     What XNNPACK refuses is vectorized by LiteRT: to int16 8 elements at a time by the reciprocal, ties to even; between
-    int8 and uint8 16 at a time in R3. What is left over is rounded as the reference kernels round it.
+    8-bit types 16 at a time in R3. What is left over is rounded as the reference kernels round it.
     """
     to, info = call.made_dtype(), np.iinfo(carrier(call.made_dtype()))
     if call.made().scales().size != 1 or to not in {*BYTES, "int16"}:
@@ -76,10 +76,10 @@ def quantize(call: Call) -> Array | None:
         return made.astype(info.dtype)
     if call.dtype(0) not in BYTES or to not in BYTES:
         return None
-    distance = call.wide(0) - call.zero_point(0)
-    if call.dtype(0) != to:
+    distance, ratio = call.wide(0) - call.zero_point(0), np.float32(call.scale(0) / scale)
+    if call.dtype(0) != to or not 2.0**-8 <= ratio <= 2.0**7:
         real = float(call.scale(0)) / float(scale)
-        if real == 1.0 and zero - call.zero_point(0) == (128 if to == "uint8" else -128):
+        if call.dtype(0) != to and real == 1.0 and zero - call.zero_point(0) == (128 if to == "uint8" else -128):
             return None
         mantissa, shift = fixed.quantize_multiplier(real)
         rounded = [
@@ -87,9 +87,6 @@ def quantize(call: Call) -> Array | None:
             for name in ("ruy", "gemmlowp")
         ]
         return _left_over(rounded[0], rounded[1], 16).astype(info.dtype)
-    ratio = np.float32(call.scale(0) / scale)
-    if not 2.0**-8 <= ratio <= 2.0**7:
-        return None
     values = (distance * int(np.rint(np.float32(256) * ratio)) + (zero << 8) + 128) >> 8
     return np.asarray(np.clip(values, *bounds).astype(info.dtype))
 
@@ -107,7 +104,7 @@ def leaky_relu(call: Call) -> Array | None:
         return None
     above = np.float32(call.scale(0) / call.made_scale())
     below = np.float32(above * np.float32(call.attribute("alpha", 0.0)))
-    if not (2.0**-8 <= above <= 2.0**7 and -(2.0**7) + 2.0**-8 <= below <= 2.0**7 and below != 0):
+    if not (2.0**-8 <= above <= 2.0**7 and -(2.0**7) + 2.0**-8 <= below <= 2.0**7 and abs(below) >= 2.0**-8):
         return None
     x = call.wide(0) - call.zero_point(0)
     factors = [int(np.rint(np.float32(256) * slope)) for slope in (above, below)]

@@ -38,11 +38,11 @@ def litert_outputs(model: bytes, feeds: Sequence[Array], dialect: str) -> list[A
     try:
         interpreter: Any = Interpreter(model_content=model, experimental_op_resolver_type=resolver, num_threads=1)
         interpreter.allocate_tensors()
+        for detail, array in zip(interpreter.get_input_details(), feeds, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
     except (RuntimeError, ValueError) as error:
         raise Error("LiteRT refuses this model", why=str(error)[:200]) from error
-    for detail, array in zip(interpreter.get_input_details(), feeds, strict=True):
-        interpreter.set_tensor(detail["index"], array)
-    interpreter.invoke()
     return [np.array(interpreter.get_tensor(detail["index"])) for detail in interpreter.get_output_details()]
 
 

@@ -194,7 +194,8 @@ _PRESCRIBED: Mapping[str, Mapping[str, tuple[float, int]]] = {
 
 def _unary(rng: Generator, op: str, dtype: str) -> bytes:
     b = Builder()
-    shape = [_integer(rng, 1, 12) for _ in range(_integer(rng, 1, 5))]
+    reduces = op in {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}
+    shape = [_integer(rng, 1, 24 if reduces else 12) for _ in range(_integer(rng, 1, 5))]
     given, made = _scheme(rng, dtype), _scheme(rng, dtype)
     out, extra, option = shape, [], None
     if op in _PRESCRIBED:
@@ -209,7 +210,7 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
     elif op == "HARD_SWISH":
         made["scale"] = given["scale"] * rng.uniform(0.3, 1.0)
         option = options("HardSwish")
-    elif op in {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}:
+    elif reduces:
         axes = sorted(int(axis) for axis in rng.choice(len(shape), _integer(rng, 1, len(shape) + 1), replace=False))
         keep = bool(rng.random() < 0.5)
         out = [1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes]
