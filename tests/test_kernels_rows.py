@@ -269,6 +269,32 @@ def test_table_softmax_of_onnxruntime(path: str, rng: np.random.Generator) -> No
             assert (got == want).all(), (columns, scale)
 
 
+def test_default_softmax_of_litert(path: str, rng: np.random.Generator) -> None:
+    """The reading is that of `hwq.ops.tflite_xnnpack`, which the dialect's verification holds against LiteRT."""
+    for columns in (1, 2, 10, 31, 100, 1001):
+        for scale, beta in ((0.0005, 1.0), (0.06, 0.7), (20.0, 1.0)):
+            for dtype, result in ((np.int8, (1 / 256, -128)), (np.uint8, (0.01, 7))):
+                x = rng.integers(-128, 128, (6, columns)).astype(dtype)
+                x[0] = x[0, 0]
+                step = np.float32(-np.float32(scale) * np.float32(beta))
+                table = np.exp((step * np.arange(256).astype(np.float32)).astype(np.float64)).astype(np.float32)
+                powers = table[x.astype(int).max(axis=-1, keepdims=True) - x]
+                total = np.add.accumulate(powers, axis=-1, dtype=np.float32)[:, -1:]
+                inverse = np.float32(1) / (total * np.float32(result[0]))
+                values = numerics.away(powers * inverse).astype(np.int64) + result[1]
+                want = np.clip(values, np.iinfo(dtype).min, np.iinfo(dtype).max)
+                got = kernels.softmax(
+                    x,
+                    scale,
+                    formula="xnnpack",
+                    beta=beta,
+                    result_scale=result[0],
+                    result_zero_point=result[1],
+                    threads=2,
+                )
+                assert (got == want).all(), (columns, scale, dtype)
+
+
 # ---- Layer normalization --------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from hwq import kernels
 from hwq.errors import Error
 from hwq.execution.emission import Site, Value, geometry
 from hwq.execution.steps import Kernel, Scope, interpret, register
+from hwq.kernels.rows import LEAST_SCALE
 from hwq.ops import tflite_accumulators as sums
 from hwq.ops.tflite_base import Call, activation_range
 
@@ -107,18 +108,25 @@ def reshape(scope: Scope) -> Kernel:
 
 @register("tflite::SOFTMAX")
 def softmax(scope: Scope) -> Kernel:
-    """LiteRT's fixed-point softmax over the last axis."""
-    fixed = scope.dialect.name == "litert-ref" and _same_bytes(scope, 0)
-    call = _call(scope)
-    scale, beta = (float(call.scale(0)), float(scope.node.attributes.get("beta", 1.0))) if fixed else (0.0, 0.0)
+    """Over the last axis: LiteRT's fixed point, or by default a table of floats."""
+    by_default, call, plain = scope.dialect.name == "litert-xnnpack", _call(scope), _same_bytes(scope, 0)
+    scale, beta = (float(call.scale(0)), float(scope.node.attributes.get("beta", 1.0))) if plain else (0.0, 0.0)
+    made = (float(call.made_scale()), call.made_zero_point()) if plain else (0.0, 0)
+    if plain and by_default:
+        # Steps down from 1, and quotients that int32 holds; hwq.ops has the others' bits.
+        plain = 0 <= float(np.float32(scale) * np.float32(beta)) < np.inf and LEAST_SCALE <= made[0] < np.inf
 
     def emit(site: Site) -> bool:
         shape = site.shape(0)
-        if not fixed or not shape or not 0 < shape[-1] <= 4095:
+        if not plain or not shape or not shape[-1] or not (by_default or shape[-1] <= 4095):
             return False
         x, y, rows, dtype = site.read(0), site.make(), math.prod(shape[:-1]), site.dtype(0)
-        site.step([x], y, lambda steps, at: steps.softmax_tflite(
-            at(x), rows, shape[-1], dtype, dtype, scale, beta, at(y)))  # fmt: skip
+        if by_default:
+            site.step([x], y, lambda steps, at: steps.softmax_xnnpack(
+                at(x), rows, shape[-1], dtype, scale, beta, made, out=at(y)))  # fmt: skip
+        else:
+            site.step([x], y, lambda steps, at: steps.softmax_tflite(
+                at(x), rows, shape[-1], dtype, dtype, scale, beta, out=at(y)))  # fmt: skip
         return True
 
     return interpret(scope, emit)

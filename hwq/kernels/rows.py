@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import quantize_multiplier
-from hwq.kernels.operands import TYPES, Array, dense, floats, integer, output, over_ranges
+from hwq.kernels.operands import TYPES, Array, dense, floats, integer, output, over_ranges, zero_point
 
 __all__ = ["dynamic_quantize", "layer_norm", "softmax"]
 
@@ -24,6 +24,9 @@ DYNAMIC = {
     "torch": "uint8",
     "torch-reduced": "uint8",
 }  # formula -> dtype of the result, in the C enum's order
+
+# The least scale of xnnpack's result: its quotients are below 2^20, which int32 and float32 hold with a fraction.
+LEAST_SCALE = 2.0**-20
 
 
 def dynamic_quantize(
@@ -78,7 +81,17 @@ def _prepared(
         shift = max(0.0, float(np.float32(math.log(float(most)))) - 5.0) / scale
         table = floats([math.exp((i - 255 + shift) * scale) for i in range(256)], np.float32)
         inverse = float(np.floor(np.float32(1) / np.float32(made_scale)))
+    elif formula == 3:
+        table, scale = exponentials(scale, beta), made_scale
     return _kernels.Softmax(formula, kind, out_kind, scale, beta, table, inverse, zero_point)
+
+
+def exponentials(scale: float, beta: float) -> Array:
+    """XNNPACK's table: entry 255 - d is f32(exp(f32(d f32(-scale beta))))."""
+    with np.errstate(over="ignore"):
+        step = np.float32(-np.float32(scale) * np.float32(beta))
+        distances = (step * np.arange(255, -1, -1).astype(np.float32)).astype(np.float64)
+    return np.exp(distances).astype(np.float32)
 
 
 def softmax(
@@ -100,15 +113,16 @@ def softmax(
     x : uint8 or int8 array (tflite: int16 too)
     scale : float
         Of `x`, as the float32 it is.
-    formula : {"tflite", "ort"}
+    formula : {"tflite", "ort", "xnnpack"}
         ``tflite``: fixed point of 8-bit tensors, two interpolated tables for int16; the result's scale is 1/256 (1/32768
         for int16) and its zero point the lowest value. ``ort``: QLinearSoftmax, float table; int8 wraps as it does.
+        ``xnnpack``: LiteRT's default for 8 bits, the float table and one reciprocal a row; the result's scale is at least 2^-20.
     beta : float
-        Of tflite.
+        Of tflite and xnnpack.
     dtype : optional
         Of the result: x's by default; tflite also makes int16 of 8-bit tensors.
     result_scale, result_zero_point
-        Of ort.
+        Of ort and xnnpack.
     out, threads
         Rows are split over threads.
 
@@ -118,20 +132,24 @@ def softmax(
     """
     given = dense(x, "x", ["uint8", "int8", "int16"])
     made = given.dtype if dtype is None else np.dtype(dtype)
-    if formula not in ("tflite", "ort"):
-        raise Error(f"there is no softmax formula {formula}", remedy="tflite or ort")
+    if formula not in ("tflite", "ort", "xnnpack"):
+        raise Error(f"there is no softmax formula {formula}", remedy="tflite, ort or xnnpack")
     pairs = {("int16", "int16")} if given.dtype == np.int16 else {(given.dtype.name, given.dtype.name)}
     if formula == "tflite" and given.dtype != np.int16:
         pairs.add((given.dtype.name, "int16"))
-    if (given.dtype.name, made.name) not in pairs or (formula == "ort" and given.dtype == np.int16):
+    if (given.dtype.name, made.name) not in pairs or (formula != "tflite" and given.dtype == np.int16):
         raise Error(f"{formula} softmax does not make {made} of {given.dtype}")
     if not given.ndim:
         raise Error("softmax needs an axis")
     for value in (scale, beta, result_scale):
         if not (np.isfinite(value) and floats(value, np.float32) > 0):
             raise Error(f"scales and beta must be positive and finite, not {value}")
-    code = 2 if formula == "ort" else int(given.dtype == np.int16)
+    code = {"ort": 2, "xnnpack": 3}.get(formula, int(given.dtype == np.int16))
     point, columns = integer(result_zero_point, "result_zero_point"), given.shape[-1]
+    if formula == "xnnpack":
+        point = zero_point(result_zero_point, made, "result_zero_point")
+        if result_scale < LEAST_SCALE:
+            raise Error(f"the result's scale is {result_scale}", remedy="at least 2^-20")
     door = _prepared(
         code,
         TYPES[given.dtype],

@@ -17,6 +17,7 @@ from hwq.kernels.elementwise import FORMULAS, _parameters
 from hwq.kernels.epilogue import Binary, Epilogue, check_columns, clamp_bounds
 from hwq.kernels.operands import RANGES, TYPES, Array, align, int32_bias, zero_point
 from hwq.kernels.packing import Packed, spatial
+from hwq.kernels.rows import exponentials
 from hwq.kernels.windows import Geometry
 
 __all__ = ["ARENA", "FIRST_ARRAY", "Crew", "Place", "Run", "Steps"]
@@ -229,11 +230,29 @@ class Steps:
         made: DTypeLike,
         scale: float,
         beta: float,
+        *,
         out: Place,
     ) -> None:
         """LiteRT's fixed-point softmax of dense rows of 8 bits."""
         kinds = TYPES[np.dtype(dtype)], TYPES[np.dtype(made)]
         self._door.softmax(x, _kernels.Softmax(0, *kinds, scale, beta, None, 0.0, 0), rows, columns, out)
+
+    def softmax_xnnpack(
+        self,
+        x: Place,
+        rows: int,
+        columns: int,
+        dtype: DTypeLike,
+        scale: float,
+        beta: float,
+        made: tuple[float, int],
+        *,
+        out: Place,
+    ) -> None:
+        """LiteRT's default softmax of dense rows of 8 bits; `made`: scale and zero point of the result."""
+        kind = TYPES[np.dtype(dtype)]
+        door = _kernels.Softmax(3, kind, kind, made[0], beta, exponentials(scale, beta), 0.0, made[1])
+        self._door.softmax(x, door, rows, columns, out)
 
 
 class Crew:

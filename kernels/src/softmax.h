@@ -48,6 +48,13 @@ static inline int32_t hwq_softmax_position(uint32_t sum, int *shift)
     return hwq_clamp_s64(shifted - (1 << 15) - (1 << 16), INT16_MIN, INT16_MAX);
 }
 
+/* RECIPROCAL: ties away of power / (sum * scale), in [0, 2^20]: a power is at most 1, a sum at least 1, the scale at least 2^-20. */
+static inline int32_t hwq_softmax_away(float v)
+{
+    const int32_t whole = (int32_t)v;
+    return whole + (v - (float)whole >= 0.5f);
+}
+
 static inline int32_t hwq_type_least(int32_t type) { return type == HWQ_S8 ? -128 : type == HWQ_S16 ? -32768 : 0; }
 static inline int32_t hwq_type_most(int32_t type) { return type == HWQ_S8 ? 127 : type == HWQ_S16 ? 32767 : 255; }
 

@@ -58,6 +58,29 @@ static void row_table(const hwq_softmax *s, int64_t n, const uint8_t *x, uint8_t
     }
 }
 
+static void row_reciprocal(const hwq_softmax *s, int64_t n, const uint8_t *x, uint8_t *out)
+{
+    const uint8_t flip = s->type == HWQ_S8 ? 0x80 : 0;
+    const float *table = s->table + 255 - largest(n, x, flip);
+    const int32_t most = hwq_type_most(s->out_type);
+    float sum = 0;
+    int64_t i = 0;
+    for (; i < n; i++) sum += table[x[i] ^ flip];
+    const float inverse = 1.0f / (sum * s->scale);
+    for (i = 0; i + 8 <= n; i += 8) {
+        const __m256i at = _mm256_xor_si256(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(x + i))), _mm256_set1_epi32(flip));
+        const __m256 v = _mm256_mul_ps(_mm256_i32gather_ps(table, at, 4), _mm256_set1_ps(inverse));
+        const __m256i whole = _mm256_cvttps_epi32(v); /* v is not negative: away is up from a half */
+        const __m256 up = _mm256_cmp_ps(_mm256_sub_ps(v, _mm256_cvtepi32_ps(whole)), _mm256_set1_ps(0.5f), _CMP_GE_OQ);
+        const __m256i steps = _mm256_add_epi32(_mm256_sub_epi32(whole, _mm256_castps_si256(up)), _mm256_set1_epi32(s->zero_point));
+        store8(out, HWQ_U8, i, _mm256_min_epi32(steps, _mm256_set1_epi32(most)));
+    }
+    for (; i < n; i++) {
+        const int32_t v = hwq_softmax_away(table[x[i] ^ flip] * inverse) + s->zero_point;
+        out[i] = (uint8_t)(v > most ? most : v);
+    }
+}
+
 static void row_gemmlowp(const hwq_softmax *s, int64_t n, const uint8_t *x, void *out)
 {
     const uint8_t flip = s->type == HWQ_S8 ? 0x80 : 0;
@@ -140,6 +163,7 @@ void hwq_softmax_run__avx2(const hwq_softmax *s, int64_t rows, int64_t columns, 
         char *to = (char *)out + row * out_row;
         if (s->formula == HWQ_SOFTMAX_INT16) row_s16(s, columns, (const int16_t *)from, (int16_t *)to);
         else if (s->formula == HWQ_SOFTMAX_TABLE) row_table(s, columns, (const uint8_t *)from, (uint8_t *)to);
+        else if (s->formula == HWQ_SOFTMAX_RECIPROCAL) row_reciprocal(s, columns, (const uint8_t *)from, (uint8_t *)to);
         else row_gemmlowp(s, columns, (const uint8_t *)from, to);
     }
 }

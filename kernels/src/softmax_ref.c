@@ -66,6 +66,16 @@ static void row_bytes(const hwq_softmax *s, int64_t n, const uint8_t *x, void *o
         return;
     }
     const int32_t least = hwq_type_least(s->out_type), most = hwq_type_most(s->out_type);
+    if (s->formula == HWQ_SOFTMAX_RECIPROCAL) {
+        float sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += s->table[255 - top + (x[i] ^ flip)];
+        const float inverse = 1.0f / (sum * s->scale);
+        for (int64_t i = 0; i < n; i++) {
+            const int32_t v = hwq_softmax_away(s->table[255 - top + (x[i] ^ flip)] * inverse) + s->zero_point;
+            ((uint8_t *)out)[i] = (uint8_t)(v > most ? most : v);
+        }
+        return;
+    }
     uint32_t sum = 0;
     int shift;
     for (int64_t i = 0; i < n; i++) sum += (uint32_t)hwq_rdbpot(s->exponentials[top - (x[i] ^ flip)], 12);

@@ -47,7 +47,8 @@ static void softmaxes(int path, int formula, int type, int out_type, int64_t col
     float table[256];
     hwq_softmax s = {.formula = formula, .type = type, .out_type = out_type, .scale = scale, .beta = 1.0f, .table = table, .inverse = 256.0f,
                      .zero_point = out_type == HWQ_S8 ? -128 : 3};
-    for (int i = 0; i < 256; i++) table[i] = (float)(i + 1) * (float)(i + 1) * 1e30f;
+    for (int i = 0; i < 256; i++) table[i] = (float)(i + 1) * (float)(i + 1) * (formula == HWQ_SOFTMAX_RECIPROCAL ? 1.0f / 65536 : 1e30f);
+    if (formula == HWQ_SOFTMAX_RECIPROCAL) s.scale = 1.0f / 256; /* 1 + 1 + ...: halves among the quotients, ties too */
     hwq_softmax_prepare(&s);
     fill_bytes(x.data, in, 0);
     memset(x.data, 0x7F, (size_t)(in / ROWS));
@@ -104,7 +105,8 @@ void check_int16(void)
 {
     static const int cases[][3] = {{HWQ_SOFTMAX_GEMMLOWP, HWQ_S8, HWQ_S8}, {HWQ_SOFTMAX_GEMMLOWP, HWQ_U8, HWQ_U8},
                                    {HWQ_SOFTMAX_GEMMLOWP, HWQ_S8, HWQ_S16}, {HWQ_SOFTMAX_INT16, HWQ_S16, HWQ_S16},
-                                   {HWQ_SOFTMAX_TABLE, HWQ_U8, HWQ_U8}, {HWQ_SOFTMAX_TABLE, HWQ_S8, HWQ_S8}};
+                                   {HWQ_SOFTMAX_TABLE, HWQ_U8, HWQ_U8}, {HWQ_SOFTMAX_TABLE, HWQ_S8, HWQ_S8},
+                                   {HWQ_SOFTMAX_RECIPROCAL, HWQ_U8, HWQ_U8}, {HWQ_SOFTMAX_RECIPROCAL, HWQ_S8, HWQ_S8}};
     EACH_PATH(path)
     {
         check_begin("gemm_s16s8", path);

@@ -352,14 +352,15 @@ void hwq_gemm_half(const hwq_gemm_half_args *args); /* hwq_gemm_f32 of widened r
 typedef enum {
     HWQ_SOFTMAX_GEMMLOWP, /* LiteRT's 8-bit fixed point: u8, s8 in; u8, s8, s16 out */
     HWQ_SOFTMAX_INT16,    /* LiteRT's two interpolated tables: s16 in and out */
-    HWQ_SOFTMAX_TABLE     /* onnxruntime's QLinearSoftmax: a table of 256 floats, u8, s8 in and out */
+    HWQ_SOFTMAX_TABLE,    /* onnxruntime's QLinearSoftmax: a table of 256 floats, u8, s8 in and out */
+    HWQ_SOFTMAX_RECIPROCAL/* LiteRT's default for 8 bits: the same table, one reciprocal a row; u8, s8 in and out */
 } hwq_softmax_formula;
 typedef struct {
     int32_t formula, type, out_type;
-    float scale, beta;           /* GEMMLOWP, INT16 */
-    const float *table;          /* TABLE: entry 255 - d for distance d to the largest */
+    float scale, beta;           /* GEMMLOWP, INT16; RECIPROCAL: scale of the result, at least 2^-20 */
+    const float *table;          /* TABLE, RECIPROCAL: entry 255 - d for distance d to the largest; RECIPROCAL: in [0, 1], the last 1 */
     float inverse;               /* TABLE: floor(1 / scale of the result) */
-    int32_t zero_point;          /* TABLE: of the result */
+    int32_t zero_point;          /* TABLE, RECIPROCAL: of the result, within its type */
     /* Filled by hwq_softmax_prepare: */
     int32_t multiplier, shift;
     int32_t exponentials[256];   /* GEMMLOWP: by distance, Q0.31 */
