@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from hwq import kernels
-from hwq.benchmark import products
+from hwq.benchmark import rounds
+from hwq.benchmark.kernels import compare
 
 
 def test_ours_are_exact_and_a_wrong_one_is_marked() -> None:
-    rows = list(products.compare("int8 256", quick=True))
+    rows = list(compare("int8 256", quick=True))
     ours = [row for row in rows if row.ours]
     assert ours and all(row.exact and row.error == 0 for row in ours)
-    case = products.Case("int8", 2, 3, 4)
     want = np.zeros((2, 4))
-    bad = products._Contender("off by two", lambda: want + 2, want)
-    (row,) = products._measure(case, [bad], 0.01)
+    bad = rounds.Contender("off by two", lambda: want + 2, want)
+    (row,) = rounds.measure("int8 2x3x4", 24, [bad], 0.01)
     assert not row.exact and row.error == 2 and row.wrong == 1 and row.verdict == "WRONG by 2 in 100.0%"
 
 
 def test_the_best_peer_is_exact_and_not_ours() -> None:
-    def row(name: str, ours: bool, exact: bool, gmacs: float) -> products.Row:
-        return products.Row("int8 1x1x1", name, ours, exact, 0.0, 0.0, gmacs, None, 5)
+    def row(name: str, ours: bool, exact: bool, gmacs: float) -> rounds.Row:
+        return rounds.Row("int8 1x1x1", name, ours, exact, 0.0, 0.0, gmacs, None, 5)
 
     rows = [
         row("hwq", True, True, 9),
@@ -29,7 +29,7 @@ def test_the_best_peer_is_exact_and_not_ours() -> None:
         row("sound", False, True, 5),
         row("numpy float32", False, True, 7),
     ]
-    found = products.best_peer(rows, "int8 1x1x1")
+    found = rounds.best_peer(rows, "int8 1x1x1")
     assert found is not None and found.contender == "sound"
 
 
@@ -39,3 +39,9 @@ def test_register_loops_stand_for_macs() -> None:
     assert ceiling("no such scheme", 10) == 0
     if "avx2" in kernels.available_isas():
         assert ceiling("int8-avx2", 10) == 10 * 8 * 32
+
+
+def test_convolutions_of_ours_are_exact() -> None:
+    rows = list(compare("14x14", quick=True))
+    assert {row.case for row in rows} >= {"conv 1x1 14x14x256->1024", "depthwise 3x3 14x14x512"}
+    assert all(row.exact and row.error == 0 for row in rows if row.ours)

@@ -1,319 +1,223 @@
-"""Our products beside every other exact runtime: each contender is first held against int64, then all are timed in turn.
-
-Time is processor time of this process on one core; a contender's figure is the median of its samples, and samples whose processor
-time is under 0.97 of the wall's (something else had the core) are dropped. GMAC/s: 10^9 multiply-accumulates a second.
-"""
+"""Matrix products of the kernel benchmark: the cases, and for each of them ours and every other runtime's contender."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
+import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hwq import kernels, numerics
-from hwq.benchmark import peers
+from hwq.benchmark import litert, onnxruntime
+from hwq.benchmark.rounds import Contender
 from hwq.kernels.operands import Array
-from hwq.kernels.paths import ceiling
 
-__all__ = ["CASES", "Case", "Row", "compare"]
+__all__ = ["CASES", "Product"]
 
-SECONDS, QUICK_SECONDS, WHOLE = 1.0, 0.15, 0.97
+# Activations that MatMulNBits rounds to int8 with one scale, at accuracy level 4.
+BLOCK = 32
 
 
 @dataclass(frozen=True)
-class Case:
-    """One product: `kind` int8, int4, int4-float or float32; m x k x n; `group` of the scales of 4-bit weights, 0: none."""
+class Product:
+    """m x k x n of `kind` int8, int4, int4-float or float32; `group` of the scales of 4-bit weights, 0: one a column.
+
+    With `threads`, ours alone: on one thread and on so many, by the wall's time.
+    """
 
     kind: str
     m: int
     k: int
     n: int
     group: int = 0
+    threads: int = 1
 
     @property
     def name(self) -> str:
         """``int8 64x1024x1024``."""
-        return f"{self.kind}{f' group {self.group}' if self.group else ''} {self.m}x{self.k}x{self.n}"
+        group = f" group {self.group}" if self.group else ""
+        shared = f", {self.threads} threads" if self.threads > 1 else ""
+        return f"{self.kind}{group} {self.m}x{self.k}x{self.n}{shared}"
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         return self.m * self.k * self.n
 
+    def contenders(self) -> list[Contender]:
+        """Ours first, then every runtime that is installed."""
+        rng = np.random.default_rng(self.m * self.k + self.n)
+        if self.kind == "float32":
+            return _floats(self, rng)
+        if self.kind == "int4-float":
+            return _weight_only(self, rng)
+        if self.kind == "int4":
+            return _four_bits(self, rng)
+        return _shared(self, rng) if self.threads > 1 else _eight_bits(self, rng)
 
-SHAPES = ((64, 1024, 1024), (128, 768, 3072), (256, 256, 256), (512, 512, 512), (1024, 1024, 1024))
+
 CASES = (
-    *(Case("int8", *shape) for shape in SHAPES),
-    Case("int8", 1, 4096, 4096),
-    Case("int4", 64, 1024, 1024),
-    Case("int4", 512, 512, 512),
-    Case("int4", 64, 1024, 1024, 32),
-    Case("int4", 1, 4096, 4096),
-    Case("int4-float", 1, 4096, 4096, 32),
-    Case("float32", 256, 256, 256),
-    Case("float32", 512, 512, 512),
+    Product("int8", 64, 1024, 1024),
+    Product("int8", 128, 768, 3072),
+    Product("int8", 256, 256, 256),
+    Product("int8", 512, 512, 512),
+    Product("int8", 1024, 1024, 1024),
+    Product("int8", 1, 4096, 4096),
+    Product("int8", 1024, 1024, 1024, threads=2),
+    Product("int4", 64, 1024, 1024),
+    Product("int4", 512, 512, 512),
+    Product("int4", 64, 1024, 1024, 32),
+    Product("int4", 1, 4096, 4096),
+    Product("int4-float", 64, 1024, 1024, 32),
+    Product("int4-float", 1, 4096, 4096, 32),
+    Product("float32", 256, 256, 256),
+    Product("float32", 512, 512, 512),
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One contender in one case.
-
-    Attributes
-    ----------
-    case, contender : str
-    ours, exact : bool
-    error : float
-        Greatest difference from the int64 reading, in units of the output (LSB of int8).
-    wrong : float
-        Share of outputs that differ.
-    gmacs : float
-        GMAC/s, median.
-    ceiling : float or None
-        Share of the scheme's register-only loop, measured between the samples; ours only.
-    samples : int
-        Samples that counted.
-    """
-
-    case: str
-    contender: str
-    ours: bool
-    exact: bool
-    error: float
-    wrong: float
-    gmacs: float
-    ceiling: float | None
-    samples: int
-
-    @property
-    def verdict(self) -> str:
-        """``EXACT``, or ``WRONG`` with the error."""
-        return "EXACT" if self.exact else f"WRONG by {self.error:.3g} in {self.wrong:.1%}"
+def exact(a: Array, w: Array) -> Array:
+    """Products of integers by float64, which is exact below 2^53."""
+    return np.asarray(a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
 
 
-@dataclass
-class _Contender:
-    name: str
-    run: Callable[[], Array]
-    want: Array
-    tolerance: float = 0.0
-    scheme: str | None = None
-    ours: bool = False
-
-
-def compare(
-    only: str | None = None, *, quick: bool = False, progress: Callable[[str], None] | None = None
-) -> Iterator[Row]:
-    """Measure the cases whose name contains `only`; peers that are not installed are left out.
-
-    Parameters
-    ----------
-    only : str, optional
-    quick : bool
-        A tenth of the time and small shapes only.
-    progress : callable, optional
-        Told the name of each case.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {max(before)})
-    try:
-        for case in CASES:
-            if (only and only not in case.name) or (quick and case.macs > 70e6):
-                continue
-            if progress is not None:
-                progress(case.name)
-            yield from _measure(case, _contenders(case), QUICK_SECONDS if quick else SECONDS)
-    finally:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, before)
-
-
-def _contenders(case: Case) -> list[_Contender]:
-    rng = np.random.default_rng(case.m * case.k + case.n)
-    m, k, n = case.m, case.k, case.n
-    if case.kind == "float32":
-        return _float_contenders(rng, m, k, n)
-    if case.kind.startswith("int4"):
-        return _int4_contenders(case, rng)
-    a = rng.integers(-128, 128, (m, k)).astype(np.int8)
-    w = rng.integers(-128, 128, (k, n)).astype(np.int8)
-    w[w == -128] = -127  # TFLite forbids it; the kernels do not care
-    acc = _exact(a, w)
-    scales = np.full(n, 60.0 / max(float(np.abs(acc).max()), 1.0), np.float32)
+def requantized(acc: Array, columns: int) -> tuple[kernels.Epilogue, Array, Array]:
+    """The epilogue that takes the accumulators to int8, their int8 reading by NumPy, and the scales."""
+    scales = np.full(columns, 60.0 / max(float(np.abs(acc).max()), 1.0), np.float32)
     want = numerics.requantize(acc.astype(np.int32), "fp32", multipliers=scales, clamp=(-128, 127))
-    finish = kernels.Epilogue(kind="requant", rounding="fp32", multipliers=scales, dtype="int8")
-    packed, out = kernels.pack(w), np.empty((m, n), np.int8)
-    found = [_Contender("hwq s8s8", lambda: kernels.gemm(a, packed, epilogue=finish, out=out), want, 0, "int8", True)]
-    unsigned, second = a.view(np.uint8) ^ 0x80, np.empty((m, n), np.int8)
-    found.append(
-        _Contender(
+    return kernels.Epilogue(kind="requant", rounding="fp32", multipliers=scales, dtype="int8"), want, scales
+
+
+def _int8(case: Product, rng: np.random.Generator) -> tuple[Array, Array]:
+    a = rng.integers(-128, 128, (case.m, case.k)).astype(np.int8)
+    return a, rng.integers(-127, 128, (case.k, case.n)).astype(np.int8)  # TFLite forbids -128; the kernels do not care
+
+
+def _eight_bits(case: Product, rng: np.random.Generator) -> list[Contender]:
+    a, w = _int8(case, rng)
+    acc = exact(a, w)
+    finish, want, scales = requantized(acc, case.n)
+    packed, unsigned = kernels.pack(w), a.view(np.uint8) ^ 0x80
+    out, second = np.empty((case.m, case.n), np.int8), np.empty((case.m, case.n), np.int8)
+    found = [
+        Contender("hwq s8s8", lambda: kernels.gemm(a, packed, epilogue=finish, out=out), want, 0, "int8", True),
+        Contender(
             "hwq u8s8",
             lambda: kernels.gemm(unsigned, packed, a_zero_point=128, epilogue=finish, out=second),
             want,
             0,
             "int8",
             True,
-        )
-    )
-    try:
-        for name, run, shift in peers.onnxruntime_products(a, w, scales):
-            found.append(_Contender(name, run, want.astype(np.int16) + shift))
-    except ImportError:
-        pass
-    try:
-        found.append(_Contender("LiteRT s8s8", peers.litert(a, w, scales), want))
-    except ImportError:
-        pass
-    found.append(_Contender("numpy float32", peers.numpy_float(a, w), acc, float(np.abs(acc).max()) * k * 2.0**-24))
+        ),
+    ]
+    with contextlib.suppress(ImportError):
+        for name, run, shift in onnxruntime.products(a, w, scales):
+            found.append(Contender(name, run, want.astype(np.int16) + shift))
+    with contextlib.suppress(ImportError):
+        found.append(Contender("LiteRT s8s8", litert.product(a, w, scales), want))
+    found.append(_numpy(a.astype(np.float32), w.astype(np.float32), acc))
     return found
 
 
-def _int4_contenders(case: Case, rng: np.random.Generator) -> list[_Contender]:
+def _shared(case: Product, rng: np.random.Generator) -> list[Contender]:
+    a, w = _int8(case, rng)
+    finish, want, _ = requantized(exact(a, w), case.n)
+    packed = kernels.pack(w)
+
+    def on(threads: int) -> Contender:
+        out = np.empty((case.m, case.n), np.int8)
+        label = f"hwq s8s8, {threads} thread{'s' if threads > 1 else ''}"
+        return Contender(
+            label,
+            lambda: kernels.gemm(a, packed, epilogue=finish, out=out, threads=threads),
+            want,
+            ours=True,
+            threads=threads,
+        )
+
+    return [on(1), on(case.threads)]
+
+
+def _four_bits(case: Product, rng: np.random.Generator) -> list[Contender]:
+    """int8 activations. The others take floats and round them; theirs are such that nothing is lost by it."""
     m, k, n, group = case.m, case.k, case.n, case.group
     w = rng.integers(-8, 8, (k, n)).astype(np.int8)
-    a = rng.integers(-128, 128, (m, k)).astype(np.int8)
-    floats = rng.standard_normal((m, k)).astype(np.float32)
-    found: list[_Contender] = []
-    if not group:
-        acc = _exact(a, w)
-        scales = np.full(n, 60.0 / max(float(np.abs(acc).max()), 1.0), np.float32)
-        finish = kernels.Epilogue(kind="requant", rounding="fp32", multipliers=scales, dtype="int8")
-        want = numerics.requantize(acc.astype(np.int32), "fp32", multipliers=scales, clamp=(-128, 127))
+    a = rng.integers(-127, 128, (m, k)).astype(np.int8)
+    found: list[Contender] = []
+    size = group or BLOCK
+    steps = rng.uniform(0.5, 1.5, (k // size, n)).astype(np.float32) if group else np.ones((k // size, n), np.float32)
+    if group:
+        scaled, result, wide = kernels.pack(w, bits=4, group=group, scales=steps), np.empty((m, n), np.float32), None
+        wide = _by_groups(a, w, steps, size)
+        run = lambda: kernels.gemm(a, scaled, out=result)  # noqa: E731
+        found.append(Contender("hwq s8s4", run, wide, _tolerance(wide, k), "int4", True))
+    else:
+        finish, want, _ = requantized(exact(a, w), n)
         packed, out = kernels.pack(w, bits=4), np.empty((m, n), np.int8)
         found.append(
-            _Contender("hwq s8s4", lambda: kernels.gemm(a, packed, epilogue=finish, out=out), want, 0, "int4", True)
+            Contender("hwq s8s4", lambda: kernels.gemm(a, packed, epilogue=finish, out=out), want, 0, "int4", True)
         )
-    else:
-        steps = rng.uniform(0.5, 1.5, (k // group, n)).astype(np.float32)
-        scaled, result = kernels.pack(w, bits=4, group=group, scales=steps), np.empty((m, n), np.float32)
-        left = floats if case.kind == "int4-float" else a
-        parts = [
-            _exact_float(left[:, i : i + group], w[i : i + group]) * steps[i // group].astype(np.float64)
-            for i in range(0, k, group)
-        ]
-        wide = np.sum(parts, axis=0)
-        bound = float(np.abs(wide).max()) * k * 2.0**-24
-        label = "hwq f32s4" if case.kind == "int4-float" else "hwq s8s4"
-        found.append(
-            _Contender(
-                label, lambda: kernels.gemm(left, scaled, out=result), wide, bound, "int4" if m > 1 else None, True
-            )
-        )
-    try:
-        size = group or 32
-        steps = np.ones((k // size, n), np.float32) if not group else steps
-        truth = sum(
-            _exact_float(floats[:, i : i + size], w[i : i + size]) * steps[i // size].astype(np.float64)
-            for i in range(0, k, size)
-        )
-        found.append(
-            _Contender(
-                f"onnxruntime MatMulNBits {size}",
-                peers.onnxruntime_bits(floats, w, steps, size),
-                np.asarray(truth),
-                float(np.abs(truth).max()) * k * 2.0**-24,
-            )
-        )
-    except ImportError:
-        pass
+    blocks = a.copy()
+    blocks[:, ::BLOCK] = 127  # the greatest of every block: its scale is 1
+    wide = _by_groups(blocks, w, steps, size)
+    with contextlib.suppress(ImportError):
+        call = onnxruntime.weight_only_product(blocks.astype(np.float32), w, steps, size, 4)
+        found.append(Contender(f"onnxruntime MatMulNBits int8, group {size}", call, wide, _tolerance(wide, k)))
     if not group:
-        try:
-            found.append(_Contender("LiteRT s8s8", peers.litert(a, w, scales), want))
-        except ImportError:
-            pass
+        rows = a.copy()
+        rows[:, 0], rows[:, 1] = -128, 127  # 255 steps of 1
+        wide = exact(rows, w)
+        with contextlib.suppress(ImportError):
+            call = litert.weight_only_product(rows.astype(np.float32), w, np.ones(n, np.float32))
+            found.append(Contender("LiteRT f32 x int4", call, wide, _tolerance(wide, k)))
+            found.append(Contender("LiteRT s8s8", litert.product(a, w, finish.multipliers), want))
     return found
 
 
-def _float_contenders(rng: np.random.Generator, m: int, k: int, n: int) -> list[_Contender]:
-    a, w = rng.standard_normal((m, k)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
-    packed, out, wide = kernels.pack_float(w), np.empty((m, n), np.float32), a.astype(np.float64) @ w.astype(np.float64)
-    bound = float(np.abs(wide).max()) * k * 2.0**-24
+def _weight_only(case: Product, rng: np.random.Generator) -> list[Contender]:
+    m, k, n, group = case.m, case.k, case.n, case.group
+    w = rng.integers(-8, 8, (k, n)).astype(np.int8)
+    a = rng.standard_normal((m, k)).astype(np.float32)
+    steps = rng.uniform(0.5, 1.5, (k // group, n)).astype(np.float32)
+    packed, out = kernels.pack(w, bits=4, group=group, scales=steps), np.empty((m, n), np.float32)
+    wide = _by_groups(a, w, steps, group)
+    found = [
+        Contender("hwq f32s4", lambda: kernels.gemm(a, packed, out=out), wide, _tolerance(wide, k), "float32", True)
+    ]
+    with contextlib.suppress(ImportError):
+        for label, level in (("float32", 1), ("int8", 4)):
+            call = onnxruntime.weight_only_product(a, w, steps, group, level)
+            found.append(Contender(f"onnxruntime MatMulNBits {label}, group {group}", call, wide, _tolerance(wide, k)))
+    return found
+
+
+def _floats(case: Product, rng: np.random.Generator) -> list[Contender]:
+    a = rng.standard_normal((case.m, case.k)).astype(np.float32)
+    w = rng.standard_normal((case.k, case.n)).astype(np.float32)
+    packed, out, wide = kernels.pack_float(w), np.empty((case.m, case.n), np.float32), _wide(a, w)
+    bound = _tolerance(wide, case.k)
     return [
-        _Contender("hwq float32, fixed order", lambda: kernels.gemm(a, packed, out=out), wide, bound, "float32", True),
-        _Contender("numpy float32", peers.numpy_float(a, w), wide, bound),
+        Contender("hwq float32, fixed order", lambda: kernels.gemm(a, packed, out=out), wide, bound, "float32", True),
+        _numpy(a, w, wide),
     ]
 
 
-def _exact(a: Array, w: Array) -> Array:
-    """int64 products by float64, which is exact below 2^53."""
-    return np.asarray(a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
+def _numpy(a: Array, w: Array, want: Array) -> Contender:
+    """NumPy's float32 product on the same values: the speed that integers must beat."""
+    out = np.empty((len(a), w.shape[1]), np.float32)
+    return Contender("numpy float32", lambda: np.matmul(a, w, out=out), want, _tolerance(want, len(w)))
 
 
-def _exact_float(a: Array, w: Array) -> Array:
+def _wide(a: Array, w: Array) -> Array:
     return np.asarray(a.astype(np.float64) @ w.astype(np.float64))
 
 
-def _measure(case: Case, contenders: list[_Contender], seconds: float) -> Iterator[Row]:
-    verdicts: list[tuple[bool, float, float]] = []
-    for one in contenders:
-        difference = np.abs(np.asarray(one.run(), np.float64) - one.want)
-        verdicts.append(
-            (
-                bool((difference <= one.tolerance).all()),
-                float(difference.max()),
-                float((difference > one.tolerance).mean()),
-            )
-        )
-    scheme_of = _schemes()
-    samples: list[list[float]] = [[] for _ in contenders]
-    shares: list[list[float]] = [[] for _ in contenders]
-    calls = []
-    for one in contenders:
-        start = time.process_time()
-        one.run()
-        calls.append(max(1, int(0.002 / max(time.process_time() - start, 1e-6))))
-    end, rounds = time.perf_counter() + seconds * len(contenders), 0
-    while rounds < 5 or (time.perf_counter() < end and rounds < 400):
-        rounds += 1
-        for i, one in enumerate(contenders):
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(calls[i]):
-                one.run()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            if cpu < WHOLE * wall:
-                continue
-            rate = case.macs * calls[i] / cpu * 1e-9
-            samples[i].append(rate)
-            scheme = scheme_of.get(one.scheme or "")
-            if scheme is not None:
-                start = time.process_time()
-                macs = ceiling(scheme, 4000)
-                shares[i].append(rate / (macs / (time.process_time() - start) * 1e-9))
-    for one, verdict, rates, share in zip(contenders, verdicts, samples, shares, strict=True):
-        yield Row(
-            case.name,
-            one.name,
-            one.ours,
-            *verdict,
-            float(np.median(rates)) if rates else float("nan"),
-            float(np.median(share)) if share else None,
-            len(rates),
-        )
+def _by_groups(a: Array, w: Array, steps: Array, size: int) -> Array:
+    parts = (
+        _wide(a[:, i : i + size], w[i : i + size]) * steps[i // size].astype(np.float64) for i in range(0, len(w), size)
+    )
+    return np.asarray(sum(parts))
 
 
-def _schemes() -> dict[str, str]:
-    """The register-only loop of the path in use, for each kind of product; what has none is left out."""
-    path = kernels.isa()
-    vector = "avx512vnni" if path == "avx512vnni" else "avx2"
-    named: dict[str, str] = {}
-    if path in ("avx2", "avx512vnni"):
-        named = {
-            "int8": f"int8-{vector}",
-            "int4": "int8-avx512vnni" if path == "avx512vnni" else "int4-avx2",
-            "float32": "float32-avx2",
-        }
-    return named
-
-
-def best_peer(rows: list[Row], case: str) -> Row | None:
-    """The fastest exact contender of a case that is not ours; float32 does not count as one of integers."""
-    others: list[Any] = [
-        row for row in rows if row.case == case and not row.ours and row.exact and row.gmacs == row.gmacs
-    ]
-    integers = [row for row in others if "float32" not in row.contender or case.startswith("float32")]
-    return max(integers, key=lambda row: row.gmacs, default=None)
+def _tolerance(want: Array, k: int) -> float:
+    """K rounding errors of float32 at the greatest result."""
+    return float(np.abs(want).max()) * k * 2.0**-24

@@ -37,7 +37,7 @@ def bench(
         str | None,
         typer.Option("--only", metavar="TEXT", help="Cases whose name contains it: int8, int4, 512x512, ..."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small shapes, a tenth of the time.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small shapes, a fifth of the time.")] = False,
     json: options.Json = False,
 ) -> None:
     """Measure hwq beside other programs, on the same work, in one run."""
@@ -130,7 +130,7 @@ def _products(only: str | None, quick: bool, json: bool) -> None:
     from dataclasses import asdict
 
     from hwq import kernels
-    from hwq.benchmark.products import compare
+    from hwq.benchmark.kernels import compare
     from hwq.errors import Error
 
     rows = list(compare(only, quick=quick))
