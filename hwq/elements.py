@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BITS", "carrier"]
+__all__ = ["BITS", "carrier", "stored_type"]
 
 # Bits of one element as stored in a runtime's memory (int4: two elements a byte, low nibble first).
 BITS: Mapping[str, int] = MappingProxyType({
@@ -25,10 +25,18 @@ _SMALL_FLOATS: Mapping[str, str] = MappingProxyType({
     "float8e5m2": "float8_e5m2", "float8e5m2fnuz": "float8_e5m2fnuz", "float8e8m0": "float8_e8m0fnu",
 })  # fmt: skip
 
+# Widths that a plan may name and no file format stores: the next wider type holds them, its range cut to theirs.
+_STORED: Mapping[str, str] = MappingProxyType({"int3": "int4", "int5": "int8", "int6": "int8"})
+
+
+def stored_type(dtype: str) -> str:
+    """The type that holds weights of `dtype`: int4 for int3, int8 for int5 and int6, itself otherwise."""
+    return _STORED.get(dtype, dtype)
+
 
 def carrier(dtype: str) -> np.dtype[Any]:
     """NumPy dtype that holds elements of `dtype`, one a slot; sub-byte integers are carried by int8 / uint8."""
-    if dtype in {"int2", "int4"}:
+    if dtype in {"int2", "int4"} or dtype in _STORED:
         return np.dtype(np.int8)
     if dtype in {"uint2", "uint4"}:
         return np.dtype(np.uint8)

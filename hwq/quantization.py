@@ -10,6 +10,7 @@ import numpy as np
 
 from hwq.dialect import find
 from hwq.dynamic import dynamic_layer
+from hwq.elements import stored_type
 from hwq.errors import Error, NotSupportedYet
 from hwq.floating import half_keys, retyped
 from hwq.graph import BITS, Graph, Node, Quantization, Tensor, carrier
@@ -272,7 +273,7 @@ class _Builder:
         return scale, zero
 
     def _weight(self, node: Node, constant: Constant) -> str:
-        tensor, dtype = self.old.tensors[constant.tensor], constant.weights.dtype
+        tensor, dtype = self.old.tensors[constant.tensor], stored_type(constant.weights.dtype)
         shape, attributes = _granularity(tensor, constant)
         values = None if self.scales is None else self.scales.weight(node, constant)
         key = (

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.dialect import Dialect
+from hwq.elements import stored_type
 from hwq.errors import Error, NotSupportedYet
 from hwq.files import read_npz
 from hwq.graph import Array, Graph, Node, carrier
@@ -209,8 +210,6 @@ class Scales:
             raise NotSupportedYet(
                 'rounding "adaround"', where=f"{where}.rounding", remedy='use rounding = "coordinate" or "gptq"'
             )
-        if how.dtype in {"int3", "int5", "int6"}:
-            raise NotSupportedYet(f"{how.dtype} weights", where=f"{where}.dtype", remedy="use int8 or int4")
         if self.graph.tensors[constant.tensor].dtype != "float32":
             raise NotSupportedYet(
                 f"quantizing {self.graph.tensors[constant.tensor].dtype} weights",
@@ -219,7 +218,7 @@ class Scales:
             )
         integer = node.name in self.placement.wants
         # Weights of a float layer are only stored as integers; an integer layer needs a kernel for them.
-        if integer and how.dtype not in self.dialect.weight_dtypes:
+        if integer and stored_type(how.dtype) not in self.dialect.weight_dtypes:
             raise self._contradiction(
                 f"{where}.dtype", f"has no integer kernel for {how.dtype} weights", sorted(self.dialect.weight_dtypes)
             )

@@ -385,13 +385,25 @@ def test_a_wider_layer_reads_a_second_storage(cnn: Graph, cal: hwq.Calibration) 
 
 
 @pytest.mark.parametrize(
+    ("dtype", "stored", "largest"), [("int3", "int4", 3), ("int5", "int8", 15), ("int6", "int8", 31)]
+)
+def test_widths_that_no_file_has_are_stored_in_the_next(
+    dtype: str, stored: str, largest: int, cnn: Graph, cal: hwq.Calibration
+) -> None:
+    q = hwq.quantize(cnn, hwq.Plan.uniform(dtype, "uint8", dialect="hwq"), cal)
+    weights = [one for one in q.tensors.values() if one.data is not None and one.dtype == stored and len(one.shape) > 1]
+    assert weights and {one.quantization.dtype for one in weights} == {stored}
+    assert max(int(np.abs(one.data).max()) for one in weights) == largest
+    assert all(-largest - 1 <= one.data.min() for one in weights)
+
+
+@pytest.mark.parametrize(
     "table, key",
     [
         ({"default": {"activations": {"granularity": "row"}}}, "activations.granularity"),
         ({"default": {"activations": {"observer": "coordinate"}}}, "activations.observer"),
         ({"default": {"activations": {"dtype": "float16"}}}, "activations.dtype"),
         ({"default": {"weights": {"dtype": "bfloat16"}}}, "weights.dtype"),
-        ({"default": {"weights": {"dtype": "int5"}}}, "weights.dtype"),
     ],
 )
 def test_what_is_not_built_is_named_and_never_replaced(table: dict, key: str, cnn: Graph, cal: hwq.Calibration) -> None:

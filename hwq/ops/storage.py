@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hwq.elements import stored_type
 from hwq.graph import BITS, Array, carrier
 
 __all__ = ["convert", "integer_range", "is_integer", "saturate", "spread"]
@@ -17,8 +18,8 @@ def is_integer(dtype: str) -> bool:
 
 
 def integer_range(dtype: str) -> tuple[int, int]:
-    """Lowest and highest value of an integer type, sub-byte types included."""
-    bits = BITS[dtype]
+    """Lowest and highest value of an integer type, sub-byte types and a plan's int3, int5 and int6 included."""
+    bits = BITS[dtype] if stored_type(dtype) == dtype else int(dtype.removeprefix("int"))
     return (0, (1 << bits) - 1) if dtype.startswith("u") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 

@@ -1,0 +1,162 @@
+"""Exact sums in torch: convolutions, matrix products, residual sums and means of stored integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hwq import numerics
+from hwq.errors import Error
+from hwq.graph import Node
+from hwq.ops import spatial
+from hwq.ops.storage import integer_range
+from hwq.qat import operators
+from hwq.qat.state import Stored
+
+if TYPE_CHECKING:
+    from hwq.qat.network import Network
+
+__all__ = ["BINARY", "Sums", "accumulate", "combined", "mean_of_all"]
+
+# Every integer up to here is a float32, so a sum whose terms' magnitudes add up to no more is exact in any order.
+EXACT = 2.0**24
+OVERFLOW = 2.0**31
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+BINARY = frozenset({"Add", "Mul"})
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Accumulators and their step.
+
+    `total` is float32 or float64 integers, `scales` (float32, broadcastable) their real value, or with `count` the mean over
+    so many; `offsets` a float32 bias in accumulator steps that torch's kernels add, `floor` whether a ReLU is swallowed.
+    """
+
+    total: Any
+    scales: Any
+    offsets: Any = None
+    count: int | None = None
+    floor: bool = False
+
+
+def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
+    """The exact sums of a quantized convolution or product, its bias included.
+
+    Raises
+    ------
+    Error
+        They may pass int32.
+    """
+    x, w = operands[0], operands[1]
+    channel = _channels(node, x)
+    # f32(f32(alpha s_x) s_w), onnxruntime's order of products.
+    factor = torch.tensor(float(node.attributes.get("alpha", 1.0)) if node.op == "Gemm" else 1.0)
+    steps = (factor * x.scale.reshape(())) * w.scale.reshape(-1)
+    bias, offsets = _bias(network, node, operands, steps)
+    reach = float(x.centered.detach().abs().max()) if x.centered.numel() else 0.0
+    bound = reach * _weight_sums(node, w) + (
+        float(bias.detach().abs().max()) if bias is not None and bias.numel() else 0.0
+    )
+    if bound >= OVERFLOW:
+        raise Error(
+            "these sums may pass int32",
+            where=f"node {node.name}",
+            why=f"the magnitudes of weights and inputs add up to {bound:.3g}",
+            remedy="split the layer, or plan fewer bits",
+        )
+    dtype = torch.float64 if bound > EXACT else torch.float32
+    left, right = x.centered.to(dtype), w.centered.to(dtype)
+    if node.op == "Conv":
+        total = operators.convolve(node, left, right)
+    else:
+        get = node.attributes.get
+        total = torch.matmul(
+            left.T if get("transA", 0) and node.op == "Gemm" else left,
+            right.T if get("transB", 0) and node.op == "Gemm" else right,
+        )
+    if bias is not None:
+        total = total + (bias.reshape(channel) if bias.ndim == 1 else bias).to(dtype)
+    floor = network.dialect.name == "torch-fbgemm" and any(part.op == "Relu" for part in node.body)
+    return Sums(total, steps.reshape(channel), None if offsets is None else offsets.reshape(channel), floor=floor)
+
+
+def _channels(node: Node, x: Stored) -> tuple[int, ...]:
+    """How one value a channel lies in the result."""
+    return (-1, *[1] * (x.centered.ndim - 2)) if node.op == "Conv" else (-1,)
+
+
+def _bias(network: Network, node: Node, operands: list[Any], steps: Any) -> tuple[Any, Any]:
+    """The bias in accumulator steps, as integers (float64) or, in torch's dialect, as float32."""
+    name = node.inputs[2] if len(node.inputs) > 2 else ""
+    if not name:
+        return None, None
+    given = operands[2]
+    if isinstance(given, np.ndarray):
+        if name in network.state.bias_of:
+            return network.bias(name, steps), None
+        return torch.from_numpy(given.astype(np.float64)), None
+    if given.dtype == torch.float32:
+        return None, given.reshape(-1) / steps
+    return given.double(), None
+
+
+def _weight_sums(node: Node, w: Stored) -> float:
+    """The largest sum of magnitudes that one output multiplies."""
+    magnitudes = w.centered.detach().abs().double()
+    if not magnitudes.numel():
+        return 0.0
+    if node.op == "Conv":
+        return float(magnitudes.reshape(len(magnitudes), -1).sum(1).max())
+    axis = -1 if node.op == "Gemm" and node.attributes.get("transB", 0) else -2 if magnitudes.ndim > 1 else 0
+    return float(magnitudes.sum(axis).max())
+
+
+def mean_of_all(node: Node, operands: list[Any]) -> Sums | None:
+    """The sums of a pool over the whole image, onnxruntime's QLinearGlobalAveragePool; None for other windows."""
+    x = operands[0]
+    space = tuple(x.centered.shape[2:])
+    if node.op == "AveragePool":
+        windows = spatial.windows_of(node, space, [int(one) for one in node.attributes["kernel_shape"]])
+        if windows.kernel != space or any(windows.begin) or any(windows.end):
+            return None
+    count = int(np.prod(space, dtype=np.int64))
+    dtype = torch.float64 if count * 256.0 > EXACT else torch.float32
+    total = x.centered.to(dtype).sum(dim=tuple(range(2, x.centered.ndim)), keepdim=True)
+    return Sums(total, x.scale.reshape(()), count=count)
+
+
+def combined(network: Network, node: Node, operands: list[Any], made: tuple[Any, int, str]) -> tuple[Any, Any]:
+    """A quantized sum or product of two byte tensors: (the real-valued steps for gradients, the exact steps).
+
+    The exact value comes from a table over all pairs of bytes, made by the independent reading of the dialect's formula
+    (`hwq.numerics.binary`).
+    """
+    a, b = operands
+    scale, zero, dtype = made
+    low, high = integer_range(dtype)
+    ratio = torch.add if node.op == "Add" else torch.mul
+    soft = torch.clamp(ratio(a.centered * a.scale, b.centered * b.scale) / scale, low - zero, high - zero)
+    starts = [integer_range(one.dtype)[0] for one in (a, b)]
+    bytes_ = [np.arange(start, start + 256) for start in starts]
+    floor = network.dialect.name == "torch-fbgemm" and any(part.op == "Relu" for part in node.body)
+    table = numerics.binary(
+        network.dialect.formulas[node.op],
+        bytes_[0][:, None],
+        bytes_[1][None, :],
+        a_scale=float(a.scale.detach()),
+        b_scale=float(b.scale.detach()),
+        scale=float(scale.detach()),
+        a_zero_point=a.zero,
+        b_zero_point=b.zero,
+        zero_point=zero,
+        clamp=(zero if floor else low, high),
+    )
+    entries = torch.from_numpy((table - zero).astype(np.float32).reshape(-1))
+    with torch.no_grad():
+        places = (a.centered + float(a.zero - starts[0])) * 256 + (b.centered + float(b.zero - starts[1]))
+        exact = entries[places.to(torch.int64)]
+    return soft, exact

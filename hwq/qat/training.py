@@ -1,0 +1,148 @@
+"""Distillation: a prepared module learns to give what its float model gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from hwq.errors import Error
+from hwq.graph import Array
+from hwq.qat.network import Network
+from hwq.qat.state import require_prepared
+
+__all__ = ["distilled"]
+
+# A scale's factor over its first value never leaves these bounds: a factor of 0 has no inverse.
+FACTORS = 1 / 64, 64.0
+# Share of the steps over which the rate rises to its peak.
+WARM_UP = 0.05
+
+
+def distilled(
+    prepared: Any,
+    samples: Array | Mapping[str, Array],
+    labels: Array | None,
+    teacher: Callable[..., Any] | None,
+    epochs: int,
+    batch: int,
+    rate: float,
+    temperature: float,
+    label_weight: float,
+    augment: Callable[[Any], Any] | None,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> list[float]:
+    """See `hwq.qat.distill`."""
+    require_prepared(prepared)
+    network: Network = prepared
+    feeds = _tensors(network, samples)
+    count = len(next(iter(feeds.values())))
+    answers = None if labels is None else torch.from_numpy(np.asarray(labels).astype(np.int64))
+    if not count or (answers is not None and answers.shape != (count,)):
+        raise Error(
+            "there are no samples"
+            if not count
+            else f"{len(answers) if answers is not None else 0} labels for {count} samples",
+            where="qat.distill",
+            remedy="give at least one sample, and one class index a sample",
+        )
+    teach = teacher if teacher is not None else _teacher(network, label_weight)
+    total = epochs * -(-count // batch)
+    warm = max(1, int(total * WARM_UP))
+    adam = _Adam(list(network.parameters()))
+    generator = torch.Generator().manual_seed(seed)
+    losses: list[float] = []
+    done = 0
+    for _ in range(epochs):
+        spent = 0.0
+        for rows in torch.randperm(count, generator=generator).split(batch):
+            part = {name: value[rows] for name, value in feeds.items()}
+            if augment is not None:
+                part = {name: augment(value) for name, value in part.items()}
+            loss = _loss(network, teach, part, None if answers is None else answers[rows], temperature, label_weight)
+            if not torch.isfinite(loss):
+                raise Error("the loss is not finite", where="qat.distill", remedy="train with a smaller rate")
+            loss.backward()
+            adam.step(rate * min(1.0, (done + 1) / warm) * 0.5 * (1 + math.cos(math.pi * done / total)))
+            with torch.no_grad():
+                for factor in network.factors:
+                    factor.clamp_(*FACTORS)
+            spent += float(loss.detach()) * len(rows)
+            done += 1
+            if progress is not None:
+                progress(done, total, "qat: steps")
+        losses.append(spent / count)
+    return losses
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015) with its usual constants; torch.optim would import torch's compiler, some seconds."""
+
+    def __init__(self, parameters: list[Any]):
+        self.parameters = parameters
+        self.first = [torch.zeros_like(one) for one in parameters]
+        self.second = [torch.zeros_like(one) for one in parameters]
+        self.steps = 0
+
+    def step(self, rate: float) -> None:
+        """Move every parameter and forget its gradient."""
+        self.steps += 1
+        with torch.no_grad():
+            for value, first, second in zip(self.parameters, self.first, self.second, strict=True):
+                if value.grad is None:
+                    continue
+                first.lerp_(value.grad, 0.1)
+                second.mul_(0.999).addcmul_(value.grad, value.grad, value=0.001)
+                deviation = (second / (1 - 0.999**self.steps)).sqrt_().add_(1e-12)
+                value.addcdiv_(first, deviation, value=-rate / (1 - 0.9**self.steps))
+                value.grad = None
+
+
+def _tensors(network: Network, samples: Array | Mapping[str, Array]) -> dict[str, Any]:
+    named = samples if isinstance(samples, Mapping) else {network.lowered.inputs[0]: samples}
+    if set(named) != set(network.lowered.inputs):
+        raise Error(
+            "the samples do not fit the model's inputs",
+            where="qat.distill",
+            remedy=f"give arrays for {', '.join(network.lowered.inputs[:16])}",
+        )
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in named.items()}
+
+
+def _teacher(network: Network, label_weight: float) -> Callable[..., Any] | None:
+    if network.teacher is not None:
+        logits: Callable[..., Any] = network.teacher.logits
+        return logits
+    if label_weight <= 0:
+        raise Error(
+            "there is no float model to learn from",
+            where="qat.distill",
+            why="the module was prepared from a quantized graph",
+            remedy="pass teacher=, or labels and label_weight",
+        )
+    return None
+
+
+def _loss(
+    network: Network,
+    teach: Callable[..., Any] | None,
+    part: Mapping[str, Any],
+    answers: Any,
+    temperature: float,
+    label_weight: float,
+) -> Any:
+    logits = network.logits(**part)
+    loss = torch.zeros(())
+    if teach is not None:
+        with torch.no_grad():
+            wanted = F.log_softmax(teach(**part) / temperature, -1)
+        given = F.log_softmax(logits / temperature, -1)
+        loss = temperature**2 * F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+    if answers is not None and label_weight > 0:
+        loss = loss + label_weight * F.cross_entropy(logits, answers)
+    return loss

@@ -1,0 +1,294 @@
+"""Quantization-aware training: the prepared module is the integer program, bit for bit, before, during and after training."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hwq
+import hwq.demo
+from hwq.errors import Error
+
+MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
+needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
+
+
+def _network(torch: Any) -> Any:
+    nn = torch.nn
+
+    class Block(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+            self.normalization = nn.BatchNorm2d(8)
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=(1, 0), groups=8)
+            self.strided = nn.Conv2d(8, 8, (3, 1), stride=2, padding=(1, 0), groups=2, dilation=1)
+            self.shortcut = nn.Conv2d(8, 8, 1, stride=2)
+            self.linear = nn.Linear(8, 12)
+            self.last = nn.Linear(12, 5)
+
+        def forward(self, image: Any) -> Any:
+            y = self.normalization(self.first(image)).relu()
+            y = nn.functional.relu6(self.depthwise(y))
+            y = (self.strided(y) + self.shortcut(y)).relu()
+            y = nn.functional.max_pool2d(y, 2)
+            y = y.mean((2, 3), keepdim=True).flatten(1)
+            return self.last(self.linear(y).relu())
+
+    torch.manual_seed(1)
+    module = Block()
+    module.normalization.running_mean.uniform_(-1, 1)
+    module.normalization.running_var.uniform_(0.5, 2)
+    return module.eval()
+
+
+@functools.cache
+def _graph() -> hwq.Graph:
+    """The network as a graph: tracing takes seconds, so it is done once."""
+    import torch
+
+    shapes = ({0: torch.export.Dim.AUTO},)
+    return hwq.from_torch(_network(torch), torch.zeros(6, 3, 12, 12), dynamic_shapes=shapes)
+
+
+def _equal(prepared: Any, x: np.ndarray[Any, Any]) -> tuple[Any, int]:
+    """Every tensor of the converted graph's program equals the module's; returns that graph and how many tensors there are."""
+    graph = hwq.qat.convert(prepared)
+    result, seen = hwq.compile(graph)(x, intermediates=True)
+    traced = prepared.trace(x)
+    for name, value in seen.items():
+        assert traced[name].dtype == value.dtype and traced[name].shape == value.shape, name
+        assert np.array_equal(traced[name], value), name
+    assert np.array_equal(prepared(x).detach().numpy(), result)
+    return graph, len(seen)
+
+
+def _shaken(torch: Any, prepared: Any) -> None:
+    """Every parameter moved, as training would."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for factor in prepared.factors:
+            factor.mul_(0.8 + 0.4 * torch.rand(factor.shape, generator=generator))
+        for value in (*prepared.weights, *prepared.biases):
+            value.add_(torch.randn(value.shape, generator=generator))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("weights", "activations", "dialect", "granularity"),
+    [
+        ("int8", "uint8", "ort", "channel"),
+        ("int8", "int8", "ort", "tensor"),
+        ("uint8", "uint8", "ort", "channel"),
+        ("int4", "uint8", "hwq", "channel"),
+        ("int3", "uint8", "hwq", "channel"),
+        ("int8", "uint8", "torch-fbgemm", "channel"),
+        ("int8", "uint8", "ort-unfused", "channel"),
+    ],
+)
+def test_every_tensor_is_the_programs(weights: str, activations: str, dialect: str, granularity: str) -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.random.default_rng(0).normal(0, 1, (6, 3, 12, 12)).astype(np.float32)
+    plan = hwq.Plan.uniform(
+        weights, activations, dialect=dialect, granularity=granularity, symmetric=weights != "uint8"
+    )
+    prepared = hwq.qat.prepare(_graph(), plan, batches=x)
+    start = hwq.quantize(_graph(), plan, hwq.calibrate(_graph(), x))
+    graph, count = _equal(prepared, x)
+    assert count >= 11 and len(prepared.weights) == 6
+    assert np.array_equal(hwq.execute(graph, x), hwq.execute(start, x))  # nothing is trained yet
+    _shaken(torch, prepared)
+    changed, _ = _equal(prepared, x[:3])
+    assert not np.array_equal(hwq.execute(changed, x), hwq.execute(start, x))
+    losses = hwq.qat.distill(prepared, x, epochs=2, batch=3)
+    assert len(losses) == 2
+    trained, _ = _equal(prepared, x[:1])
+    if weights == "int3":
+        stored = [one.data for one in trained.tensors.values() if one.dtype == "int4" and one.data is not None]
+        assert len([one for one in stored if one.ndim > 1]) == 6
+        assert min(one.min() for one in stored) == -4 and max(one.max() for one in stored) == 3
+
+
+@needs_torch
+def test_a_module_is_imported_with_its_batch_open() -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.random.default_rng(1).normal(0, 1, (4, 3, 12, 12)).astype(np.float32)
+    module = _network(torch).train()
+    prepared = hwq.qat.prepare(module, hwq.Plan.uniform("int8", "uint8"), torch.from_numpy(x))
+    assert module.training  # left as it was
+    _equal(prepared, x[:3])
+    # Normalization is folded with its running statistics: the teacher gives what the module gives in evaluation mode.
+    with torch.no_grad():
+        wanted, found = module.eval()(torch.from_numpy(x)), prepared.teacher(torch.from_numpy(x))
+    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.abs().max())
+
+
+@needs_torch
+def test_islands_and_tables_keep_their_bits() -> None:
+    import torch
+
+    import hwq.qat
+
+    class Attention(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.LayerNorm(8)
+            self.into, self.out = torch.nn.Linear(8, 24), torch.nn.Linear(8, 8)
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = self.into(self.norm(x)).split(8, -1)
+            mixed = torch.softmax(q @ k.transpose(1, 2), -1) @ v
+            return torch.nn.functional.gelu(self.out(mixed)) + torch.sigmoid(x)
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(2).normal(0, 1, (4, 5, 8)).astype(np.float32)
+    plan = hwq.Plan.uniform("int8", "uint8", dialect="ort")
+    prepared = hwq.qat.prepare(Attention(), plan, torch.from_numpy(x))
+    _equal(prepared, x)
+    _shaken(torch, prepared)
+    _equal(prepared, x)
+    loss = prepared(torch.from_numpy(x)).square().mean()
+    loss.backward()
+    for value in (*prepared.weights, *prepared.factors):
+        assert value.grad is not None and bool(torch.isfinite(value.grad).all())
+
+
+def _linear(weights: np.ndarray[Any, Any], relu: bool = True) -> hwq.Graph:
+    """One product by (k, n) weights, without torch's tracing."""
+    k, n = weights.shape
+    tensors = [hwq.Tensor("x", shape=("N", k)), hwq.Tensor("w", shape=(k, n), data=weights.astype(np.float32)),
+               hwq.Tensor("b", shape=(n,), data=np.linspace(-1, 1, n).astype(np.float32)),
+               hwq.Tensor("h", shape=("N", n)), hwq.Tensor("y", shape=("N", n))]  # fmt: skip
+    nodes = [hwq.Node("Gemm", "product", ("x", "w", "b"), ("h",)), hwq.Node("Relu", "relu", ("h",), ("y",))]
+    return hwq.Graph(nodes, tensors, ["x"], ["y"])
+
+
+@needs_torch
+def test_sums_beyond_float32_stay_exact() -> None:
+    import hwq.qat
+
+    # 4096 * 255 * 127 is 2^27: float32 would lose bits, the module must not.
+    random = np.random.default_rng(5)
+    graph, x = _linear(random.uniform(0, 1, (4096, 6))), random.uniform(0, 1, (3, 4096)).astype(np.float32)
+    prepared = hwq.qat.prepare(graph, hwq.Plan.uniform("int8", "uint8"), batches=x)
+    _equal(prepared, x)
+
+
+@needs_torch
+def test_scale_gradients_are_lsqs() -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.array([[0.0], [1.0]], np.float32)
+    plan = hwq.Plan.uniform("int4", "uint8", dialect="hwq")
+    prepared = hwq.qat.prepare(_linear(np.full((1, 1), 0.3)), plan, batches=x)
+    (name,) = prepared.state.weight_of
+    with torch.no_grad():
+        prepared.weights[0].fill_(2.3)  # steps: inside the range, between two integers
+    value = prepared.weight(name, prepared.lowered.tensors[name].quantization)
+    (value.centered * value.scale).sum().backward()
+    index = prepared.state.scale_of[name]
+    base = float(prepared.state.scales[index].base.reshape(-1)[0])
+    # d(s v)/ds = rint(w) - w = 2 - 2.3, times LSQ's gradient scale 1 / sqrt(1 * 7); s = base * factor.
+    assert float(prepared.factors[index].grad) == pytest.approx((2 - 2.3) * base / np.sqrt(7), rel=1e-5)
+    assert float(prepared.weights[0].grad) == pytest.approx(base, rel=1e-6)
+    with torch.no_grad():
+        prepared.weights[0].fill_(9.0)  # outside: the bound is the derivative, and the weight has none
+    for one in prepared.parameters():
+        one.grad = None
+    value = prepared.weight(name, prepared.lowered.tensors[name].quantization)
+    (value.centered * value.scale).sum().backward()
+    assert float(prepared.factors[index].grad) == pytest.approx(7 * base / np.sqrt(7), rel=1e-5)
+    assert float(prepared.weights[0].grad) == 0.0
+
+
+@needs_torch
+def test_three_bits_on_the_demo_model(tmp_path: Path) -> None:
+    import torch
+
+    import hwq.qat
+
+    torch.manual_seed(0)
+    digits, graph = hwq.demo.data(), hwq.load(str(hwq.demo.model_path()))
+    prepared = hwq.qat.prepare(graph, hwq.Plan.uniform("int3", "uint8", dialect="hwq"), batches=digits.calibration)
+    wanted = hwq.execute(graph, digits.images).argmax(1)
+    before = np.mean(hwq.execute(hwq.qat.convert(prepared), digits.images).argmax(1) == wanted)
+    losses = hwq.qat.distill(prepared, digits.calibration, epochs=6, batch=40, rate=0.02)
+    assert losses[-1] < losses[0]
+    trained, _ = _equal(prepared, digits.images[:9])
+    after = np.mean(hwq.execute(trained, digits.images).argmax(1) == wanted)
+    assert after > before and after >= 0.95  # 200 images only; reports/qat has the whole training set
+    path = tmp_path / "trained.onnx"
+    hwq.export(trained, path)
+    again = hwq.execute(hwq.load(str(path)), digits.images[:20], dialect="hwq")
+    assert np.array_equal(again, hwq.execute(trained, digits.images[:20]))
+    assert hwq.estimate(trained, "tpu-v1").seconds > 0
+
+
+@needs_torch
+def test_a_quantized_graph_is_a_start_too() -> None:
+    import hwq.qat
+
+    digits, graph = hwq.demo.data(), hwq.load(str(hwq.demo.model_path()))
+    q = hwq.quantize(graph, hwq.Plan.uniform("int8", "uint8"), hwq.calibrate(graph, digits.calibration))
+    prepared = hwq.qat.prepare(q)
+    same, _ = _equal(prepared, digits.images[:5])
+    assert np.array_equal(hwq.execute(same, digits.images), hwq.execute(q, digits.images))
+    with pytest.raises(Error, match="no float model to learn from"):
+        hwq.qat.distill(prepared, digits.calibration, epochs=1)
+    losses = hwq.qat.distill(
+        prepared, digits.calibration[:64], digits.calibration_labels[:64], epochs=1, label_weight=1.0
+    )
+    assert np.isfinite(losses).all()
+    _equal(prepared, digits.images[:5])
+
+
+@needs_torch
+def test_what_cannot_be_prepared_is_told() -> None:
+    import torch
+
+    import hwq.qat
+
+    graph = hwq.load(str(hwq.demo.model_path()))
+    with pytest.raises(Error, match="a float model needs a plan"):
+        hwq.qat.prepare(graph)
+    with pytest.raises(Error, match="neither a PyTorch module nor a Graph"):
+        hwq.qat.prepare(3, hwq.Plan.uniform())
+    with pytest.raises(Error, match="needs example_inputs"):
+        hwq.qat.prepare(torch.nn.Linear(2, 2), hwq.Plan.uniform())
+    with pytest.raises(Error, match="not a prepared module"):
+        hwq.qat.convert(torch.nn.Linear(2, 2))
+    prepared = hwq.qat.prepare(graph, hwq.Plan.uniform(), batches=hwq.demo.data().calibration[:8])
+    with pytest.raises(Error, match="do not fit the model's inputs"):
+        hwq.qat.distill(prepared, {"other": hwq.demo.data().calibration[:8]})
+    with pytest.raises(Error, match="3 labels for 8 samples"):
+        hwq.qat.distill(prepared, hwq.demo.data().calibration[:8], np.zeros(3, np.int64))
+    with torch.no_grad():
+        prepared.factors[0].fill_(-1.0)
+    with pytest.raises(Error, match="driven a scale to zero"):
+        hwq.qat.convert(prepared)
+
+
+def test_without_torch_one_error_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import hwq, hwq.qat\n"
+        "try: hwq.qat.prepare(None, None)\n"
+        "except hwq.Error as error: print(error)\n"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch is not installed" in made.stdout and "pip install torch==2.13.0" in made.stdout
