@@ -248,7 +248,8 @@ def calibrate(
     progress : callable, optional
         Called as ``progress(done, total, "calibrate: samples")``.
     resume : Calibration, optional
-        An earlier calibration of the same graph to go on from.
+        An earlier calibration of the same graph to go on from. Stopping after some batches, saving, loading and going
+        on with the others gives the bits of one pass over all of them.
     only : collection of str, optional
         Gather statistics of these activations only.
 
@@ -275,9 +276,11 @@ def calibrate(
             "the calibration to go on from was gathered with another moments=", remedy="use the same moments= as then"
         )
     axes = {name: channel_axis(graph, name) for name in graph.tensors}
-    found: dict[str, Statistics] = {}
-    second: dict[str, Moments] = {}
-    samples, total = 0, length(batches)
+    # Going on adds to the sums where they stopped, in the same order, so that a stop changes no bit.
+    found: dict[str, Statistics] = {} if resume is None else dict(resume.tensors)
+    second: dict[str, Moments] = {} if resume is None else dict(resume.moments)
+    before = 0 if resume is None else resume.samples
+    samples, total = before, length(batches)
     for feed in feeds(graph, batches):
         for piece in cut(graph, feed):
             for name, value in _values(graph, piece):
@@ -290,9 +293,8 @@ def calibrate(
                     second[layer.node.name] = second[layer.node.name].merge(part) if layer.node.name in second else part
             samples += _samples(piece)
             if progress is not None:
-                progress(samples, total, "calibrate: samples")
-    made = Calibration(identity, samples, found, second, skipped)
-    return made if resume is None else resume.merge(made)
+                progress(samples - before, total, "calibrate: samples")
+    return Calibration(identity, samples, found, second, skipped)
 
 
 def _samples(piece: Feed) -> int:

@@ -239,6 +239,15 @@ def test_memory_does_not_grow_with_the_data(cnn: Graph) -> None:
     assert peak(40) < 1.2 * peak(4)
 
 
+@pytest.mark.parametrize("stop", [1, 3])
+def test_going_on_from_a_saved_calibration_changes_no_bit(cnn: Graph, tmp_path: Path, stop: int) -> None:
+    batches = [tiny.images(5, seed) * np.float32(0.3 + seed) for seed in range(5)]
+    whole = hwq.calibrate(cnn, iter(batches), moments=True)
+    hwq.calibrate(cnn, iter(batches[:stop]), moments=True).save(tmp_path / "part.npz")
+    rest = hwq.calibrate(cnn, iter(batches[stop:]), moments=True, resume=Calibration.load(tmp_path / "part.npz"))
+    assert (rest.samples, rest.hash) == (25, whole.hash)
+
+
 def test_an_overflow_inside_the_model_names_tensor_and_sample() -> None:
     nodes = [helper.make_node("Exp", ["x"], ["e"], "exp"), helper.make_node("Relu", ["e"], ["y"], "relu")]
     graph = tiny.graph(tiny.model(nodes, {"x": ["N", 2]}, {"y": ["N", 2]}, {}))

@@ -35,6 +35,10 @@ def calibrate(
     moments: Annotated[
         bool, typer.Option("--moments", help="Also keep E[x x^T] per linear input (for methods that need it).")
     ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="FILE", help="Go on from what an earlier `hwq calibrate` wrote."),
+    ] = None,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
     overwrite: options.Overwrite = False,
@@ -45,12 +49,13 @@ def calibrate(
 
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
+    earlier = None if resume is None else hwq.Calibration.load(str(resume))
     with progress("calibrating") as report:
-        statistics = hwq.calibrate(graph, found.batches(CHUNK), moments=moments, progress=report)
+        statistics = hwq.calibrate(graph, found.batches(CHUNK), moments=moments, progress=report, resume=earlier)
     statistics.save(str(out), overwrite=overwrite)
     result = {
         "file": str(out),
-        "samples": len(found),
+        "samples": statistics.samples,
         "tensors": len(statistics.tensors),
         "calibration_hash": statistics.hash,
     }
