@@ -12,7 +12,7 @@ from hwq.errors import Error, NotSupportedYet
 from hwq.graph import BITS, Graph, Quantization, Tensor
 from hwq.names import display_name
 
-__all__ = ["float_name", "read"]
+__all__ = ["float_name", "literal", "read"]
 
 # The suffix that hwq and onnxruntime's tool give to stored tensors.
 _SUFFIX = re.compile(r"_quantized(_\d+)?$")
@@ -49,10 +49,10 @@ def read(graph: Graph) -> dict[str, Any]:
         if _parameter(graph, tensor.name):
             if tensor.dtype in {"int32", "int64"}:
                 continue
-            match = {"tensor": _literal(name)}
+            match = {"tensor": literal(name)}
             if seen.setdefault(name, tensor.name) != tensor.name:
                 # Two stored versions of one weight: the later one is told by its reader.
-                match["name"] = _literal(_reader(graph, tensor.name))
+                match["name"] = literal(_reader(graph, tensor.name))
             rules.append({"match": match, "weights": _weights(tensor, tensor.quantization)})
             continue
         producer = graph.producers.get(tensor.name)
@@ -67,7 +67,7 @@ def read(graph: Graph) -> dict[str, Any]:
                 where=f"tensor {display_name(tensor.name)}",
                 remedy="keep the plan that the graph was made from",
             )
-        rules.append({"match": {"tensor": _literal(name)}, "activations": _activations(tensor, tensor.quantization)})
+        rules.append({"match": {"tensor": literal(name)}, "activations": _activations(tensor, tensor.quantization)})
     return {
         "schema": 1, "dialect": graph.dialect,
         "default": {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}},
@@ -104,7 +104,7 @@ def _reader(graph: Graph, stored: str) -> str:
     return node.name
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """A glob that fits `name` only."""
     return re.sub(r"([*?\[])", r"[\1]", name)
 

@@ -277,13 +277,31 @@ def compare(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="With --against: draw differences by depth (SVG)."),
     ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Also run each layer quantized alone and each alone in float, and try changes of the worst: what to change, with the measured gain.",
+        ),
+    ] = False,
+    sensitivity_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--sensitivity-samples",
+            min=1,
+            help="Samples for --sensitivity; default: 2 to 64, so that a large model takes about half a minute.",
+        ),
+    ] = None,
     dialect: options.DialectName = None,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Compare a float model with its quantized twin: SQNR per layer, agreement, KL, accuracy."""
+    """Compare a float model with its quantized twin: error per layer and where it comes from, agreement, KL, accuracy.
+
+    -o writes the layers as CSV, or as an offline page where the name ends in .html.
+    """
     import hwq
     from hwq.errors import Error
     from hwq.files import write_atomically
@@ -305,8 +323,14 @@ def compare(
         statistics = _statistics(graph, calibration, None if calibration else found)
         again = None if calibration else found.batches(CHUNK)
         other = hwq.quantize(graph, chosen, statistics, again)
-    result = hwq.compare(graph, other, found.batches(CHUNK), labels=found.labels)
-    if out is not None:
+    depth: bool | int = sensitivity if sensitivity_samples is None else sensitivity_samples
+    with progress("comparing") as report:
+        result = hwq.compare(
+            graph, other, found.batches(CHUNK), labels=found.labels, dialect=dialect, sensitivity=depth, progress=report
+        )
+    if out is not None and out.suffix.lower() in {".html", ".htm"}:
+        hwq.report([other, result], out, overwrite=overwrite)
+    elif out is not None:
         with write_atomically(out, overwrite=overwrite, mode="w") as stream:
             stream.write(result.to_csv())
     emit("compare", result.to_dict(), lambda console: console.print(str(result), markup=False), json)

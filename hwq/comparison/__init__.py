@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwq.batches import Batches, cut, feeds, length
-from hwq.comparison.records import Comparison, LayerComparison
+from hwq.calibration import channel_axis
+from hwq.comparison.analysis import Kept, analyse
+from hwq.comparison.pairs import pairs
+from hwq.comparison.records import Change, Comparison, Effect, LayerComparison, Sensitivity
 from hwq.comparison.statistics import mcnemar
 from hwq.comparison.sums import LayerSums, ModelSums
 from hwq.errors import Error
 from hwq.execution import Program, compile
-from hwq.graph import Array, Graph, Node, Quantization
+from hwq.graph import Array, Graph
 from hwq.progress import Progress
 
-__all__ = ["Comparison", "LayerComparison", "compare", "mcnemar"]
+__all__ = ["Change", "Comparison", "Effect", "LayerComparison", "Sensitivity", "compare", "mcnemar"]
 
 # The float side runs every node and fuses nothing, so that every value keeps its name.
 FLOAT_DIALECT = "ort-unfused"
@@ -30,9 +34,13 @@ def compare(
     labels: Any = None,
     *,
     dialect: str | None = None,
+    sensitivity: bool | int = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run a float model and its quantized twin on the same data, layer by layer, keeping one batch at a time.
+
+    Error of weights alone and of activations alone is measured on the first samples (at most 64, fewer for large
+    models), where the quantized graph keeps Q/DQ nodes.
 
     Parameters
     ----------
@@ -45,8 +53,12 @@ def compare(
         Class of each sample; the models' first output then has the classes last.
     dialect : str, optional
         Of the quantized model; default ``q.dialect``.
+    sensitivity : bool or int
+        Also run every layer quantized alone and every layer alone in float, and try changes of the layers that cost
+        most, each executed on the first samples: so many, or with True as many as some 2e11 MACs allow (2 to 64).
     progress : callable, optional
-        Called as ``progress(done, total, "compare: samples")``.
+        Called as ``progress(done, total, "compare: samples")``, then with ``"compare: sensitivity"`` and
+        ``"compare: changes"``.
 
     Returns
     -------
@@ -55,8 +67,11 @@ def compare(
     Raises
     ------
     Error
-        The two graphs have other inputs or outputs, no layer of one is found in the other, or the labels do not fit.
+        The two graphs have other inputs or outputs, no layer of one is found in the other, or the labels do not fit;
+        sensitivity is asked of a graph without Q/DQ nodes, or of one whose weights are not those of the float model.
     """
+    if not isinstance(sensitivity, bool) and sensitivity < 1:
+        raise Error(f"sensitivity takes at least 1 sample, not {sensitivity}", where="sensitivity")
     if graph.inputs != q.inputs or len(graph.outputs) != len(q.outputs):
         raise Error(
             "the two graphs are not the same model",
@@ -65,7 +80,7 @@ def compare(
             remedy="compare a float graph with the quantized graph that was made of it",
         )
     floats, integers = compile(graph, FLOAT_DIALECT), compile(q, dialect)
-    layers = [LayerSums(*pair) for pair in _pairs(graph, q, integers)]
+    layers = [LayerSums(*pair, channel_axis(graph, pair[1])) for pair in pairs(graph, q, integers)]
     if not layers:
         raise Error(
             "no value of the quantized graph is found in the float graph",
@@ -73,19 +88,28 @@ def compare(
         )
     classes = None if labels is None else _labels(labels)
     whole = ModelSums(classes)
-    total = length(batches)
+    total, kept = length(batches), Kept(0 if isinstance(sensitivity, bool) else sensitivity)
     for feed in _pieces(graph, batches):
         first = whole.samples
         reference, real = floats(feed, intermediates=True)
         made, stored = integers(feed, intermediates=True)
         for layer in layers:
             layer.add(real[layer.tensor], stored[layer.stored], first)
+        kept.add(feed)
         whole.add(_first(reference, graph), _first(made, q), next(iter(feed.values())).shape[0])
         if progress is not None:
             progress(whole.samples, total, "compare: samples")
     if classes is not None and len(classes) != whole.samples:
         raise Error(f"{len(classes)} labels were given for {whole.samples} samples", where="labels")
-    return whole.result(graph.name, tuple(layer.result() for layer in layers), _hashes(graph, integers))
+    made_layers = {layer.tensor: layer.result() for layer in layers}
+    analysis = analyse(graph, q, integers, floats, kept, sensitivity, progress)
+    for tensor, facts in analysis.layers.items():
+        if tensor in made_layers:
+            made_layers[tensor] = dataclasses.replace(made_layers[tensor], **facts)
+    found = whole.result(graph.name, tuple(made_layers.values()), _hashes(graph, integers))
+    return dataclasses.replace(
+        found, analysed=kept.samples, sensitivities=analysis.sensitivities, changes=analysis.changes
+    )
 
 
 def _hashes(graph: Graph, program: Program) -> dict[str, str]:
@@ -113,48 +137,3 @@ def _labels(labels: Any) -> NDArray[np.int64]:
             "labels must be one integer a sample", where="labels", why=f"they are {given.dtype} {list(given.shape)}"
         )
     return given.astype(np.int64)
-
-
-def _pairs(graph: Graph, q: Graph, program: Program) -> Iterator[tuple[Node, str, str, str, Quantization | None]]:
-    """(float node, float tensor, stored tensor, its type, its quantization) wherever both make the same value."""
-    # What a transform scaled channel by channel holds other numbers than its namesake.
-    rescaled = set(q.source.get("rescaled", ()))
-    named = {name for node in graph.nodes for name in node.outputs if name and name not in rescaled}
-    origins = {node.origin or node.name: node for node in graph.nodes}
-    sources = {node.name: node for node in q.nodes}
-    found: dict[str, tuple[str, Quantization | None]] = {}
-    lowered = program.graph
-    for node in lowered.nodes:
-        quantizes = [part for part in (*node.body, node) if part.op == "QuantizeLinear"]
-        for part in quantizes:
-            value = _real_name(q, part, sources, named, origins)
-            stored = part.outputs[0]
-            if value is not None and stored in node.outputs:
-                found[value] = (stored, lowered.tensors[stored].quantization)
-        for value in node.outputs:
-            if value in named and lowered.tensors[value].quantization is None:
-                found.setdefault(value, (value, None))
-    for node in graph.nodes:
-        for value in node.outputs:
-            if value in found and graph.tensors[value].dtype == "float32":
-                stored, quantization = found[value]
-                yield node, value, stored, lowered.tensors[stored].dtype, quantization
-
-
-def _real_name(
-    q: Graph, part: Node, sources: Mapping[str, Node], named: set[str], origins: Mapping[str, Node]
-) -> str | None:
-    """The float graph's name of what a Q node quantizes: its operand, what its DQ makes, or its maker's twin."""
-    source = sources.get(part.name)
-    if source is None:
-        return None
-    if source.inputs[0] in named:
-        return source.inputs[0]
-    for reader in q.consumers.get(source.outputs[0], ()):
-        if reader.op == "DequantizeLinear" and reader.outputs[0] in named:
-            return reader.outputs[0]
-    maker = q.producers.get(source.inputs[0])
-    twin = None if maker is None else origins.get(maker.origin or maker.name)
-    if maker is None or twin is None or twin.op != maker.op:
-        return None
-    return twin.outputs[maker.outputs.index(source.inputs[0])]

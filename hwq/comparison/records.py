@@ -13,7 +13,7 @@ from typing import Any
 
 from hwq.names import csv_cell, display_name
 
-__all__ = ["Comparison", "LayerComparison"]
+__all__ = ["Change", "Comparison", "Effect", "LayerComparison", "Sensitivity"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,20 @@ class LayerComparison:
         Index of the first of them; the sample counts over all batches.
     saturation : float
         Share of the float values that lie beyond the stored range by more than half a step, 0..1.
+    underflow : float
+        Share of the float values that are not 0 and are stored as 0 without being cut, 0..1.
+    headroom_bits : float or None
+        log2 of 2^31 over the largest accumulator that any input of the layer's integer product reaches, bias included,
+        proved from its weights; None where the layer has none.
+    weights_only_db, activations_only_db : float or None
+        SQNR of the same value where only weights, only activations of the whole model are put on their grids and all
+        else is float32; on the first samples; None where that cannot be run.
+    channel_minima, channel_maxima : tuple of float
+        Range of each channel of the float value; empty where there are no channels.
+    channel_bits : tuple of float
+        log2 of each channel's largest magnitude over the step: how many bits of the type it uses; 0 at one step.
+    weight_bits : tuple of float
+        The same of each output channel of the layer's stored weights.
     """
 
     name: str
@@ -58,6 +72,86 @@ class LayerComparison:
     differing: int
     first_differing: tuple[int, ...] | None
     saturation: float
+    underflow: float = 0.0
+    headroom_bits: float | None = None
+    weights_only_db: float | None = None
+    activations_only_db: float | None = None
+    channel_minima: tuple[float, ...] = ()
+    channel_maxima: tuple[float, ...] = ()
+    channel_bits: tuple[float, ...] = ()
+    weight_bits: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the network's first output loses against float's.
+
+    Attributes
+    ----------
+    sqnr_db : float
+    kl : float
+        Mean Kullback-Leibler divergence in nats.
+    agreement : float
+        Share of the positions with the same largest class, 0..1.
+    """
+
+    sqnr_db: float
+    kl: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One layer switched on its own.
+
+    Attributes
+    ----------
+    layer, op : str
+        Its operator; for the stored model input its name and ``Input``.
+    weights, activations : tuple of str
+        The float tensors that are stored as integers there.
+    only : Effect or None
+        Of this layer's tensors put on their grids and all else float32; None where that cannot be run.
+    without : Effect or None
+        Of all quantized but this layer, in the dialect of the quantized graph.
+    """
+
+    layer: str
+    op: str
+    weights: tuple[str, ...]
+    activations: tuple[str, ...]
+    only: Effect | None
+    without: Effect | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that was made and executed.
+
+    Attributes
+    ----------
+    layer, tensor : str
+    kind : {"weights", "activations", "layer"}
+    what : str
+        In words.
+    rule : str
+        The plan rules that make it, as text to append to a plan file.
+    gain_db : float
+        SQNR at the output that this change alone wins.
+    before, after : Effect
+    together : Effect or None
+        With all changes ranked before it made too.
+    """
+
+    layer: str
+    tensor: str
+    kind: str
+    what: str
+    rule: str
+    gain_db: float
+    before: Effect
+    after: Effect
+    together: Effect | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +176,14 @@ class Comparison:
     mcnemar_p : float or None
         Exact two-sided p of that split, were each side equally likely.
     hashes : mapping of str to str
+    sqnr_db : float
+        Of the first output.
+    analysed : int
+        Samples behind everything below and behind `weights_only_db`; the first ones.
+    sensitivities : tuple of Sensitivity
+        In execution order; empty unless asked for.
+    changes : tuple of Change
+        What to change, the largest measured gain first; empty unless asked for.
     """
 
     model: str
@@ -95,25 +197,62 @@ class Comparison:
     lost: int | None = None
     mcnemar_p: float | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
+    sqnr_db: float = math.inf
+    analysed: int = 0
+    sensitivities: tuple[Sensitivity, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{display_name(self.model)}: {self.samples} samples"]
-        lines.append(f"agreement {100 * self.agreement:.2f} %, KL {self.kl:.3g} nats")
+        lines.append(
+            f"agreement {100 * self.agreement:.2f} %, KL {self.kl:.3g} nats, output SQNR {self.sqnr_db:.2f} dB"
+        )
         if self.accuracy is not None and self.accuracy_float is not None:
             lines.append(
                 f"accuracy float {100 * self.accuracy_float:.2f} %, quantized {100 * self.accuracy:.2f} % "
                 f"(only quantized right {self.gained}, only float right {self.lost}, McNemar p {self.mcnemar_p:.3g})"
             )
+        lines += [*self._layer_lines(), *self._sensitivity_lines(), *self._change_lines()]
+        return "\n".join(lines)
+
+    def _layer_lines(self) -> list[str]:
         width = max((len(display_name(layer.tensor, 40)) for layer in self.layers), default=6)
-        lines.append(f"{'tensor':<{width}}  {'op':<18} {'type':<8} SQNR dB  cosine    max LSB  differing  clipped")
+        lines = [
+            f"{'tensor':<{width}}  {'op':<18} {'type':<8} SQNR dB  W only  A only  cosine    max LSB  differing  "
+            "clipped    to zero  headroom"
+        ]
         for layer in self.layers:
             lsb = "-" if layer.max_lsb is None else str(layer.max_lsb)
             differing = 100 * layer.differing / max(layer.elements, 1)
+            bits = "-" if layer.headroom_bits is None else f"{layer.headroom_bits:.1f} bits"
             lines.append(
-                f"{display_name(layer.tensor, 40):<{width}}  {layer.op:<18} {layer.dtype:<8} {layer.sqnr_db:7.2f}  "
-                f"{layer.cosine:.6f}  {lsb:>7}  {differing:7.3f} %  {100 * layer.saturation:.3f} %"
+                f"{display_name(layer.tensor, 40):<{width}}  {layer.op:<18} {layer.dtype:<8} {layer.sqnr_db:7.2f} "
+                f"{_decibels(layer.weights_only_db)} {_decibels(layer.activations_only_db)}  "
+                f"{layer.cosine:.6f}  {lsb:>7}  {differing:7.3f} %  {100 * layer.saturation:7.3f} %  "
+                f"{100 * layer.underflow:6.3f} %  {bits:>8}"
             )
-        return "\n".join(lines)
+        return lines
+
+    def _sensitivity_lines(self) -> list[str]:
+        if not self.sensitivities:
+            return []
+        width = max(len(display_name(one.layer, 40)) for one in self.sensitivities)
+        lines = ["", f"sensitivity at the output, {self.analysed} samples: quantized alone | alone in float"]
+        for one in self.sensitivities:
+            lines.append(f"{display_name(one.layer, 40):<{width}}  {_effect(one.only)} | {_effect(one.without)}")
+        return lines
+
+    def _change_lines(self) -> list[str]:
+        if not self.changes:
+            return ["", "what to change: nothing that was tried gains 0.1 dB"] if self.sensitivities else []
+        lines = ["", f"what to change, each executed on {self.analysed} samples:"]
+        for place, one in enumerate(self.changes, 1):
+            together = "" if one.together is None else f"; with those above {one.together.sqnr_db:.2f} dB"
+            lines.append(
+                f"{place:>2}. {one.gain_db:+.1f} dB at the output ({one.before.sqnr_db:.2f} to {one.after.sqnr_db:.2f}, "
+                f"agreement {100 * one.after.agreement:.1f} %): {display_name(one.what, 200)}{together}"
+            )
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; infinite numbers become the text ``inf``."""
@@ -131,9 +270,20 @@ class Comparison:
         writer.writerow(names)
         for layer in self.layers:
             row = dataclasses.asdict(layer)
-            row["first_differing"] = "" if layer.first_differing is None else " ".join(map(str, layer.first_differing))
+            for name, value in row.items():
+                row[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
             writer.writerow([csv_cell("" if row[name] is None else row[name]) for name in names])
         return stream.getvalue()
+
+
+def _decibels(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.2f}':>7}"
+
+
+def _effect(found: Effect | None) -> str:
+    if found is None:
+        return f"{'cannot run':<40}"
+    return f"{found.sqnr_db:7.2f} dB, KL {found.kl:9.3g}, agreement {100 * found.agreement:6.2f} %"
 
 
 def _plain(value: Any) -> Any:

@@ -8,10 +8,15 @@ import numpy as np
 
 from hwq.graph import Array
 
-__all__ = ["PROBABILITY_FLOOR", "distributions", "mcnemar"]
+__all__ = ["PROBABILITY_FLOOR", "decibels", "distributions", "mcnemar"]
 
 # A probability below this counts as this in the divergence, so that one stored as 0 does not make it infinite.
 PROBABILITY_FLOOR = 1e-7
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10 of a ratio of powers: infinite where there is no noise, minus infinity where there is nothing else."""
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def distributions(left: Array, right: Array) -> tuple[Array, Array]:

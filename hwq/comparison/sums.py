@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.comparison.records import Comparison, LayerComparison
-from hwq.comparison.statistics import distributions, mcnemar
+from hwq.comparison.statistics import decibels, distributions, mcnemar
 from hwq.errors import Error
 from hwq.graph import Array, Node, Quantization
 
@@ -20,9 +20,20 @@ __all__ = ["LayerSums", "ModelSums"]
 class LayerSums:
     """Sums of one layer, grown batch by batch, in float64."""
 
-    def __init__(self, node: Node, tensor: str, stored: str, dtype: str, quantization: Quantization | None):
+    def __init__(
+        self,
+        node: Node,
+        tensor: str,
+        stored: str,
+        dtype: str,
+        quantization: Quantization | None,
+        channels: int | None = None,
+    ):
+        self.channels = channels
         self.node, self.tensor, self.stored, self.dtype, self.quantization = node, tensor, stored, dtype, quantization
-        self.elements = self.differing = self.clipped = 0
+        self.elements = self.differing = self.clipped = self.vanished = 0
+        self.minima: NDArray[np.float64] | None = None
+        self.maxima: NDArray[np.float64] | None = None
         self.signal = self.noise = self.product = self.power = 0.0
         self.max_lsb = 0
         self.first: tuple[int, ...] | None = None
@@ -43,11 +54,21 @@ class LayerSums:
         self.noise += float(np.sum((reference - found) ** 2))
         self.product += float(np.sum(reference * found))
         self.power += float(np.sum(found * found))
+        self._range(real)
         count = int(np.count_nonzero(differing))
         if count and self.first is None:
             place = np.unravel_index(int(np.argmax(differing)), real.shape)
             self.first = (first_sample + int(place[0]), *(int(one) for one in place[1:])) if place else ()
         self.differing += count
+
+    def _range(self, real: Array) -> None:
+        """Grow the range of each channel."""
+        if self.channels is None or self.channels >= real.ndim or not real.size:
+            return
+        others = tuple(axis for axis in range(real.ndim) if axis != self.channels)
+        low, high = real.min(axis=others).astype(np.float64), real.max(axis=others).astype(np.float64)
+        self.minima = low if self.minima is None else np.minimum(self.minima, low)
+        self.maxima = high if self.maxima is None else np.maximum(self.maxima, high)
 
     def _distances(self, real: Array, stored: Array) -> tuple[Array, Array]:
         quantization = self.quantization
@@ -63,11 +84,14 @@ class LayerSums:
             shape[axis] = -1
         step, offset = (scale.astype(np.float64).reshape(shape), zero.reshape(shape)) if real.ndim else (scale, zero)
         steps = real / step + offset
-        self.clipped += int(np.count_nonzero((steps < limits.min - 0.5) | (steps > limits.max + 0.5)))
+        cut = (steps < limits.min - 0.5) | (steps > limits.max + 0.5)
+        self.clipped += int(np.count_nonzero(cut))
+        # |x / s| of at most half a step rounds to zero, ties to even included.
+        self.vanished += int(np.count_nonzero((real != 0) & (np.abs(steps - offset) <= 0.5) & ~cut))
         return value, distance != 0
 
     def result(self) -> LayerComparison:
-        sqnr = math.inf if self.noise == 0 else 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        sqnr = decibels(self.signal, self.noise)
         norm = math.sqrt(self.signal) * math.sqrt(self.power)
         return LayerComparison(
             name=self.node.name,
@@ -82,7 +106,17 @@ class LayerSums:
             differing=self.differing,
             first_differing=self.first,
             saturation=self.clipped / self.elements if self.elements else 0.0,
+            underflow=self.vanished / self.elements if self.elements else 0.0,
+            channel_minima=() if self.minima is None else tuple(self.minima.tolist()),
+            channel_maxima=() if self.maxima is None else tuple(self.maxima.tolist()),
+            channel_bits=self._bits(),
         )
+
+    def _bits(self) -> tuple[float, ...]:
+        if self.quantization is None or self.minima is None or self.maxima is None:
+            return ()
+        peaks = np.maximum(np.abs(self.minima), np.abs(self.maxima)) / self.quantization.scales().astype(np.float64)
+        return tuple(np.log2(np.maximum(peaks, 1.0)).tolist())
 
 
 class ModelSums:
@@ -91,7 +125,7 @@ class ModelSums:
     def __init__(self, labels: NDArray[np.int64] | None):
         self.labels = labels
         self.samples = self.positions = self.agreeing = 0
-        self.divergence = 0.0
+        self.divergence = self.signal = self.noise = 0.0
         self.right_float = self.right = self.gained = self.lost = 0
 
     def add(self, real: Array, found: Array, samples: int) -> None:
@@ -103,6 +137,8 @@ class ModelSums:
         best, chosen = left.argmax(axis=-1), right.argmax(axis=-1)
         self.positions += best.size
         self.agreeing += int(np.count_nonzero(best == chosen))
+        self.signal += float(np.sum(left * left))
+        self.noise += float(np.sum((left - right) ** 2))
         p, q = distributions(left, right)
         self.divergence += float(np.sum(p * (np.log(p) - np.log(q))))
         if self.labels is not None:
@@ -131,4 +167,5 @@ class ModelSums:
             lost=self.lost if known else None,
             mcnemar_p=mcnemar(self.gained, self.lost) if known else None,
             hashes=hashes,
+            sqnr_db=decibels(self.signal, self.noise),
         )

@@ -14,7 +14,7 @@ from hwq.reporting.tables import Cell, Column, Table, number
 if TYPE_CHECKING:
     from hwq.simulators.stepped_gemm import SteppedRun
 
-__all__ = ["figure", "heaviest", "layer", "read", "table"]
+__all__ = ["figure", "heaviest", "layer", "read", "shade", "table"]
 
 # Cells of a picture down and across, spans of time, and shades: more would not be seen, and would weigh.
 _SIDE = 32
@@ -118,14 +118,14 @@ def _plain(text: str) -> str:
 
 
 def _panels(left: Any, right: Any, run: Stepped, one: SteppedLayer, named: bool) -> None:
-    _shade(left, one.occupancy, run.cols, run.rows)
-    _shade(right, one.timeline, max(1, one.timeline_cycles), run.rows)
+    shade(left, one.occupancy, run.cols, run.rows)
+    shade(right, one.timeline, max(1, one.timeline_cycles), run.rows)
     if named:
         left.set(xlabel="PE column", ylabel="PE row")
         right.set(xlabel="cycle of the first product", ylabel="PE row")
 
 
-def _shade(axes: Any, picture: Floats, width: float, height: float) -> None:
+def shade(axes: Any, picture: Floats, width: float, height: float) -> None:
     """Fill rectangles of equal shade, joined along a line, so that a picture is a handful of paths."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -136,12 +136,12 @@ def _shade(axes: Any, picture: Floats, width: float, height: float) -> None:
     for y in range(down):
         edges = np.flatnonzero(np.diff(shades[y], prepend=-1, append=-1))
         for start, end in itertools.pairwise(edges):
-            if shade := int(shades[y, start]):
+            if tone := int(shades[y, start]):
                 x0, x1 = start * width / across, end * width / across
                 y0, y1 = y * height / down, (y + 1) * height / down
-                corners.setdefault(shade, []).extend([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
-    for shade, points in sorted(corners.items()):
+                corners.setdefault(tone, []).extend([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+    for tone, points in sorted(corners.items()):
         codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * (len(points) // 5)
-        axes.add_patch(PathPatch(Path(points, codes), facecolor=role("accent"), alpha=shade / _SHADES, linewidth=0))
+        axes.add_patch(PathPatch(Path(points, codes), facecolor=role("accent"), alpha=tone / _SHADES, linewidth=0))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.grid(False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hwq
 from hwq.names import display_name
-from hwq.reporting import cost_plots, drift, occupancy, plots, tables
+from hwq.reporting import causes, cost_plots, drift, occupancy, plots, tables
 from hwq.reporting.drawing import Drawing
 from hwq.reporting.layout import Fact, Fold, Page, Section, Tile
 from hwq.reporting.meeting import compared, match
@@ -23,7 +23,7 @@ __all__ = ["render"]
 # Figures drawn for models other than the one in focus.
 MAX_FIGURES = 24
 
-_SECTIONS = 12
+_SECTIONS = 13
 # Which hashes the header shows, and what it calls them.
 _HASHES = {"graph": "graph", "float_graph": "float graph", "plan": "plan", "calibration": "calibration"}
 
@@ -192,6 +192,7 @@ def _dialect(name: str) -> str:
 
 def _sections(records: Records, focus: Focus) -> Iterator[Section | None]:
     yield _accuracy(records)
+    yield _causes(records)
     yield _machines(records, focus)
     yield _layers(focus)
     yield _cost_figures(focus)
@@ -238,6 +239,28 @@ def _accuracy(records: Records) -> Section | None:
         if records.comparisons
         else "",
     )
+
+
+def _causes(records: Records) -> Section | None:
+    """What costs the accuracy, for every comparison that has layers."""
+    found = [one for one in records.comparisons if one.layers]
+    if not found:
+        return None
+    made, drawn, folds = [], [], []
+    for index, one in enumerate(found):
+        made += [causes.changes(one)] if one.changes else []
+        drawn += causes.drawings(f"causes-{index}", one)
+        folds += (
+            [Fold("plan rules of these changes, to append to a plan file", text=causes.rules(one))]
+            if one.changes
+            else []
+        )
+        folds += (
+            [Fold("each layer alone and all but it", tables=[causes.sensitivities(one)])] if one.sensitivities else []
+        )
+        folds.append(Fold(f"every compared value of {display_name(one.model, 60)}", tables=[causes.table(one)]))
+    title = "What to change" if any(one.sensitivities for one in found) else "Where the error comes from"
+    return Section("causes", "Causes", title, tables=made, drawings=drawn, folds=folds)
 
 
 def _share_tile(label: str, share: float, samples: int) -> Tile:

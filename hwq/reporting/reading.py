@@ -13,7 +13,7 @@ from hwq.reporting import distributions, drift, occupancy, records
 from hwq.reporting.records import Records, Unsupported
 
 if TYPE_CHECKING:
-    from hwq.comparison import Comparison
+    from hwq.comparison import Comparison, Effect
     from hwq.difference import Difference
     from hwq.simulators import Accelerator, Estimate, LayerEstimate
     from hwq.simulators.stepped_gemm import SteppedRun
@@ -106,10 +106,11 @@ def _stepped_type() -> type[SteppedRun]:
 def _comparison(found: Comparison) -> records.Comparison:
     layers = tuple(
         records.ComparedLayer(
-            layer.name, layer.op, (layer.tensor,), layer.sqnr_db, layer.cosine, layer.max_lsb, layer.saturation
-        )
+            layer.name, layer.op, (layer.tensor,), layer.sqnr_db, layer.cosine, layer.max_lsb, layer.saturation,
+            layer.underflow, layer.headroom_bits, layer.weights_only_db, layer.activations_only_db, layer.channel_bits,
+            layer.weight_bits, layer.dtype)
         for layer in found.layers
-    )
+    )  # fmt: skip
     return records.Comparison(
         model=found.model,
         samples=found.samples,
@@ -122,7 +123,27 @@ def _comparison(found: Comparison) -> records.Comparison:
         lost=found.lost,
         layers=layers,
         hashes=dict(found.hashes),
+        sqnr_db=found.sqnr_db,
+        analysed=found.analysed,
+        sensitivities=tuple(
+            records.SensitiveLayer(one.layer, one.op, _effect(one.only), _effect(one.without))
+            for one in found.sensitivities
+        ),
+        changes=tuple(
+            records.MeasuredChange(
+                one.what, one.rule, one.layer, one.gain_db, _known(one.before), _known(one.after), _effect(one.together)
+            )
+            for one in found.changes
+        ),
     )
+
+
+def _known(found: Effect) -> records.OutputEffect:
+    return records.OutputEffect(found.sqnr_db, found.kl, found.agreement)
+
+
+def _effect(found: Effect | None) -> records.OutputEffect | None:
+    return None if found is None else _known(found)
 
 
 def _cost(estimate: Estimate) -> records.Cost:

@@ -17,8 +17,11 @@ __all__ = [
     "CostLayer",
     "Footprint",
     "Histogram",
+    "MeasuredChange",
+    "OutputEffect",
     "Planned",
     "Records",
+    "SensitiveLayer",
     "Stepped",
     "SteppedLayer",
     "Unsupported",
@@ -157,7 +160,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class ComparedLayer:
-    """One layer of a comparison: the quantized tensor against the float one."""
+    """One layer of a comparison: the quantized tensor against the float one; see `hwq.comparison.LayerComparison`."""
 
     name: str
     op: str
@@ -166,6 +169,45 @@ class ComparedLayer:
     cosine: float
     max_lsb: float | None
     saturation_share: float = 0.0
+    underflow_share: float = 0.0
+    headroom_bits: float | None = None
+    weights_only_db: float | None = None
+    activations_only_db: float | None = None
+    channel_bits: tuple[float, ...] = ()
+    weight_bits: tuple[float, ...] = ()
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class OutputEffect:
+    """What the network's output loses against float's: SQNR in dB, KL in nats, agreement 0..1."""
+
+    sqnr_db: float
+    kl_nats: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class SensitiveLayer:
+    """A layer quantized alone, and alone in float; None where that cannot be run."""
+
+    name: str
+    op: str
+    only: OutputEffect | None
+    without: OutputEffect | None
+
+
+@dataclass(frozen=True)
+class MeasuredChange:
+    """A change that was executed, and the plan rules that make it."""
+
+    what: str
+    rule: str
+    layer: str
+    gain_db: float
+    before: OutputEffect
+    after: OutputEffect
+    together: OutputEffect | None
 
 
 @dataclass(frozen=True)
@@ -183,6 +225,13 @@ class Comparison:
     layers : tuple of ComparedLayer
     hashes : mapping
         What was run: graph, plan, calibration, dialect, kernel path, as far as they are known.
+    sqnr_db : float or None
+        Of the first output.
+    analysed : int
+        Samples behind the split of the error, the sensitivities and the changes.
+    sensitivities : tuple of SensitiveLayer
+    changes : tuple of MeasuredChange
+        The largest gain first.
     """
 
     model: str
@@ -196,6 +245,10 @@ class Comparison:
     lost: int | None
     layers: tuple[ComparedLayer, ...]
     hashes: Mapping[str, str] = field(default_factory=dict)
+    sqnr_db: float | None = None
+    analysed: int = 0
+    sensitivities: tuple[SensitiveLayer, ...] = ()
+    changes: tuple[MeasuredChange, ...] = ()
 
 
 @dataclass(frozen=True)
