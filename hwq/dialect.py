@@ -42,6 +42,8 @@ class Dialect:
         Whether zero points must be 0.
     bias_dtype : str
         ``int32`` (scale = input scale * weight scale) or ``float32``.
+    groups : bool
+        Whether integer kernels take weights with several scales along the sum.
     tied : frozenset of op
         Ops beyond those that only move values whose inputs and output must share one scale.
     fixed : mapping of op to (scale, zero point)
@@ -62,6 +64,7 @@ class Dialect:
     symmetric_weights: bool = False
     symmetric_activations: bool = False
     bias_dtype: str = "int32"
+    groups: bool = False
     tied: frozenset[str] = frozenset()
     fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -126,11 +129,15 @@ _TABLE = (
     replace(
         _ORT,
         name="hwq",
-        summary="hwq's own: as ort, and weights of 2 and 4 bits run on integer kernels too",
+        summary="hwq's own: as ort, and every mode of a plan runs on its kernels: 2 to 4 bits, groups of scales, int16 and run-time activations",
         runtime="hwq itself",
         status="exact by definition",
-        evidence="equal to ort where onnxruntime has an integer kernel; int4 sums are exact integers, requantized as ort does",
+        evidence="equal to ort where onnxruntime has an integer kernel; else integer sums are exact (64 bits and rounding R2 for "
+        "int16 activations), float sums in the order of kernels/README.md",
+        formulas=MappingProxyType({**_ORT.formulas, "weight-only": "groups"}),
         weight_dtypes=_ORT.weight_dtypes | {"int4", "uint4", "int2", "uint2"},
+        activation_dtypes=_ORT.activation_dtypes | {"int16", "uint16"},
+        groups=True,
     ),
     Dialect(
         name="ort-unfused",

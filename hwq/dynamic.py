@@ -1,22 +1,33 @@
-"""A matrix operator whose operand is quantized at run time, in ONNX's own operators.
+"""A matrix operator whose operand is quantized at run time. One range for the whole tensor, in ONNX's own operators:
 
     q, s, z = DynamicQuantizeLinear(x);  acc = MatMulInteger or ConvInteger(q, w, z);  y = float32(acc) * (s * s_w) + b
 
 The scale covers the whole tensor, so with more than one sample a batch the result of each depends on the others: that is
-ONNX's operator, and onnxruntime's. A batch of one is the usual use.
+ONNX's operator, and onnxruntime's. One range a row (of a product; a whole image of a convolution), int8 without zero points,
+and weights that no integer operator of ONNX takes are written between Q and DQ instead:
+
+    q, s, z = DynamicQuantizeLinear(x) or a function of the domain hwq;  y = op(Dequantize(q, s, z), DequantizeLinear(w), b)
+
+which the dialect hwq computes on integers too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwq.errors import Error
 from hwq.graph import Array, Graph, Node, Quantization, Tensor
-from hwq.placement import Constant
+from hwq.names import display_name
 
-__all__ = ["DynamicLayer", "dynamic_layer"]
+if TYPE_CHECKING:
+    from hwq.placement import Constant
+    from hwq.plan import Activations, Plan
+
+__all__ = ["DynamicLayer", "dynamic_layer", "in_integers", "require_dynamic", "require_products", "run_time_pair"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,104 @@ class DynamicLayer:
 
     nodes: tuple[Node, ...]
     tensors: tuple[Tensor, ...]
+
+
+def require_dynamic(node: Node, planned: Activations) -> None:
+    """Refuse types that nothing quantizes to at run time.
+
+    Raises
+    ------
+    Error
+        Other types than uint8 with a zero point and int8 without.
+    """
+    if (planned.dtype, planned.symmetric) not in {("uint8", False), ("int8", True)}:
+        label = f"{planned.dtype} with symmetric = {str(planned.symmetric).lower()}"
+        raise Error(
+            f"no activation is quantized at run time to {label}",
+            where=f"node {display_name(node.name)}, key activations.{'dtype' if 'int8' not in planned.dtype else 'symmetric'}",
+            why="run-time ranges are stored as uint8 with a zero point (ONNX's DynamicQuantizeLinear) or as int8 without",
+            remedy='dtype = "uint8", symmetric = false; or dtype = "int8", symmetric = true',
+        )
+
+
+def require_products(plan: Plan, products: Iterable[Sequence[Node]]) -> None:
+    """Refuse a rule that asks for run-time activations where there is no product; `products` come with what follows them.
+
+    Raises
+    ------
+    Error
+        Names the rule.
+    """
+    reached = [node for chain in products for node in chain]
+    for index, layer in enumerate(plan.layers):
+        if layer.activations.get("mode") == "dynamic" and not any(layer.match.fits(node) for node in reached):
+            raise Error(
+                "this rule asks for activations quantized at run time where there is no product",
+                where=f"layers.{index}.match {layer.match.model_dump(exclude_none=True)}",
+                why="the operand of a Conv, Gemm or MatMul with constant weights is quantized at run time, nothing else",
+                remedy="name such a layer, or leave the rule out",
+            )
+
+
+def in_integers(graph: Graph, node: Node, planned: Activations, weight: Constant) -> bool:
+    """Whether ONNX's integer operators can say it: one range, uint8, and weights of eight bits without zero points."""
+    plain = node.op != "Gemm" or (
+        not node.attributes.get("transA", 0)
+        and all(float(node.attributes.get(name, 1.0)) == 1.0 for name in ("alpha", "beta"))
+    )
+    return (
+        plain
+        and planned.granularity == "tensor"
+        and planned.dtype == "uint8"
+        and weight.weights.dtype in {"int8", "uint8"}
+        and weight.weights.symmetric
+        and weight.weights.zero_point is None
+        and weight.block is None
+        and len(graph.tensors[weight.tensor].shape) >= 2
+    )
+
+
+def run_time_pair(
+    graph: Graph, node: Node, planned: Activations, operand: str, fresh: Callable[[str], str]
+) -> tuple[DynamicLayer, str]:
+    """Quantize and dequantize the first operand of `node` at run time; the dequantized value's name.
+
+    Raises
+    ------
+    Error
+        A row is asked for where the operand's rank is not known.
+    """
+    x = graph.tensors[node.inputs[0]]
+    plain = planned.granularity == "tensor" and planned.dtype == "uint8"
+    if not plain and not x.known_shape:
+        raise Error(
+            "the rank of this activation is not known",
+            where=f"tensor {display_name(x.name)}",
+            remedy="give the model's input shapes, or one uint8 range for the tensor",
+        )
+    rank = len(x.shape)
+    if planned.granularity == "tensor":
+        axes = tuple(range(rank))
+    elif node.op == "Conv":
+        axes = tuple(range(1, rank))
+    else:
+        axes = (0,) if node.attributes.get("transA", 0) else (rank - 1,)
+    rows = tuple(1 if axis in axes else dim for axis, dim in enumerate(x.shape)) if not plain else ()
+    q, s, z, real = (fresh(f"{operand}_dynamic{suffix}") for suffix in ("", "_scale", "_zero_point", "_dequantized"))
+    tensors = (
+        Tensor(q, planned.dtype, x.shape, known_shape=x.known_shape),
+        Tensor(s, "float32", rows),
+        Tensor(z, planned.dtype, rows),
+        Tensor(real, "float32", x.shape, known_shape=x.known_shape),
+    )
+    if plain:
+        made = Node("DynamicQuantizeLinear", fresh(f"{operand}_DynamicQuantizeLinear"), (operand,), (q, s, z))
+        back = Node("DequantizeLinear", fresh(f"{operand}_DequantizeLinear"), (q, s, z), (real,))
+    else:
+        op = "DynamicQuantizeRows" + ("Symmetric" if planned.symmetric else "")
+        made = Node(op, fresh(f"{operand}_{op}"), (operand,), (q, s, z), {"axes": axes}, "hwq")
+        back = Node("DequantizeRows", fresh(f"{operand}_DequantizeRows"), (q, s, z), (real,), domain="hwq")
+    return DynamicLayer((made, back), tensors), real
 
 
 def dynamic_layer(

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from hwq.graph import Graph, Node, Tensor, carrier
+import numpy as np
+
+from hwq.errors import Error
+from hwq.graph import Graph, Node, carrier
+from hwq.names import display_name
 from hwq.plan import Plan
 
-__all__ = ["half_keys", "retyped"]
+if TYPE_CHECKING:
+    from hwq.calibration import Calibration
+
+__all__ = ["HALVES", "half_keys", "require_range", "retyped"]
 
 HALVES = frozenset({"float16", "bfloat16"})
+MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
+LARGEST_HALF = 65504.0
 REALS = HALVES | {"float32"}
 # Constants up to this size may steer shapes and keep their values; larger ones are weights, whose values cost does
 # not need.
@@ -37,19 +47,62 @@ def half_keys(graph: Graph, plan: Plan) -> Iterator[tuple[str, str, str]]:
                 yield "weights.dtype", plan.weights_of(node, name).dtype, node.name
 
 
-def retyped(graph: Graph, plan: Plan) -> Graph:
+def retyped(graph: Graph, plan: Plan, values: bool = False) -> Graph:
     """The graph in the plan's floating-point types: outputs and operands of a node have its type, Casts stand between.
 
-    Constants that the plan stores in another type than their node computes in keep that type in front of a Cast.
+    A Conv, Gemm or MatMul whose weights are 16-bit floats computes in their type, unless the plan says float32 for its
+    activations. Constants that the plan stores in another type than their node computes in keep that type in front of a
+    Cast.
+
+    Parameters
+    ----------
+    values : bool
+        Keep the values of constants, rounded to nearest even, the types of the model's inputs and outputs, and in float32
+        what the plan stores as integers. False: for cost only.
+
+    Raises
+    ------
+    Error
+        With `values`, a constant beyond the largest float16.
     """
     if next(half_keys(graph, plan), None) is None:
         return graph
-    return _Retyper(graph, plan).run()
+    return _Retyper(graph, plan, values).run()
+
+
+def require_range(before: Graph, after: Graph, cal: Calibration) -> None:
+    """Refuse float16 where calibration saw larger values.
+
+    Raises
+    ------
+    Error
+        Names the value and the largest seen.
+    """
+    for name, tensor in after.tensors.items():
+        source = name
+        maker = after.producers.get(name)
+        if maker is not None and maker.op == "Cast":
+            source = maker.inputs[0]
+        if tensor.dtype != "float16" or source not in before.tensors or source not in cal.tensors:
+            continue
+        seen = cal[source]
+        largest = max(-float(seen.minima.min(initial=0.0)), float(seen.maxima.max(initial=0.0)))
+        if largest > LARGEST_HALF:
+            raise _overflow(f"tensor {display_name(source)}", largest)
+
+
+def _overflow(where: str, largest: float) -> Error:
+    return Error(
+        "a value does not fit into float16",
+        where=where,
+        why=f"it reaches {largest:.6g}, float16 ends at {LARGEST_HALF:.0f}",
+        remedy='dtype = "bfloat16" or "float32" for this layer',
+    )
 
 
 class _Retyper:
-    def __init__(self, graph: Graph, plan: Plan):
-        self.old, self.plan = graph, plan
+    def __init__(self, graph: Graph, plan: Plan, values: bool):
+        self.old, self.plan, self.values = graph, plan, values
         self.tensors = dict(graph.tensors)
         self.nodes: list[Node] = []
         self.casts: dict[tuple[str, str], str] = {}
@@ -58,7 +111,9 @@ class _Retyper:
     def run(self) -> Graph:
         for name in self.old.inputs:
             readers = self.old.consumers.get(name, ())
-            if readers and self._real(name):
+            if self.values:
+                self.settled.add(name)
+            elif readers and self._real(name):
                 self._set(name, self._type(readers[0]))
         for node in self.old.nodes:
             self._node(node)
@@ -68,13 +123,23 @@ class _Retyper:
         return bool(name) and self.old.tensors[name].dtype in REALS
 
     def _type(self, node: Node) -> str:
-        planned = self.plan.activations_of(node.outputs, (node,))
-        return planned.dtype if planned.dtype in HALVES and node.op not in MAKERS else "float32"
+        planned: str = self.plan.activations_of(node.outputs, (node,)).dtype
+        if planned not in REALS and node.op in MATRIX and not node.domain and self._parameter(node.inputs[1]):
+            planned = self.plan.weights_of(node, node.inputs[1]).dtype
+        return planned if planned in HALVES and node.op not in MAKERS else "float32"
+
+    def _parameter(self, name: str) -> bool:
+        return name not in self.old.producers and name not in self.old.inputs
 
     def _set(self, name: str, dtype: str) -> None:
         tensor = self.tensors[name]
         data = tensor.data
-        if data is not None and tensor.dtype != dtype:
+        if data is not None and tensor.dtype != dtype and self.values:
+            largest = float(np.abs(data, dtype=np.float64).max(initial=0.0))
+            if dtype == "float16" and largest > LARGEST_HALF:
+                raise _overflow(f"constant {display_name(name)}", largest)
+            data = data.astype(carrier(dtype))
+        elif data is not None and tensor.dtype != dtype:
             data = data.astype(carrier(dtype)) if data.size <= KEPT_ELEMENTS else None
         self.tensors[name] = dataclasses.replace(tensor, dtype=dtype, data=data)
         self.settled.add(name)
@@ -88,29 +153,43 @@ class _Retyper:
                 or node.op == "Cast"
             ):
                 continue
+            matrix = slot < 2 and node.op in MATRIX
+            if self.values and matrix and self._parameter(name) and not self.plan.weights_of(node, name).floating:
+                continue  # stored as integers, dequantized, then cast
             if name not in self.settled:  # a constant at its first reader
                 stored = self.plan.weights_of(node, name).dtype
-                matrix = slot < 2 and node.op in {"Conv", "Gemm", "MatMul"}
                 self._set(name, stored if matrix and stored in REALS and stored != "float32" else wanted)
             if self.tensors[name].dtype != wanted:
                 inputs[slot] = self._cast(name, wanted)
-        for name in node.outputs:
-            if self._real(name):
+        outputs, behind = list(node.outputs), []
+        for slot, name in enumerate(node.outputs):
+            if self._real(name) and self.values and name in self.old.outputs and wanted != "float32":
+                outputs[slot] = self._made(name, wanted)
+                behind.append(Node("Cast", f"{name}_Cast", (outputs[slot],), (name,), {"to": "float32"}))
+                self.casts[name, wanted] = outputs[slot]
+                self.settled.add(name)
+            elif self._real(name):
                 self._set(name, wanted)
         attributes = dict(node.attributes)
         if node.op == "Cast" and self._real(node.outputs[0]):
             attributes["to"] = wanted
-        self.nodes.append(dataclasses.replace(node, inputs=tuple(inputs), attributes=attributes))
+        self.nodes.append(
+            dataclasses.replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attributes=attributes)
+        )
+        self.nodes += behind
 
     def _cast(self, name: str, dtype: str) -> str:
         if (name, dtype) not in self.casts:
-            made = f"{name}_{dtype}"
-            while made in self.tensors:
-                made += "_"
-            self.tensors[made] = Tensor(
-                made, dtype, self.tensors[name].shape, known_shape=self.tensors[name].known_shape
-            )
+            made = self._made(name, dtype)
             self.nodes.append(Node("Cast", f"{made}_Cast", (name,), (made,), {"to": dtype}))
             self.settled.add(made)
             self.casts[name, dtype] = made
         return self.casts[name, dtype]
+
+    def _made(self, name: str, dtype: str) -> str:
+        """A new value like another, in another type."""
+        made = f"{name}_{dtype}"
+        while made in self.tensors:
+            made += "_"
+        self.tensors[made] = dataclasses.replace(self.tensors[name], name=made, dtype=dtype, data=None)
+        return made

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwq.dialect import Dialect
-from hwq.errors import Error, NotSupportedYet
+from hwq.dynamic import require_dynamic, require_products
+from hwq.errors import Error
 from hwq.graph import Graph, Node
 from hwq.plan import Activations, Group, Plan, Weights
 
@@ -96,8 +97,8 @@ class Placement:
         Biases to be stored as int32 with scale = input scale * weight scale.
     wants : dict of node name to Activations
         How an integer node wants its operands stored.
-    dynamics : frozenset of node name
-        Matrix operators whose first operand is quantized at run time, over what it then holds.
+    dynamics : dict of node name to Activations
+        Matrix operators whose first operand is quantized at run time, over what it then holds, and how.
     """
 
     points: dict[str, Activations] = field(default_factory=dict)
@@ -105,7 +106,7 @@ class Placement:
     constants: dict[tuple[str, int], Constant] = field(default_factory=dict)
     biases: dict[str, int] = field(default_factory=dict)
     wants: dict[str, Activations] = field(default_factory=dict)
-    dynamics: frozenset[str] = frozenset()
+    dynamics: dict[str, Activations] = field(default_factory=dict)
 
     def members(self) -> Mapping[str, list[str]]:
         """The points that share each representative's scale, in the order of the graph."""
@@ -120,8 +121,8 @@ def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
 
     Raises
     ------
-    NotSupportedYet
-        The plan asks for dynamic activations that ONNX has no operator for.
+    Error
+        The plan asks for run-time activations of a type that nothing quantizes to, or where there is no product.
     """
     return _Placer(graph, plan, dialect).run()
 
@@ -178,6 +179,7 @@ class _Placer:
         for node in self.graph.nodes:
             if node.op in MATRIX and not node.domain:
                 self._matrix(node)
+        require_products(self.plan, (chain for head, chain in self.chains.items() if (head, 1) in self.made.constants))
         for tensor in self.graph.tensors:
             if tensor in self.given:
                 self._request(tensor, None)
@@ -254,37 +256,22 @@ class _Placer:
             return False
         return all(dim == 1 for dim in (shape[:-1] if follower.op == "Add" else shape))
 
-    def _dynamic(self, node: Node) -> bool:
+    def _dynamic(self, node: Node) -> Activations | None:
         chain = self.chains[node.name]
         planned = self.plan.activations_of([node.inputs[0], chain[-1].outputs[0]], chain)
         if planned.mode != "dynamic" or planned.floating:
-            return False
+            return None
         weight = self.made.constants.get((node.name, 1))
         if weight is None or not self._floating(node.inputs[0]):
-            return False
-        where = f"node {node.name}, key activations"
-        if planned.dtype != "uint8" or planned.symmetric or planned.granularity != "tensor":
-            raise NotSupportedYet(
-                f"dynamic {planned.dtype} activations" + (" a row" if planned.granularity == "row" else ""),
-                where=where,
-                why="ONNX's DynamicQuantizeLinear is uint8, asymmetric, over the whole tensor",
-                remedy='dtype = "uint8", symmetric = false, granularity = "tensor"',
-            )
-        if weight.block is not None or weight.weights.dtype not in {"int8", "uint8"} or not weight.weights.symmetric:
-            raise NotSupportedYet(
-                f"{weight.weights.dtype} weights in groups or with zero points under dynamic activations",
-                where=f"node {node.name}, key weights",
-                remedy='int8, symmetric, per tensor or channel; or activations.mode = "float"',
-            )
-        plain = node.op != "Gemm" or (
-            not node.attributes.get("transA", 0)
-            and all(float(node.attributes.get(name, 1.0)) == 1.0 for name in ("alpha", "beta"))
-        )
-        return plain and len(self.graph.tensors[weight.tensor].shape) >= 2
+            return None
+        require_dynamic(node, planned)
+        return planned
 
     def _matrix(self, node: Node) -> None:
         chain = self.chains[node.name]
         wanted = self._planned(chain[-1].outputs[0])
+        if self._keeps_floats(node):
+            wanted = wanted.model_copy(update={"mode": "float"})
         for slot, name in enumerate(node.inputs[:2]):
             if self._parameter(name):
                 self._weight(node, slot)
@@ -293,8 +280,13 @@ class _Placer:
         if not wanted.floating:
             self.made.wants[node.name] = wanted
             self._request(chain[-1].outputs[0], wanted)
-        elif self._dynamic(node):
-            self.made.dynamics |= {node.name}
+        elif (dynamic := self._dynamic(node)) is not None:
+            self.made.dynamics[node.name] = dynamic
+
+    def _keeps_floats(self, node: Node) -> bool:
+        """Whether the plan keeps the node's weights floating-point: such a layer has no integer arithmetic."""
+        name = node.inputs[1]
+        return self._parameter(name) and self.plan.weights_of(node, name).floating
 
     def _request(self, tensor: str, wanted: Activations | None) -> None:
         """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float."""

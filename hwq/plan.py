@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hwq.dialect import find
 from hwq.errors import Error
@@ -80,7 +89,9 @@ class Activations(_Strict):
     """How values that flow between operators are stored."""
 
     dtype: ActivationType = "uint8"
-    granularity: Literal["tensor", "row"] = "tensor"
+    granularity: Annotated[
+        Literal["tensor", "row"], BeforeValidator(lambda name: "row" if name == "token" else name)
+    ] = "tensor"
     symmetric: bool = False
     mode: Literal["static", "dynamic", "float"] = "static"
     observer: Literal["minmax", "percentile", "mse", "kl", "coordinate"] = "minmax"
@@ -222,6 +233,7 @@ class Plan(_Strict):
         observer: str = "minmax",
         scale: str = "minmax",
         mode: str | None = None,
+        activation_granularity: str = "tensor",
         dialect: str = "ort",
     ) -> Plan:
         """One setting for every layer.
@@ -235,11 +247,13 @@ class Plan(_Strict):
         symmetric : bool
             Weights without zero points.
         symmetric_activations : bool, optional
-            Activations without zero points; default: for signed types only when the type is int4 or int16.
+            Activations without zero points; default: for signed types only when the type is int4 or int16, or at run time.
         observer, scale : str
             Range method of the activations and of the weights.
         mode : {"static", "dynamic", "float"}, optional
             Default: static for integers, float for floating-point activations.
+        activation_granularity : {"tensor", "row"}
+            With mode "dynamic": one range for the tensor, or one a row (also called "token").
         dialect : str
             See `hwq.dialects`.
 
@@ -251,7 +265,7 @@ class Plan(_Strict):
         if mode is None:
             mode = "float" if "float" in activations else "static"
         if symmetric_activations is None:
-            symmetric_activations = activations in {"int4", "int16"}
+            symmetric_activations = activations in {"int4", "int16"} or (activations == "int8" and mode == "dynamic")
         grain = {"group": granularity} if isinstance(granularity, int) else granularity
         return cls._checked({
             "schema": 1,
@@ -259,7 +273,7 @@ class Plan(_Strict):
             "default": {
                 "weights": {"dtype": weights, "granularity": grain, "symmetric": symmetric, "scale": scale},
                 "activations": {"dtype": activations, "symmetric": symmetric_activations, "mode": mode,
-                                "observer": observer},
+                                "observer": observer, "granularity": activation_granularity},
             },
         }, "Plan.uniform")  # fmt: skip
 

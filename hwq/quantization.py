@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwq.dialect import find
-from hwq.dynamic import dynamic_layer
+from hwq.dynamic import dynamic_layer, in_integers, run_time_pair
 from hwq.elements import stored_type
-from hwq.errors import Error, NotSupportedYet
-from hwq.floating import half_keys, retyped
+from hwq.errors import Error
+from hwq.floating import HALVES, require_range, retyped
 from hwq.graph import BITS, Graph, Node, Quantization, Tensor, carrier
-from hwq.names import display_name
 from hwq.ops.folding import fold
 from hwq.placement import Constant, Placement, place, require_float
 from hwq.plan import Activations, Plan
@@ -65,7 +64,6 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         A method of the plan that is not built; the message names its key.
     """
     dialect = find(plan.dialect)
-    _require_built(graph, plan)
     given = None if cal is None else cal.hash
     if cal is not None:
         from hwq.calibration import fingerprint
@@ -84,6 +82,10 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
     correct = plan.transforms.bias_correction is not None
     if correct:
         folded = with_biases(folded)
+    typed = retyped(folded, plan, values=True)
+    if cal is not None and typed is not folded:
+        require_range(folded, typed, cal)
+    folded = typed
     placement = place(folded, plan, dialect)
     scales = Scales(folded, plan, dialect, placement, cal)
     if correct or any(needs_samples(constant.weights) for constant in placement.constants.values()):
@@ -129,16 +131,6 @@ def _folded(graph: Graph, plan: Plan) -> Graph:
     return folded
 
 
-def _require_built(graph: Graph, plan: Plan) -> None:
-    """Refuse what has a name in the plan but no code yet; nothing falls back silently."""
-    for key, dtype, place_ in half_keys(graph, plan):
-        raise NotSupportedYet(
-            f"executing {dtype}",
-            where=f"key {key}, node {display_name(place_)}",
-            remedy="for cost use estimate(graph, machine, plan=plan)",
-        )
-
-
 class _Builder:
     """Writes the quantized graph node by node. Without `scales` nothing has a value."""
 
@@ -176,12 +168,15 @@ class _Builder:
         return name
 
     def _node(self, node: Node) -> None:
-        if node.name in self.placement.dynamics:
+        planned = self.placement.dynamics.get(node.name)
+        if planned is not None and in_integers(self.old, node, planned, self.placement.constants[node.name, 1]):
             made = self._dynamic(node)
             self.tensors[node.outputs[0]] = self.old.tensors[node.outputs[0]]
             self.nodes += made
             return
         inputs = [self._operand(node, slot, name) for slot, name in enumerate(node.inputs)]
+        if planned is not None:
+            inputs[0] = self._run_time(node, planned, inputs[0])
         outputs, behind = list(node.outputs), []
         for index, name in enumerate(node.outputs):
             if not name:
@@ -199,7 +194,7 @@ class _Builder:
     def _operand(self, node: Node, slot: int, name: str) -> str:
         constant = self.placement.constants.get((node.name, slot))
         if constant is not None:
-            return self._weight(node, constant)
+            return self._in_type_of(node, self._weight(node, constant))
         if self.placement.biases.get(node.name) == slot:
             return self._bias(node, name)
         wanted = self.placement.wants.get(node.name)
@@ -208,6 +203,18 @@ class _Builder:
             if (own.dtype, own.symmetric) != (wanted.dtype, wanted.symmetric):
                 return self._variant(name, wanted)
         return self.reads.get(name, name)
+
+    def _in_type_of(self, node: Node, name: str) -> str:
+        """A dequantized weight in the 16-bit floating-point type that its node computes in."""
+        dtype = self.old.tensors[node.inputs[0]].dtype
+        if dtype not in HALVES or self.tensors[name].dtype == dtype:
+            return name
+        key = ("cast", name, dtype)
+        if key not in self.stored:
+            made = self.stored[key] = self._fresh(f"{name}_{dtype}")
+            self.tensors[made] = dataclasses.replace(self.tensors[name], name=made, dtype=dtype)
+            self.nodes.append(Node("Cast", self._fresh(f"{made}_Cast"), (name,), (made,), {"to": dtype}))
+        return self.stored[key]
 
     def _variant(self, name: str, wanted: Activations) -> str:
         """A second storage of `name` for a reader whose operands have another type: a precision border costs a Q and
@@ -318,6 +325,17 @@ class _Builder:
         for tensor in made.tensors:
             self.tensors[tensor.name] = tensor
         return list(made.nodes)
+
+    def _run_time(self, node: Node, planned: Activations, operand: str) -> str:
+        """The operand quantized and dequantized at run time; readers that want the same share one pair."""
+        across = node.op == "Conv", bool(node.attributes.get("transA", 0))
+        key = ("run time", operand, planned.dtype, planned.granularity, *across)
+        if key not in self.stored:
+            made, self.stored[key] = run_time_pair(self.old, node, planned, operand, self._fresh)
+            for tensor in made.tensors:
+                self.tensors[tensor.name] = tensor
+            self.nodes += made.nodes
+        return self.stored[key]
 
     def _bias(self, node: Node, name: str) -> str:
         tensor, constant = self.old.tensors[name], self.placement.constants[node.name, 1]

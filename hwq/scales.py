@@ -32,6 +32,8 @@ __all__ = ["Scales"]
 RANGES = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
 # |bias / scale| stays within this, so that the sum of the products keeps half of the int32 accumulator.
 BIAS_LIMIT = 2.0**30
+# 255 * 255 * 256 < 2^24: the sums of a group of 8-bit products are integers that float32 holds (kernels/README.md).
+EXACT_GROUP = 256
 # A layer whose weights are all zero gives its bias this many steps.
 DEAD_STEPS = 2.0**20
 
@@ -82,8 +84,8 @@ class Scales:
             raise NotSupportedYet(
                 f'activations of granularity "{how.granularity}"',
                 where=f"{where}.granularity",
-                why="one scale a row needs dynamic mode",
-                remedy='use granularity = "tensor"',
+                why="rows are only known at run time",
+                remedy='use granularity = "tensor", or mode = "dynamic"',
             )
         if how.dtype not in self.dialect.activation_dtypes:
             raise self._contradiction(
@@ -144,6 +146,12 @@ class Scales:
                 why="the plan gives no scale for it and there is no calibration",
                 remedy='pass the Calibration of this graph, or plan mode = "float"',
             )
+        while (
+            tensor not in self.cal.tensors
+            and (maker := self.graph.producers.get(tensor)) is not None
+            and maker.op == "Cast"
+        ):
+            tensor = maker.inputs[0]
         return self.cal[tensor]
 
     def weight(self, node: Node, constant: Constant) -> tuple[Array, Array, Array]:
@@ -223,15 +231,23 @@ class Scales:
                 f"{where}.dtype", f"has no integer kernel for {how.dtype} weights", sorted(self.dialect.weight_dtypes)
             )
         if integer and constant.block is not None:
-            raise self._contradiction(
-                f"{where}.granularity",
-                "has no integer kernel for groups",
-                ["channel", "tensor", 'groups under activations.mode = "float"'],
-            )
+            self._require_groups(node, constant, where)
         if self.dialect.symmetric_weights and not (how.symmetric and how.dtype.startswith("int")):
             raise self._contradiction(
                 f"{where}.symmetric", "allows no zero points on weights", ["a signed type with symmetric = true"]
             )
+
+    def _require_groups(self, node: Node, constant: Constant, where: str) -> None:
+        activations = self.placement.wants[node.name].dtype
+        remedies = ["channel", "tensor", 'groups under activations.mode = "float"']
+        if not self.dialect.groups:
+            raise self._contradiction(f"{where}.granularity", "has no integer kernel for groups", remedies)
+        if activations.endswith("16"):
+            what = f"has no integer kernel for groups of weights under {activations} activations"
+            raise self._contradiction(f"{where}.granularity", what, [*remedies, "8-bit activations"])
+        if constant.weights.dtype in {"int8", "uint8"} and constant.block and constant.block > EXACT_GROUP:
+            what = f"multiplies groups of at most {EXACT_GROUP} 8-bit weights"
+            raise self._contradiction(f"{where}.granularity", what, [f"groups of {EXACT_GROUP} or fewer", *remedies])
 
     def _given_weight(
         self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], where: str

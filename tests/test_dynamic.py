@@ -8,7 +8,6 @@ import pytest
 import tiny
 
 import hwq
-from hwq.errors import Error
 from hwq.plan import Plan
 from hwq.quantization import annotate
 
@@ -84,11 +83,3 @@ def test_cost_needs_no_values(cnn):
     found = hwq.estimate(cnn, "t4", plan=plan)
     assert found.macs == hwq.estimate(cnn, "t4", plan=Plan.uniform()).macs
     assert sum(node.op.endswith("Integer") for node in annotate(cnn, plan).nodes) > 0
-
-
-@pytest.mark.parametrize(
-    "table", [{"granularity": "row"}, {"dtype": "int8"}, {"symmetric": True}], ids=["row", "int8", "symmetric"]
-)
-def test_what_onnx_has_no_operator_for_is_told(cnn, table):
-    with pytest.raises(Error, match=r"not supported yet: dynamic"):
-        hwq.quantize(cnn, plan_of(**table))

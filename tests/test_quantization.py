@@ -402,8 +402,6 @@ def test_widths_that_no_file_has_are_stored_in_the_next(
     [
         ({"default": {"activations": {"granularity": "row"}}}, "activations.granularity"),
         ({"default": {"activations": {"observer": "coordinate"}}}, "activations.observer"),
-        ({"default": {"activations": {"dtype": "float16"}}}, "activations.dtype"),
-        ({"default": {"weights": {"dtype": "bfloat16"}}}, "weights.dtype"),
     ],
 )
 def test_what_is_not_built_is_named_and_never_replaced(table: dict, key: str, cnn: Graph, cal: hwq.Calibration) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution import mlas
+from hwq.execution import halves, mlas
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
 from hwq.graph import Array, Node
 from hwq.ops import contributed, spatial
@@ -53,6 +53,8 @@ def float_conv(scope: Scope) -> Kernel:
     """A float32 convolution: in the dialect's own order where it names one, else in the fixed order, packed once."""
     node, x, weights, bias = scope.node, scope.operand(0), scope.operand(1), scope.operand(2)
     assert x is not None and weights is not None
+    if x.dtype in halves.HALVES:
+        return halves.convolution(scope)
     if {x.dtype, weights.dtype} != {"float32"} or not 3 <= len(weights.shape) <= 5:
         return interpret(scope)
     if scope.dialect.formulas.get("float-product") == "mlas":
@@ -96,6 +98,8 @@ def float_product(scope: Scope) -> Kernel:
     """A float32 product, as `float_conv`; unusual forms as `hwq.ops` computes them."""
     a, b, bias = scope.operand(0), scope.operand(1), scope.operand(2)
     assert a is not None and b is not None
+    if a.dtype in halves.HALVES:
+        return halves.product(scope)
     get = scope.node.attributes.get
     plain = not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
     ranks = len(a.shape) >= 2 and len(b.shape) >= 2 and a.known_shape and b.known_shape

@@ -13,6 +13,7 @@ from hwq.dialect import Dialect
 from hwq.errors import NotSupportedYet
 from hwq.execution.elementwise import floor_of
 from hwq.execution.emission import Site, geometry
+from hwq.execution.modes import clamp_of, takes, with_modes
 from hwq.execution.saturation import stand_in
 from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, present, register, scalar, writing
 from hwq.graph import Array, Node, Tensor
@@ -29,7 +30,11 @@ def _epilogue(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilog
     # f32(f32(a * sa) * sb), then / sy: onnxruntime's order of products (numerics b2).
     scales = (np.float32(np.float32(factor) * input_scale) * weights).astype(np.float32)
     if made is None:
-        return kernels.Epilogue(kind="float", multipliers=_per_column(scales, columns))
+        added = scope.operand(2)
+        offsets = None
+        if added is not None and added.dtype == "float32" and added.data is not None:
+            offsets = np.ascontiguousarray(np.broadcast_to(added.data.reshape(-1), (columns,)), np.float32)
+        return kernels.Epilogue(kind="float", multipliers=_per_column(scales, columns), float_bias=offsets)
     scale, zero = scalar(scope.node, made)
     rounding = _rounding(scope.dialect, scope.node)
     with np.errstate(all="ignore"):
@@ -47,7 +52,7 @@ def _epilogue(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilog
         zero_point=zero,
         dtype=made.dtype,
         float_bias=offsets,
-        clamp=floor_of(scope, made.dtype, zero),
+        clamp=clamp_of(scope, made.dtype, scale, zero) if scope.dialect.groups else floor_of(scope, made.dtype, zero),
     )
 
 
@@ -72,6 +77,8 @@ def _per_column(values: NDArray[np.float32], columns: int) -> NDArray[np.float32
 @register("Conv")
 def conv(scope: Scope) -> Kernel:
     """A quantized convolution: pad with the zero point, exact int32 accumulators, requantize."""
+    if takes(scope):
+        return with_modes(scope)
     node = scope.node
     _, zero = scope.pair(0)
     weights, bias = scope.operand(1), scope.operand(2)
@@ -232,6 +239,8 @@ def _weight_only(scope: Scope, bias: Tensor | None) -> Kernel:
 def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) -> Kernel:
     left, right, bias = scope.operand(0), scope.operand(1), scope.operand(2)
     assert left is not None and right is not None
+    if takes(scope):
+        return with_modes(scope)
     if left.quantization is None:
         return _weight_only(scope, bias)
     _, zero = scope.pair(0)

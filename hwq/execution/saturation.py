@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution import fbgemm
+from hwq.execution import fbgemm, run_time
 from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array
 from hwq.ops import arithmetic, contributed, spatial
@@ -71,7 +71,7 @@ def matmul_integer(scope: Scope) -> Kernel:
     """MatMulInteger: saturating where the dialect says so, else `hwq.ops`' exact one."""
     a, b = scope.operand(0), scope.operand(1)
     if not saturates(scope) or a is None or b is None or (a.dtype, b.dtype) != ("uint8", "int8"):
-        return interpret(scope)
+        return run_time.integer_product(scope) or interpret(scope)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         first, second = ([*operands[2:], None, None])[:2]
@@ -127,7 +127,7 @@ def conv_integer(scope: Scope) -> Kernel:
     """ConvInteger: MLAS multiplies filters by windows, so uint8 filters on an int8 image saturate."""
     x, weights = scope.operand(0), scope.operand(1)
     if not saturates(scope) or x is None or weights is None or (x.dtype, weights.dtype) != ("int8", "uint8"):
-        return interpret(scope)
+        return run_time.integer_convolution(scope) or interpret(scope)
     node = scope.node
     groups = int(node.attributes.get("group", 1))
 

@@ -20,7 +20,7 @@ from hwq.lowering.pairs import EIGHT_BIT, Affine, affine, is_dequantize, is_quan
 from hwq.lowering.rewriting import Draft
 from hwq.lowering.simplification import clip_is_redundant
 
-__all__ = ["FUSED", "annotate", "declare", "drop_inverse_pairs", "group"]
+__all__ = ["FUSED", "Site", "annotate", "declare", "drop_inverse_pairs", "group", "merge", "surroundings"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Site:
         return all(one is not None for one in found)
 
 
-def _site(draft: Draft, key: float, node: Node) -> Site | None:
+def surroundings(draft: Draft, key: float, node: Node) -> Site | None:
     """The Q and DQ around a node; None where a Relu or Clip follows that its Q does not make redundant."""
     dequantizes = [made_by_dequantize(draft, value) for value in node.inputs]
     clip = None
@@ -284,14 +284,15 @@ def group(draft: Draft) -> bool:
             declare(draft, node.outputs[0], found.quantization())
     for key, node in draft:
         rule = None if node.domain or node.body else FUSED.get(node.op)
-        site = _site(draft, key, node) if rule is not None else None
+        site = surroundings(draft, key, node) if rule is not None else None
         if rule is not None and site is not None and rule(site):
-            _merge(draft, site)
+            merge(draft, site)
             changed = True
     return changed
 
 
-def _merge(draft: Draft, site: Site) -> None:
+def merge(draft: Draft, site: Site) -> None:
+    """Put one node on quantized tensors in the place of a site."""
     node = site.node
     body = (
         [part for _, part in site.dequantizes]

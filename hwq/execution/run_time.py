@@ -1,0 +1,196 @@
+"""Activations quantized at run time: over the tensor or a row, and the integer products behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwq import kernels
+from hwq.execution.gathering import apply, offsets_of, weights_of
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register
+from hwq.graph import Array
+from hwq.ops import dynamic_rows, spatial
+from hwq.ops.evaluate import evaluate_node
+
+__all__ = ["integer_convolution", "integer_product"]
+
+
+@register("DynamicQuantizeLinear")
+def over_tensor(scope: Scope) -> Kernel:
+    """One range for the whole tensor, ONNX's formula."""
+    return _Quantizing(lambda x, threads: kernels.dynamic_quantize(x, threads=threads))
+
+
+@register("hwq::DynamicQuantizeRows")
+def over_rows(scope: Scope) -> Kernel:
+    """ONNX's formula on each row."""
+
+    def quantize(x: Array, threads: int) -> tuple[Array, Array, Array]:
+        axes = dynamic_rows.axes_of(scope.node, x.ndim)
+        if axes != tuple(range(x.ndim - len(axes), x.ndim)):
+            return dynamic_rows.quantize_rows(x, axes, symmetric=False)
+        lead = x.shape[: x.ndim - len(axes)]
+        q, s, z = kernels.dynamic_quantize(x.reshape(*lead, -1), per_row=True, threads=threads)
+        rows = (*lead, *(1,) * len(axes))
+        return q.reshape(x.shape), s.reshape(rows), z.reshape(rows)
+
+    return _Quantizing(quantize)
+
+
+@register("hwq::DynamicQuantizeRowsSymmetric")
+def over_rows_symmetric(scope: Scope) -> Kernel:
+    """int8 without zero points, on each row."""
+    return _Quantizing(
+        lambda x, _: dynamic_rows.quantize_rows(x, dynamic_rows.axes_of(scope.node, x.ndim), symmetric=True)
+    )
+
+
+@register("hwq::DequantizeRows")
+def dequantize_rows(scope: Scope) -> Kernel:
+    """``float32(q - zero point) * scale``."""
+    return adapt(lambda operands, settings: evaluate_node(scope.node, operands)[0])
+
+
+@dataclass(frozen=True)
+class _Quantizing:
+    """A kernel that makes stored values, scales and zero points."""
+
+    function: Callable[[Array, int], tuple[Array, Array, Array]]
+    in_place: bool = False
+    emit: None = None
+
+    def __call__(
+        self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
+    ) -> Sequence[Array]:
+        """See `Kernel`."""
+        return self.function(np.ascontiguousarray(present(operands[0])), settings.threads)
+
+
+@register("hwq::Conv", "hwq::Gemm", "hwq::MatMul")
+def product(scope: Scope) -> Kernel:
+    """Stored operand, stored weights: exact sums of ``(a - za)(w - zw)``, then ``f32(acc) * f32(s * sw) + b``.
+
+    With groups of scales ``y = fma(f32(acc), scale, y)`` over them, then ``f32(y * s) + b``.
+    """
+    if scope.quantization(1).block is not None:
+        return _grouped(scope)
+    weights = weights_of(scope)
+    steps, offsets = weights.columns, offsets_of(scope, weights.outputs)
+    if scope.node.op == "Conv":
+        return _convolution(scope, steps, offsets)
+    matrix = weights.matrix(0, scaled=False)
+    sums = matrix.packed.column_sums
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        a, s, z = (present(operands[place]) for place in (0, 3, 4))
+        wide = np.atleast_2d(a)
+        if z.size == 1:
+            acc = kernels.gemm(
+                wide, matrix.packed, a_zero_point=int(z.reshape(())), threads=settings.threads, wrap=True
+            )
+        else:  # the zero point of a row leaves the sum: acc - z * sum(w - zw), modulo 2^32
+            acc = kernels.gemm(wide, matrix.packed, threads=settings.threads, wrap=True)
+            acc = (acc - z.astype(np.int64) * sums).astype(np.int32)
+        made: Array = acc.astype(np.float32) * (s.reshape(() if s.size == 1 else s.shape) * steps).astype(np.float32)
+        made = made if offsets is None else made + offsets
+        return made[0] if a.ndim == 1 else made
+
+    return adapt(run)
+
+
+def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
+    """One exact convolution, or one an image where images have ranges of their own."""
+    node, tensor = scope.node, scope.operand(1)
+    assert tensor is not None and tensor.data is not None
+    points = scope.quantization(1).zero_points()
+    packed = kernels.pack_conv(tensor.data, zero_point=points, groups=int(node.attributes.get("group", 1)))
+    channels = (-1, *(1,) * (len(tensor.shape) - 2))
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        x, s, z = (present(operands[place]) for place in (0, 3, 4))
+        windows = spatial.windows_of(node, x.shape[2:], packed.kernel)
+
+        def one(part: Array, point: int) -> Array:
+            return kernels.conv2d(
+                part, packed, strides=windows.strides, pads=(*windows.begin, *windows.end),
+                dilations=windows.dilations, a_zero_point=point, threads=settings.threads, wrap=True,
+            )  # fmt: skip
+
+        flat = z.reshape(-1)
+        if flat.size and (flat == flat[0]).all():
+            acc = one(x, int(flat[0]))
+        else:
+            acc = np.concatenate([one(x[index : index + 1], int(point)) for index, point in enumerate(flat)])
+        made: Array = acc.astype(np.float32) * (s * steps.reshape(channels)).astype(np.float32)
+        return made if offsets is None else made + offsets.reshape(channels)
+
+    return adapt(run)
+
+
+def _grouped(scope: Scope) -> Kernel:
+    """Groups of scales: ``a - za`` as floats, whose sums in a group are exact integers (kernels/README.md)."""
+    weights = weights_of(scope)
+    matrix, offsets = weights.matrix(0), offsets_of(scope, weights.outputs)
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        a, s, z = (present(operands[place]) for place in (0, 3, 4))
+        centered = a.astype(np.float32) - z.astype(np.float32)
+
+        def multiply(group: int, rows: Array) -> Array:
+            return kernels.gemm(rows, matrix.packed, threads=settings.threads)
+
+        made: Array = apply(scope, [matrix], centered, 0, multiply) * s
+        channels = (-1, *(1,) * (a.ndim - 2)) if scope.node.op == "Conv" else (-1,)
+        return made if offsets is None else made + offsets.reshape(channels)
+
+    return adapt(run)
+
+
+def integer_product(scope: Scope) -> Kernel | None:
+    """MatMulInteger by constant weights of two dimensions; None where it has another form."""
+    b, points, first = scope.operand(1), scope.operand(3), scope.operand(2)
+    if b is None or b.data is None or b.data.ndim != 2 or b.dtype not in {"int8", "uint8"}:
+        return None
+    if (points is not None and points.data is None) or (first is not None and first.elements != 1):
+        return None
+    zero = np.zeros((), np.int32) if points is None or points.data is None else points.data.astype(np.int32)
+    if zero.ndim > 1:
+        return None
+    packed = kernels.pack(b.data, zero_point=zero.reshape(() if zero.size == 1 else -1))
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        a, point = present(operands[0]), operands[2] if len(operands) > 2 else None
+        made = kernels.gemm(
+            np.atleast_2d(a), packed, a_zero_point=0 if point is None else int(point.reshape(())),
+            threads=settings.threads, wrap=True,
+        )  # fmt: skip
+        return made[0] if a.ndim == 1 else made
+
+    return adapt(run)
+
+
+def integer_convolution(scope: Scope) -> Kernel | None:
+    """ConvInteger by constant weights; None where it has another form."""
+    node, weights, points = scope.node, scope.operand(1), scope.operand(3)
+    if weights is None or weights.data is None or weights.dtype not in {"int8", "uint8"}:
+        return None
+    if not 3 <= weights.data.ndim <= 5 or (points is not None and points.data is None):
+        return None
+    zero = np.zeros((), np.int32) if points is None or points.data is None else points.data.astype(np.int32)
+    layout = node.layout or "NCHW"
+    packed = kernels.pack_conv(
+        weights.data, zero_point=zero.reshape(() if zero.size == 1 else -1), groups=int(node.attributes.get("group", 1)),
+        layout="OHWI" if layout == "NHWC" else "OIHW",
+    )  # fmt: skip
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        x, point = present(operands[0]), operands[2] if len(operands) > 2 else None
+        windows = spatial.windows_of(node, x.shape[1:-1] if layout == "NHWC" else x.shape[2:], packed.kernel)
+        return kernels.conv2d(
+            x, packed, strides=windows.strides, pads=(*windows.begin, *windows.end), dilations=windows.dilations,
+            layout=layout, a_zero_point=0 if point is None else int(point.reshape(())), threads=settings.threads, wrap=True,
+        )  # fmt: skip
+
+    return adapt(run)

@@ -1,0 +1,189 @@
+"""The dialect hwq's own groups: products that no kernel of onnxruntime takes and ours do.
+
+Static integers of any width and signedness that the kernels have, with one scale a tensor, a channel or a group of the sum;
+float activations with stored weights; activations quantized at run time. Bounds and orders: kernels/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hwq.graph import Node, Quantization
+from hwq.lowering.grouping import FUSED, Site, annotate, merge, surroundings
+from hwq.lowering.pairs import Affine, affine, is_quantize, made_by_dequantize
+from hwq.lowering.rewriting import Draft
+
+__all__ = ["group_own", "group_run_time"]
+
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+BYTES = frozenset({"int8", "uint8"})
+FEW_BITS = frozenset({"int4", "uint4", "int2", "uint2"})
+ACTIVATIONS = BYTES | {"int16", "uint16"}
+# The longest group of 8-bit weights whose sums float32 holds exactly (kernels/README.md).
+EXACT_GROUP = 256
+
+
+def group_run_time(draft: Draft) -> bool:
+    """Dequantize at run time, the product, dequantized constant weights: one group of domain ``hwq`` on stored integers."""
+    changed = False
+    for key, node in draft:
+        if node.op not in PRODUCTS or node.domain or node.body or not _plain(draft, node):
+            continue
+        first, second = draft.maker(node.inputs[0]), made_by_dequantize(draft, node.inputs[1])
+        if first is None or second is None or draft.only_reader(node.inputs[1]) is None:
+            continue
+        back = first[1]
+        rows = (back.op, back.domain) == ("DequantizeRows", "hwq")
+        if not rows and not (back.op == "DequantizeLinear" and _made_at_run_time(draft, back)):
+            continue
+        weights = _weights(draft, node, second[1])
+        if weights is None or not _bias_is_plain(draft, node) or not _short_groups(weights):
+            continue
+        q, s, z = back.inputs
+        stored = draft.tensors[q]
+        draft.tensors[q] = dataclasses.replace(stored, quantization=Quantization(stored.dtype, s, z))
+        kept = annotate(draft, second[1].inputs[0], weights.quantization(), key)
+        bias = node.inputs[2] if len(node.inputs) > 2 else ""
+        body = (back, second[1], node)
+        made = dataclasses.replace(node, domain="hwq", inputs=(q, kept, bias, s, z), body=body)
+        only = draft.only_reader(node.inputs[0]) is not None
+        draft.exchange(key, made)
+        draft.remove(second[0])
+        if only:
+            draft.remove(first[0])
+        changed = True
+    return changed
+
+
+def group_own(draft: Draft) -> bool:
+    """DQ, the product and Q where onnxruntime fuses nothing; and products of floats with dequantized constant weights."""
+    changed = False
+    for key, node in draft:
+        if node.op not in PRODUCTS or node.domain or node.body or not _plain(draft, node):
+            continue
+        theirs, bare = surroundings(draft, key, node), _without_quantize(draft, key, node)
+        given = [site for site in (theirs, _with_clamp(draft, key, node), bare) if site is not None]
+        fused = theirs is not None and FUSED[node.op](theirs)
+        found = (_static(site, fused) for site in given)
+        fitting = next((site for site in found if site is not None), None) or _weight_only(bare)
+        if fitting is not None:
+            merge(draft, fitting)
+            changed = True
+    return changed
+
+
+def _with_clamp(draft: Draft, key: float, node: Node) -> Site | None:
+    """The site where a Relu or Clip stands before the Q: it clamps stored values between its bounds' own (Q is monotone)."""
+    reader = draft.only_reader(node.outputs[0])
+    if reader is None or reader[1].op not in {"Relu", "Clip"} or reader[1].domain:
+        return None
+    if any(value and draft.constant(value) is None for value in reader[1].inputs[1:]):
+        return None
+    quantizes = [found for found in draft.readers(reader[1].outputs[0]) if is_quantize(found[1])]
+    return dataclasses.replace(_without_quantize(draft, key, node), quantizes=tuple(quantizes), clip=reader)
+
+
+def _without_quantize(draft: Draft, key: float, node: Node) -> Site:
+    found = [made_by_dequantize(draft, value) for value in node.inputs]
+    return Site(draft, key, node, tuple(one for one in found if one is not None), (), None)
+
+
+def _made_at_run_time(draft: Draft, back: Node) -> bool:
+    maker = draft.maker(back.inputs[1])
+    return len(back.inputs) == 3 and maker is not None and maker[1].op == "DynamicQuantizeLinear"
+
+
+def _plain(draft: Draft, node: Node) -> bool:
+    get = node.attributes.get
+    rank = len(draft.tensors[node.inputs[1]].shape)
+    if node.op == "Conv":
+        return 3 <= rank <= 5
+    return rank == 2 and not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
+
+
+def _sum_axis(node: Node) -> tuple[int, int]:
+    """(axis of the output channels, axis of the sum) of a weight."""
+    if node.op == "Conv":
+        return 0, 1
+    return (0, 1) if node.attributes.get("transB", 0) else (1, 0)
+
+
+def _weights(draft: Draft, node: Node, dequantize: Node) -> Affine | None:
+    """The constants of the weights, where a kernel takes their type and granularity."""
+    found, tensor = affine(draft, dequantize), draft.tensors[dequantize.inputs[0]]
+    data = draft.constant(tensor.name)
+    if found is None or data is None or tensor.dtype not in BYTES | FEW_BITS or node.layout == "NHWC":
+        return None
+    channel, along = _sum_axis(node)
+    if found.scalar:
+        return found
+    if found.block is None:
+        return found if found.axis == channel and found.scale.ndim == 1 else None
+    if int(node.attributes.get("group", 1)) > 1 or found.axis != along or found.scale.ndim != data.ndim:
+        return None
+    return found
+
+
+def _short_groups(weights: Affine) -> bool:
+    return weights.block is None or weights.dtype in FEW_BITS or weights.block <= EXACT_GROUP
+
+
+def _bias_is_plain(draft: Draft, node: Node) -> bool:
+    """Whether there is no bias, or a constant float one with a value a column."""
+    if len(node.inputs) < 3 or not node.inputs[2]:
+        return True
+    bias = draft.constant(node.inputs[2])
+    return bias is not None and bias.dtype == np.float32 and bias.ndim <= 2 and (bias.ndim < 2 or bias.shape[0] == 1)
+
+
+def _static(site: Site, fused: bool) -> Site | None:
+    """Stored activations times stored weights; `fused`: onnxruntime fuses it."""
+    draft, node = site.draft, site.node
+    feeds = [maker.outputs[0] for _, maker in site.dequantizes]
+    if len(feeds) < 2 or feeds[:2] != list(node.inputs[:2]) or len(feeds) != len(set(feeds)):
+        return None
+    given, weights = affine(draft, site.dequantizes[0][1]), _weights(draft, node, site.dequantizes[1][1])
+    if given is None or weights is None or not given.scalar or given.dtype not in ACTIVATIONS:
+        return None
+    if any(draft.only_reader(feed) is None for feed in feeds):
+        return None
+    wide = given.dtype.endswith("16")
+    if not _short_groups(weights) or (wide and weights.block is not None):
+        return None
+    if len(feeds) > 2:
+        bias = affine(draft, site.dequantizes[2][1])
+        data = draft.constant(site.dequantizes[2][1].inputs[0])
+        if bias is None or bias.dtype != "int32" or weights.block is not None or data is None or data.ndim != 1:
+            return None
+        expected = (given.scale.reshape(()) * weights.scale.reshape(-1)).astype(np.float32)
+        if not np.array_equal(np.broadcast_to(expected, bias.scale.reshape(-1).shape), bias.scale.reshape(-1)):
+            return None
+    elif not _bias_is_plain(draft, node):
+        return None
+    # What onnxruntime fuses stays as it fuses it.
+    ours = wide or weights.block is not None or not fused
+    if site.quantizes:
+        return site if ours and _quantizes(site) else None
+    return site if ours and site.clip is None else None
+
+
+def _quantizes(site: Site) -> bool:
+    """Whether the result goes to one Q alone, of a type that the kernels' epilogue makes."""
+    if len(site.quantizes) != 1 or not site.complete(len(site.dequantizes)):
+        return False
+    made = affine(site.draft, site.quantizes[0][1])
+    return made is not None and made.scalar and made.dtype in ACTIVATIONS
+
+
+def _weight_only(site: Site) -> Site | None:
+    """Float activations times stored weights."""
+    draft, node = site.draft, site.node
+    if len(site.dequantizes) != 1 or site.dequantizes[0][1].outputs[0] != node.inputs[1]:
+        return None
+    if draft.only_reader(node.inputs[1]) is None or draft.tensors[node.inputs[0]].dtype != "float32":
+        return None
+    if _weights(draft, node, site.dequantizes[0][1]) is None or not _bias_is_plain(draft, node):
+        return None
+    return dataclasses.replace(site, quantizes=(), clip=None)
