@@ -175,15 +175,9 @@ class Planned:
     @property
     def label(self) -> str:
         """The field's shorthand, such as W8A8 or W4A16."""
-        widths = [
-            int("".join(filter(str.isdigit, dtype))) if dtype != "bfloat16" else 16
-            for dtype in (
-                self.weights.dtype,
-                "float32"
-                if self.activations.mode == "float" and not self.activations.dtype.endswith("float16")
-                else self.activations.dtype,
-            )
-        ]
+        plain = self.activations.mode == "float" and not self.activations.dtype.endswith("float16")
+        kinds = self.weights.dtype, "float32" if plain else self.activations.dtype
+        widths = [int("".join(filter(str.isdigit, kind.removeprefix("b")))) for kind in kinds]
         return f"W{widths[0]}A{widths[1]}"
 
 
