@@ -17,6 +17,7 @@ from hwq.lowering import lower
 from hwq.names import display_name
 from hwq.overflow import Proof, prove
 from hwq.progress import Progress
+from hwq.translation import Translation, Value, translate
 
 __all__ = ["DIALECTS", "Portability", "Row", "portability"]
 
@@ -179,19 +180,19 @@ def _row(
 ) -> Row:
     rules = find(name)
     try:
-        program = compile(graph, name)
+        translation = translate(graph, name) if name != graph.dialect else Translation(graph)
+        program = compile(translation.graph, name)
         found = [_run(program, piece) for piece in pieces]
     except Error as error:
-        return Row(
-            name, rules.runtime, rules.status, unavailable=f"{error.what}{f': {error.why}' if error.why else ''}"
-        )
+        reason = f"{error.what}{f': {error.why}' if error.why else ''}{f' ({error.where})' if error.where else ''}"
+        return Row(name, rules.runtime, rules.status, unavailable=reason)
     values = differing = 0
     first = ""
     for piece, ours, theirs in zip(pieces, found, expected, strict=True):
         wrong = sum(int(np.count_nonzero(_differ(one, other))) for one, other in zip(ours, theirs, strict=True))
         values, differing = values + sum(one.size for one in theirs), differing + wrong
         if wrong and not first:
-            first = _first(reference, program, piece)
+            first = _first(reference, program, piece, translation)
     whole, truth = (np.concatenate([one[0] for one in side]) for side in (found, expected))
     agreement = accuracy = None
     if whole.ndim >= 2:
@@ -210,14 +211,21 @@ def _differ(one: Array, other: Array) -> Array:
     return np.asarray(one != other)
 
 
-def _first(reference: Program, program: Program, piece: dict[str, Array]) -> str:
+def _first(reference: Program, program: Program, piece: dict[str, Array], translation: Translation) -> str:
     """The first value that both programs make and that differs, in the reference's order."""
     expected, found = reference(piece, intermediates=True)[1], program(piece, intermediates=True)[1]
     for node in reference.graph.nodes:
         for name in node.outputs:
-            one, other = expected.get(name), found.get(name)
-            if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+            place = translation.values.get(name, Value(name))
+            one, other = expected.get(name), found.get(place.name)
+            if (
+                one is None
+                or other is None
+                or one.size != other.size
+                or (one.dtype.kind == "f") != (other.dtype.kind == "f")
+            ):
                 continue
-            if np.any(_differ(one, other)):
+            other = place.restored(other, one.dtype)
+            if one.shape == other.shape and np.any(_differ(one, other)):
                 return f"{node.name} ({name})"
     return "an output"

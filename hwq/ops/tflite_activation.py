@@ -142,7 +142,7 @@ def lookup(call: Call, function: Callable[[Float32], Array], *, even: bool = Fal
     rescaled, zero = (y * inverse).astype(np.float32), np.float32(call.made_zero_point())
     moved = np.rint((rescaled + zero).astype(np.float32)) if even else (fixed.away(rescaled) + zero).astype(np.float32)
     table = np.clip(moved, info.min, info.max)
-    return table.astype(kind)[call.array(0).astype(np.int64) - int(info.min)]
+    return np.asarray(table.astype(kind)[call.array(0).astype(np.int64) - int(info.min)])
 
 
 def _sigmoid32(x: Float32) -> Float32:

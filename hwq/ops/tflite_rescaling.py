@@ -67,7 +67,7 @@ def _by_default(call: Call, first: int, second: int) -> Rounding:
     """R4 where XNNPACK takes the operator, else R3, in some kernels R1.
 
     XNNPACK's multiplier is ``f32(f32(s_in * s_w) / s_out)``, accepted from 2**-32 below 256. It takes no depthwise
-    convolution of uint8, and no transposed one with SAME padding whose stride exceeds the filter. Grouped convolutions
+    convolution of uint8, no bias without a scale, and no transposed one with SAME padding whose stride exceeds the filter. Grouped convolutions
     that it refuses run in the reference kernels.
     """
     reference = Rounding("gemmlowp", *fixed.quantize_multipliers(_scales(call, first, second)))
@@ -97,7 +97,10 @@ def _grouped(call: Call, first: int, second: int) -> bool:
 
 
 def _refused(call: Call, second: int) -> bool:
-    weight = call.reads[second]
+    place = 3 if call.node.op == "TRANSPOSE_CONV" else 2
+    bias, weight = call.reads[place] if len(call.reads) > place else None, call.reads[second]
+    if bias is not None and bias.quantization is None:
+        return True
     return (
         call.node.op == "TRANSPOSE_CONV"
         and call.attribute("padding") == "SAME"
