@@ -45,41 +45,52 @@ def entropy_clip(histogram: Floats, width: float, levels: int = LEVELS) -> float
     if len(counts) <= levels:
         return len(counts) * width
     counts[0] = counts[1]
-    best, least = len(counts), np.inf
-    beyond = np.concatenate([np.cumsum(counts[::-1])[::-1], [0.0]])
-    for size in range(levels, len(counts) + 1):
-        reference = counts[:size].copy()
-        reference[-1] += beyond[size]
-        divergence = _divergence(reference, _requantized(counts[:size], levels))
-        if divergence < least:
-            best, least = size, divergence
+    sums = _Sums(counts)
+    divergences = np.concatenate([_divergences(sums, step, levels) for step in range(1, len(counts) // levels + 1)])
+    best = int(np.argmin(divergences)) + levels if np.isfinite(divergences).any() else len(counts)
     return (best + 0.5) * width
 
 
-def _requantized(counts: Floats, levels: int) -> Floats:
-    step = len(counts) // levels
-    level = np.minimum(np.arange(len(counts)) // step, levels - 1)
-    starts = np.arange(levels) * step
-    filled = counts > 0
-    masses, members = np.add.reduceat(counts, starts), np.add.reduceat(filled.astype(np.float64), starts)
-    spread = np.divide(masses, members, out=np.zeros(levels), where=members > 0)
-    return np.asarray(np.where(filled, spread[level], 0.0))
+class _Sums:
+    """Sums over the first j bins, j = 0 ..., of H, of its filled bins and of H log H."""
+
+    def __init__(self, counts: Floats):
+        filled = counts > 0.0
+        self.counts = counts
+        self.mass, self.filled, self.entropy = (
+            np.concatenate([[0.0], np.cumsum(part)])
+            for part in (counts, filled, counts * np.log(np.where(filled, counts, 1.0)))
+        )
 
 
-def _divergence(left: Floats, right: Floats) -> float:
-    p, q = _smoothed(left), _smoothed(right)
-    if p is None or q is None:
-        return float(np.inf)
-    return float((p * np.log(p / q)).sum())
+def _divergences(sums: _Sums, step: int, levels: int) -> Floats:
+    """``KL(P || Q)`` of every i with ``i // levels = step``, in closed form over the sums.
 
-
-def _smoothed(counts: Floats) -> Floats | None:
-    total = counts.sum()
-    if total <= 0:
-        return None
-    share = counts / total
-    empty = share == 0
-    zeros, others = int(empty.sum()), len(share) - int(empty.sum())
-    taken = SMOOTHING * zeros / others
-    made = np.where(empty, SMOOTHING, share - taken * share * others)
-    return np.asarray(made) if (made > 0).all() else None
+    All these candidates share their levels but the last, which grows bin by bin. With a_P, a_Q what smoothing leaves of a
+    filled bin, T the total and C_i the mass of the first i bins, every bin but the last of P contributes
+    ``a_P / T (h log(h / q) + h log(a_P C_i / (T a_Q)))``, and a level of mass M in m filled bins has q = M / m.
+    """
+    counts, total = sums.counts, sums.mass[-1]
+    sizes = np.arange(step * levels, min((step + 1) * levels, len(counts) + 1))
+    edges = np.arange(levels) * step
+    inner = [array[edges[1:]] - array[edges[:-1]] for array in (sums.mass, sums.filled, sums.entropy)]
+    outer = [array[sizes] - array[edges[-1]] for array in (sums.mass, sums.filled, sums.entropy)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = float(np.where(inner[1] > 0.0, inner[2] - inner[0] * np.log(inner[0] / inner[1]), 0.0).sum())
+        level = outer[0] / outer[1]
+        own = np.where(outer[1] > 0.0, outer[2] - outer[0] * np.log(level), 0.0)
+        last, beyond, inside = counts[sizes - 1], total - sums.mass[sizes], sums.mass[sizes]
+        empty = sizes - sums.filled[sizes]
+        keeps = 1.0 - SMOOTHING * empty
+        edge = last + beyond
+        filled = np.where((last == 0.0) & (edge > 0.0), keeps + SMOOTHING, keeps)
+        turn = np.log(filled * inside / (total * keeps))
+        spread = shared + own - np.where(last > 0.0, last * np.log(last / level), 0.0) + (inside - last) * turn
+        share = edge * filled / total
+        at_edge = np.where(
+            last > 0.0,
+            share * (np.log(edge / level) + turn),
+            np.where(edge > 0.0, share * np.log(share / SMOOTHING), 0.0),
+        )
+        found = filled / total * spread + at_edge
+    return np.where((inside > 0.0) & (filled > 0.0) & (keeps > 0.0) & np.isfinite(found), found, np.inf)
