@@ -74,7 +74,8 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
             )
     # Imported here: cost (`annotate`) needs no kernels.
     from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
-    from hwq.transforms.sequence import Sequence, kept
+    from hwq.transforms.sequence import Sequence
+    from hwq.transforms.subsets import kept
 
     folded = _folded(graph, plan)
     batches = kept(folded, batches)

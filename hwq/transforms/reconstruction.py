@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq.batches import Batches, cut, feeds
+from hwq import kernels
+from hwq.batches import Batches
 from hwq.errors import Error
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.names import display_name
 from hwq.ops.convolution import filters_first
 from hwq.ops.evaluate import evaluate_node
-from hwq.ops.quantize import quantize
 from hwq.ops.storage import integer_range
 from hwq.patches import Linear, linears, rows_of
 from hwq.placement import Constant
 from hwq.plan import Weights
 from hwq.rounding import Quadratic, coordinate, gptq, nearest
+from hwq.transforms.subsets import pieces_within, thinned
 
 if TYPE_CHECKING:
     from hwq.scales import Scales
@@ -51,6 +52,8 @@ FINE_SHARES = np.linspace(0.85, 1.0, 4)
 COARSE_SHARES = np.linspace(0.4, 1.0, 13)
 # Fewer bits than this are searched over the coarse shares.
 FINE_BITS = 7
+# Samples that bias correction alone looks at, spread evenly over all: means settle soon (some 100; Nagel et al. 2019).
+MEAN_SAMPLES = 128
 # Bytes that a moment for each channel of a grouped layer may take.
 MOMENT_BYTES = 256 << 20
 
@@ -167,7 +170,10 @@ def reconstruct(scales: Scales, batches: Batches | None, correct: bool) -> Graph
     """
     if batches is None:
         return _from_moments(scales, correct)
-    return _Walk(scales, correct).run(_samples(scales.graph, batches))
+    pieces = pieces_within(scales.graph, batches, SAMPLE_BYTES)
+    if not any(needs_samples(one.weights) for one in scales.placement.constants.values()):
+        pieces = thinned(scales.graph, pieces, MEAN_SAMPLES)
+    return _Walk(scales, correct).run(pieces)
 
 
 def _from_moments(scales: Scales, correct: bool) -> Graph:
@@ -305,31 +311,6 @@ def _dequantized(stored: Array, scale: Array, zero: Array, constant: Constant) -
     return ((stored.astype(np.float32) - points.astype(np.float32)) * steps).astype(np.float32)
 
 
-def _samples(graph: Graph, batches: Batches) -> list[Mapping[str, Array]]:
-    """Pieces of the samples, as many as SAMPLE_BYTES hold the activations of."""
-    kept: list[Mapping[str, Array]] = []
-    spent = 0
-    for feed in feeds(graph, batches):
-        for piece in cut(graph, feed):
-            spent += _piece_bytes(graph, piece)
-            if kept and spent > SAMPLE_BYTES:
-                return kept
-            kept.append(piece)
-    return kept
-
-
-def _piece_bytes(graph: Graph, piece: Mapping[str, Array]) -> int:
-    """A bound on what the float and the quantized model hold of a piece at once: inputs and the largest two values."""
-    from hwq.ops.inference import infer_shapes
-
-    shapes = {name: value.shape for name, value in piece.items()}
-    sizes = sorted(
-        (one.bytes for one in infer_shapes(graph, shapes).tensors.values() if one.concrete and not one.constant),
-        reverse=True,
-    )
-    return 2 * (sum(value.nbytes for value in piece.values()) + sum(sizes[:3]))
-
-
 class _Walk:
     """Runs float and quantized model side by side, node by node, over all pieces."""
 
@@ -357,8 +338,13 @@ class _Walk:
                 for slot, value in used.items():
                     given[slot] = value
                 again = evaluate_node(node, given, self.graph)
-                for name, one, other in zip(node.outputs, made, again, strict=False):
-                    plain[name], rounded[name] = one, self._stored(name, other)
+                plain.update(zip(node.outputs, made, strict=False))
+                rounded.update(zip(node.outputs, again, strict=False))
+            if self._means_suffice(node):
+                self._shift(node, before, after)
+            for plain, rounded in zip(before, after, strict=True):
+                for name in node.outputs:
+                    rounded[name] = self._stored(name, rounded[name])
                 for name in self.dying[index]:
                     plain.pop(name, None)
                     rounded.pop(name, None)
@@ -375,8 +361,8 @@ class _Walk:
         if how is None or value.dtype.kind != "f":
             return value
         scale, zero = self.scales.activation(name)
-        stored = quantize(value, np.asarray(scale), np.asarray(zero).astype(carrier(how.dtype)), how.dtype, None, None)
-        return ((stored.astype(np.float32) - np.float32(zero)) * scale).astype(np.float32)
+        stored = kernels.quantize(np.ascontiguousarray(value), scale, zero, how.dtype)
+        return kernels.dequantize(stored, scale, zero)
 
     def _layer(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> dict[int, Array]:
         """Choose the layer's integers; the weight and bias that the quantized model has instead, by input slot."""
@@ -389,15 +375,43 @@ class _Walk:
                 for one in (self.scales.placement.constants[node.name, slot],)
                 for scale, zero, stored in (self.scales.weight(node, one),)
             }
-        correctable = self.correct and len(node.inputs) > 2 and node.op in {"Conv", "Gemm"}
-        if not (needs_samples(constant.weights) or correctable):
+        if not needs_samples(constant.weights):
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
+        correctable = self._correctable(node)
         data = _Data.of(self._rows(layer, before), self._rows(layer, after), correctable)
         used = {1: _choose(self.scales, layer, constant, data)}
         if correctable:
             used[2] = self.biases[node.inputs[2]] = _corrected(self.scales, layer, data, used[1])
         return used
+
+    def _correctable(self, node: Node) -> bool:
+        return self.correct and len(node.inputs) > 2 and node.op in {"Conv", "Gemm"}
+
+    def _means_suffice(self, node: Node) -> bool:
+        """Whether the layer's bias is corrected and nothing else of it asks for data."""
+        constant = self.scales.placement.constants.get((node.name, 1))
+        return (
+            constant is not None
+            and node.name in self.layers
+            and self._correctable(node)
+            and not needs_samples(constant.weights)
+        )
+
+    def _shift(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> None:
+        """Move the bias, and the outputs already made, by the mean error of each output channel."""
+        name, bias = node.outputs[0], self.graph.constant(node.inputs[2])
+        assert bias is not None  # `with_biases` says so
+        axis = 1 if node.op == "Conv" and node.layout != "NHWC" else before[0][name].ndim - 1
+        others = tuple(at for at in range(before[0][name].ndim) if at != axis)
+        count = sum(piece[name].size for piece in before) // len(bias)
+        means = [
+            sum(piece[name].sum(axis=others, dtype=np.float64) for piece in side) / count for side in (before, after)
+        ]
+        self.biases[node.inputs[2]] = (bias + means[0] - means[1]).astype(np.float32)
+        moved = (self.biases[node.inputs[2]] - bias).reshape([-1 if at == axis else 1 for at in range(len(others) + 1)])
+        for piece in after:
+            piece[name] = piece[name] + moved
 
     def _rows(self, layer: Linear, pieces: list[dict[str, Array]]) -> Array:
         """Rows of the layer's input, at most ROWS, spread evenly over the samples."""

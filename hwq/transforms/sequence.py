@@ -7,9 +7,8 @@ the float model holds for the values that no factor touched.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
-from hwq.batches import Batch, Batches, feeds
+from hwq.batches import Batches
 from hwq.calibration import Calibration, calibrate, fingerprint
 from hwq.dialect import Dialect
 from hwq.errors import Error
@@ -24,25 +23,9 @@ from hwq.transforms.clipping import clip
 from hwq.transforms.equalization import equalize
 from hwq.transforms.smoothing import smooth
 
-__all__ = ["ORDER", "Sequence", "kept"]
+__all__ = ["ORDER", "Sequence"]
 
 ORDER = ("equalize", "smooth", "clip", "awq")
-# Samples that are kept of data that can be read only once.
-KEPT_BYTES = 256 << 20
-
-
-def kept(graph: Graph, batches: Batches | None) -> Batches | None:
-    """Batches that can be read again: an iterator's first samples, at most `KEPT_BYTES` of them."""
-    if not isinstance(batches, Iterator):
-        return batches
-    found: list[Batch] = []
-    spent = 0
-    for feed in feeds(graph, batches):
-        spent += sum(value.nbytes for value in feed.values())
-        if found and spent > KEPT_BYTES:
-            break
-        found.append(feed)
-    return found
 
 
 class Sequence:
