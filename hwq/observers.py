@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.entropy import LEVELS, entropy_clip, folded_histogram
-from hwq.errors import NotSupportedYet
+from hwq.errors import Error
 from hwq.ops.storage import integer_range
 from hwq.plan import Activations, Weights
 from hwq.statistics import Statistics
@@ -52,8 +52,8 @@ def activation_range(statistics: Statistics, how: Activations) -> tuple[float, f
 
     Raises
     ------
-    NotSupportedYet
-        The observer is not built.
+    Error
+        The observer "coordinate" looks at the model's outputs, not at one tensor (`hwq.range_search`).
     """
     low, high = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
     if how.observer == "minmax":
@@ -68,8 +68,8 @@ def activation_range(statistics: Statistics, how: Activations) -> tuple[float, f
         unsigned = low == 0.0 and how.dtype.startswith("u")
         clip = entropy_clip(*folded_histogram(statistics), 2 * LEVELS if unsigned else LEVELS)
         return max(low, -clip), min(high, clip)
-    raise NotSupportedYet(
-        f'observer "{how.observer}"', where="key activations.observer", remedy="one of: minmax, percentile, mse, kl"
+    raise Error(
+        f'the observer "{how.observer}" does not rest on one tensor\'s statistics', where="key activations.observer"
     )
 
 

@@ -45,7 +45,7 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         Of the same graph. Not needed where the plan gives every activation's scale or leaves activations float.
     batches : batches, optional
         Samples of the input for the methods that run the model again, layer by layer behind the quantized layers before
-        it: rounding "gptq" and "coordinate", scale "seq-mse" and "weighted", empirical bias correction; and for
+        it: rounding "gptq" and "coordinate", scale "seq-mse" and "weighted", empirical bias correction; for the observer "coordinate"; and for
         transforms, which change what activations hold (`hwq.transforms.sequence` states their order). Without them
         the second moments of a calibration with ``moments=True`` serve. They change layers with constant 2-D or
         convolution weights; other constants are rounded to the nearest.
@@ -73,6 +73,7 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
                 "the calibration belongs to another graph", where=f"graph {graph.name}", remedy="calibrate this graph"
             )
     # Imported here: cost (`annotate`) needs no kernels.
+    from hwq.range_search import search_ranges
     from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
     from hwq.transforms.sequence import Sequence
     from hwq.transforms.subsets import kept
@@ -89,6 +90,7 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
     folded = typed
     placement = place(folded, plan, dialect)
     scales = Scales(folded, plan, dialect, placement, cal)
+    search_ranges(scales, batches)
     if correct or any(needs_samples(constant.weights) for constant in placement.constants.values()):
         scales.graph = folded = reconstruct(scales, batches, correct)
     made = _Builder(folded, placement, scales).graph()

@@ -116,8 +116,21 @@ class Scales:
         # A given scale without a zero point means 0, as in every file format that leaves it out.
         return np.float32(scale.reshape(-1)[0]), 0 if zero is None else int(zero.reshape(-1)[0])
 
+    def ranged(self, chief: str, observer: str) -> tuple[np.float32, int]:
+        """What another observer makes of the statistics of a point and all that share its scale."""
+        return self._observed(chief, self.placement.points[chief].model_copy(update={"observer": observer}))
+
+    def searched(self, chief: str) -> bool:
+        """Whether the range of this point is to be searched at the model's outputs (`hwq.range_search`)."""
+        how, members = self.placement.points[chief], self.members[chief]
+        free = how.scale is None and not any(self._maker(name) in RANGES for name in members)
+        return how.observer == "coordinate" and free and self._fixed(members, how) is None
+
     def _observed(self, chief: str, how: Activations) -> tuple[np.float32, int]:
         members = self.members[chief]
+        if how.observer == "coordinate":
+            # What the search leaves out: a second storage, and what shares the scale of a function's own range.
+            how = how.model_copy(update={"observer": "mse"})
         fixed = self._fixed(members, how)
         if fixed is not None:
             return fixed

@@ -401,7 +401,6 @@ def test_widths_that_no_file_has_are_stored_in_the_next(
     "table, key",
     [
         ({"default": {"activations": {"granularity": "row"}}}, "activations.granularity"),
-        ({"default": {"activations": {"observer": "coordinate"}}}, "activations.observer"),
     ],
 )
 def test_what_is_not_built_is_named_and_never_replaced(table: dict, key: str, cnn: Graph, cal: hwq.Calibration) -> None:
