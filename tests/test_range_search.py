@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -16,7 +18,7 @@ from hwq.plan import Activations, Plan
 from hwq.statistics import observe
 
 
-def plan_of(observer, dtype="uint8", weights="float32", layers=()):
+def plan_of(observer, dtype="uint8", weights="int8", layers=()):
     return Plan._checked(
         {
             "schema": 1,
@@ -33,18 +35,31 @@ def divergence(graph, quantized, x):
     return float((p * np.log(p / q)).sum(axis=1).mean())
 
 
+def on_the_grid(graph):
+    """The graph with weights that int8 a channel holds exactly, so that only activations are rounded."""
+
+    def rounded(tensor):
+        if tensor.data is None or tensor.data.ndim < 2:
+            return tensor
+        steps = np.abs(tensor.data.reshape(len(tensor.data), -1)).max(axis=1) / 127
+        steps = steps.reshape(-1, *[1] * (tensor.data.ndim - 1))
+        return dataclasses.replace(tensor, data=(np.rint(tensor.data / steps) * steps).astype(np.float32))
+
+    return graph.replace(tensors=[rounded(tensor) for tensor in graph.tensors.values()])
+
+
 SOFTMAX_FLOAT = [{"match": {"op": "Softmax"}, "activations": {"mode": "float"}}]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_observer_is_nearer_at_the_output(seed):
-    graph, x = tiny.graph(tiny.cnn(seed)), tiny.images(24)
+    graph, x = on_the_grid(tiny.graph(tiny.cnn(seed))), tiny.images(24)
     cal = hwq.calibrate(graph, x)
     found = {
         observer: divergence(graph, hwq.quantize(graph, plan_of(observer, layers=SOFTMAX_FLOAT), cal, x), x)
         for observer in ("minmax", "percentile", "mse", "kl", "coordinate")
     }
-    assert found["coordinate"] <= found["mse"] and found["coordinate"] < 0.9 * found["minmax"]
+    assert found["coordinate"] < 0.9 * found["mse"] and found["coordinate"] < 1.05 * min(found.values())
 
 
 def test_an_activation_that_the_output_does_not_need_gives_way():
