@@ -11,9 +11,12 @@ from onnx import AttributeProto, TensorProto, helper
 
 from hwq import __version__
 from hwq.errors import Error, NotSupportedYet
+from hwq.exporters.bfloat16 import in_float32
+from hwq.exporters.functions import LEAST_OPSET, functions_of
 from hwq.files import PathLike, write_atomically
 from hwq.graph import BITS, Array, Graph, Node, Tensor
 from hwq.importers.onnx_values import DTYPES
+from hwq.ops.dynamic_rows import DOMAIN
 
 __all__ = ["require_exportable", "to_model", "write"]
 
@@ -49,6 +52,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
         Channels-last operators.
     """
     require_exportable(graph)
+    graph = in_float32(graph)
     opset = _opset(graph)
     nodes, constants = _upgraded(graph, opset)
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
@@ -65,6 +69,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     domains = sorted({node.domain for node in nodes if node.domain})
     model = helper.make_model(
         proto,
+        functions=functions_of(nodes, opset),
         producer_name="hwq",
         producer_version=__version__,
         opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)],
@@ -125,7 +130,7 @@ def _opset(graph: Graph) -> int:
     stated = graph.source.get("opset")
     needed = [stated if isinstance(stated, int) else DEFAULT_OPSET]
     for node in graph.nodes:
-        needed.append(_OP_SINCE.get(node.op, 13))
+        needed.append(LEAST_OPSET if node.domain == DOMAIN else _OP_SINCE.get(node.op, 13))
         if node.op in {"QuantizeLinear", "DequantizeLinear"}:
             stored = graph.tensors[node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]].dtype
             needed.append(_STORED_SINCE.get(stored, 13))

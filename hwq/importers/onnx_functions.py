@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 
 from hwq.errors import Error
+from hwq.exporters.functions import is_ours
 from hwq.names import display_name
 
 __all__ = ["inlined"]
@@ -18,7 +19,7 @@ _Key = tuple[str, str, str]
 
 
 def inlined(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The graph's nodes; a call of a function of the model becomes the function's body.
+    """The graph's nodes; a call of a function of the model becomes the function's body, except those that hwq wrote.
 
     Raises
     ------
@@ -32,7 +33,8 @@ def inlined(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         key = (_domain(function.domain), function.name, function.overload)
         if key in functions:
             raise Error("a function is defined twice", where=f"function {function.domain}::{function.name}")
-        functions[key] = function
+        if not is_ours(function):
+            functions[key] = function
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     taken.update(tensor.name for tensor in model.graph.initializer)
     _require_finite(model.graph.node, functions)

@@ -35,8 +35,7 @@ def group_run_time(draft: Draft) -> bool:
         if first is None or second is None or draft.only_reader(node.inputs[1]) is None:
             continue
         back = first[1]
-        rows = (back.op, back.domain) == ("DequantizeRows", "hwq")
-        if not rows and not (back.op == "DequantizeLinear" and _made_at_run_time(draft, back)):
+        if not _made_at_run_time(draft, back):
             continue
         weights = _weights(draft, node, second[1])
         if weights is None or not _bias_is_plain(draft, node) or not _short_groups(weights):
@@ -91,8 +90,16 @@ def _without_quantize(draft: Draft, key: float, node: Node) -> Site:
 
 
 def _made_at_run_time(draft: Draft, back: Node) -> bool:
-    maker = draft.maker(back.inputs[1])
-    return len(back.inputs) == 3 and maker is not None and maker[1].op == "DynamicQuantizeLinear"
+    """Whether a node dequantizes what one node quantizes over its own range."""
+    maker = draft.maker(back.inputs[0])
+    if maker is None or maker[1].outputs != back.inputs:
+        return False
+    pair = maker[1].kind, back.kind
+    return pair in {
+        ("DynamicQuantizeLinear", "DequantizeLinear"),
+        ("hwq::DynamicQuantizeRows", "hwq::DequantizeRows"),
+        ("hwq::DynamicQuantizeRowsSymmetric", "hwq::DequantizeRows"),
+    }
 
 
 def _plain(draft: Draft, node: Node) -> bool:
