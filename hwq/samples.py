@@ -53,8 +53,9 @@ def read(
 ) -> Samples:
     """Read an ``.npz`` or ``.npy`` for the inputs of `graph`.
 
-    Arrays are matched by input name; a model with one input also takes the only array that is not a label. Integers for
-    a float input become ``(value - zero_point) * scale``; channels-last images are turned for a channels-first model and
+    Arrays are matched by input name; a model with one input also takes the only array that is not a label. Real numbers,
+    or integers of another type, for an input that stores integers with a scale are quantized to it. Integers for a float
+    input become ``(value - zero_point) * scale``; channels-last images are turned for a channels-first model and
     the reverse; flat samples are reshaped when the element counts agree.
 
     Raises
@@ -103,6 +104,9 @@ def _fitted(array: Array, tensor: Tensor, path: str, scale: float, zero_point: f
         if (scale, zero_point) == (1.0, 0.0):
             return array.astype(wanted)
         return ((array.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)).astype(wanted)
+    found = _stored(array, tensor, scale, zero_point, notes)
+    if found is not None:
+        return found
     if np.can_cast(array.dtype, wanted, "same_kind") or (
         wanted.kind in "iu" and array.dtype.kind in "iu" and _within(array, wanted)
     ):
@@ -112,6 +116,27 @@ def _fitted(array: Array, tensor: Tensor, path: str, scale: float, zero_point: f
         where=where,
         remedy="convert the data before saving it",
     )
+
+
+def _stored(array: Array, tensor: Tensor, scale: float, zero_point: float, notes: list[str]) -> Array | None:
+    """Real numbers as an input that stores integers holds them; None where the input has no scale.
+
+    Data of another type than the input's are real numbers, as they are for a float input: ``rint(f32(x / scale)) + zero
+    point``, saturated.
+    """
+    pair = tensor.quantization
+    if pair is None or not pair.known or pair.scales().size != 1:
+        return None
+    real = (array.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    step, point = np.float32(pair.scales().reshape(())), int(pair.zero_points().reshape(()))
+    info = np.iinfo(carrier(tensor.dtype))
+    notes.append(
+        f"{display_name(tensor.name)}: {array.dtype} read as real numbers, stored as {tensor.dtype} = "
+        f"value / {float(step):g} + {point}"
+    )
+    with np.errstate(invalid="ignore"):
+        stored = np.clip(np.rint((real / step).astype(np.float32)) + point, info.min, info.max)
+    return np.asarray(stored.astype(info.dtype))
 
 
 def _within(array: Array, wanted: np.dtype[np.generic]) -> bool:

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from hwq import samples
 from hwq.errors import Error, NotSupportedYet
 from hwq.files import read_bytes, read_npz, write_atomically, write_npz
 from hwq.names import csv_cell, display_name, html_name, plot_name, rich_name
@@ -124,3 +125,20 @@ def test_bad_archives_give_one_error(kind: str, tmp_path) -> None:
     with pytest.raises(Error) as caught:
         read_npz(path, max_bytes=32 << 20)
     assert "bad.npz" in str(caught.value)
+
+
+def test_real_numbers_are_stored_as_the_model_stores_them(tmp_path) -> None:
+    """An int8 input of scale 1 and zero point -128 takes bytes 0..255 as the real numbers that they are."""
+    from hwq.graph import Graph, Quantization, Tensor
+
+    x = Tensor("x", "int8", ("N", 4), None, Quantization("int8", np.float32(1), np.int32(-128)))
+    graph = Graph([], [x], ["x"], ["x"])
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.array([[0, 1, 128, 255]], np.uint8), y=np.array([3]))
+    found = samples.read(path, graph)
+    np.testing.assert_array_equal(found.feeds["x"], np.array([[-128, -127, 0, 127]], np.int8))
+    assert any("real numbers" in note for note in found.notes)
+    np.savez(path, x=np.array([[0, 1, -128, 127]], np.int8))
+    np.testing.assert_array_equal(samples.read(path, graph).feeds["x"], np.array([[0, 1, -128, 127]], np.int8))
+    np.savez(path, x=np.array([[-5, 0.6, 300, 3]], np.float32))
+    np.testing.assert_array_equal(samples.read(path, graph).feeds["x"], np.array([[-128, -127, 127, -125]], np.int8))

@@ -42,10 +42,10 @@ def as_pairs(graph: Graph) -> Graph:
             inputs[inputs.index(node.inputs[value])] = name
         if layout.bias is not None and len(node.inputs) > layout.bias and node.inputs[layout.bias]:
             bias = node.inputs[layout.bias]
-            scales = [graph.constant(node.inputs[scale]) for _, scale, _ in places[:2]]
-            if scales[0] is not None and scales[1] is not None:
+            steps = [graph.constant(node.inputs[place[1]]) for place in places[:2]]
+            if steps[0] is not None and steps[1] is not None:
                 name, step = f"{bias}:{node.name}:real", f"{bias}:{node.name}:scale"
-                product = np.asarray(scales[0].reshape(-1)[0] * scales[1], np.float32)
+                product = np.asarray(steps[0].reshape(-1)[0] * steps[1], np.float32)
                 product = product.reshape(()) if product.size == 1 else product.reshape(-1)
                 tensors[step] = Tensor(step, "float32", product.shape, product)
                 tensors[name] = Tensor(name, "float32", tensors[bias].shape)
@@ -56,8 +56,8 @@ def as_pairs(graph: Graph) -> Graph:
             real = f"{output}:{node.name}:real"
             tensors[real] = Tensor(real, "float32", tensors[output].shape)
             nodes.append(dataclasses.replace(made, inputs=tuple(inputs), outputs=(real,)))
-            zero = node.inputs[result[1]] if len(node.inputs) > result[1] else ""
-            nodes.append(Node("QuantizeLinear", f"{output}:quantize", (real, node.inputs[result[0]], *([zero] if zero else [])), (output,)))  # fmt: skip
+            point = node.inputs[result[1]] if len(node.inputs) > result[1] else ""
+            nodes.append(Node("QuantizeLinear", f"{output}:quantize", (real, node.inputs[result[0]], *([point] if point else [])), (output,)))  # fmt: skip
         else:
             nodes.append(dataclasses.replace(made, inputs=tuple(inputs)))
     return Graph(nodes, tensors.values(), graph.inputs, graph.outputs, name=graph.name, dialect=graph.dialect, source=graph.source)  # fmt: skip
