@@ -107,9 +107,8 @@ def _fitted(array: Array, tensor: Tensor, path: str, scale: float, zero_point: f
     found = _stored(array, tensor, scale, zero_point, notes)
     if found is not None:
         return found
-    if np.can_cast(array.dtype, wanted, "same_kind") or (
-        wanted.kind in "iu" and array.dtype.kind in "iu" and _within(array, wanted)
-    ):
+    whole = wanted.kind in "iu" and array.dtype.kind in "iu"
+    if _within(array, wanted) if whole else np.can_cast(array.dtype, wanted, "same_kind"):
         return array.astype(wanted)
     raise Error(
         f"the model wants {tensor.dtype}, the file holds {array.dtype}",

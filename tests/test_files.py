@@ -131,7 +131,7 @@ def test_real_numbers_are_stored_as_the_model_stores_them(tmp_path) -> None:
     """An int8 input of scale 1 and zero point -128 takes bytes 0..255 as the real numbers that they are."""
     from hwq.graph import Graph, Quantization, Tensor
 
-    x = Tensor("x", "int8", ("N", 4), None, Quantization("int8", np.float32(1), np.int32(-128)))
+    x = Tensor("x", "int8", ("N", 4), None, Quantization("int8", np.ones((), np.float32), np.full((), -128)))
     graph = Graph([], [x], ["x"], ["x"])
     path = tmp_path / "x.npz"
     np.savez(path, x=np.array([[0, 1, 128, 255]], np.uint8), y=np.array([3]))
@@ -142,3 +142,7 @@ def test_real_numbers_are_stored_as_the_model_stores_them(tmp_path) -> None:
     np.testing.assert_array_equal(samples.read(path, graph).feeds["x"], np.array([[0, 1, -128, 127]], np.int8))
     np.savez(path, x=np.array([[-5, 0.6, 300, 3]], np.float32))
     np.testing.assert_array_equal(samples.read(path, graph).feeds["x"], np.array([[-128, -127, 127, -125]], np.int8))
+    plain = Graph([], [Tensor("x", "int8", ("N", 4))], ["x"], ["x"])
+    np.savez(path, x=np.array([[0, 1, 128, 255]], np.uint8))
+    with pytest.raises(Error, match="wants int8"):
+        samples.read(path, plain)
