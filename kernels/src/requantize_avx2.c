@@ -9,6 +9,7 @@
 #include <string.h>
 
 HWQ_TARGET("avx2,fma")
+#include "fixedpoint_avx2.h"
 
 enum { COLUMNS = 16 };
 
@@ -43,34 +44,12 @@ static void gather_constants(constants *c, const hwq_epilogue *e, int64_t column
 
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
 
-/* Bits 31..62 of every product + 2^30. */
-static inline __m256i doubling_high(__m256i a, __m256i b)
-{
-    const __m256i nudge = _mm256_set1_epi64x(INT64_C(1) << 30);
-    const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(a, b), nudge);
-    const __m256i odd = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32)), nudge);
-    return _mm256_blend_epi32(_mm256_srli_epi64(even, 31), _mm256_slli_epi64(odd, 1), 0xAA);
-}
-
-/* R1: INT32_MIN^2 saturates; ties of the second stage away from zero. */
-static inline __m256i gemmlowp8(__m256i acc, __m256i m, __m256i shift)
-{
-    const __m256i zero = _mm256_setzero_si256(), least = _mm256_set1_epi32(INT32_MIN);
-    const __m256i left = _mm256_max_epi32(shift, zero), right = _mm256_max_epi32(_mm256_sub_epi32(zero, shift), zero);
-    const __m256i a = _mm256_sllv_epi32(acc, left);
-    const __m256i overflow = _mm256_and_si256(_mm256_cmpeq_epi32(a, least), _mm256_cmpeq_epi32(m, least));
-    const __m256i x = _mm256_xor_si256(doubling_high(a, m), overflow); /* 2^31, that is INT32_MIN, becomes INT32_MAX */
-    const __m256i mask = _mm256_sub_epi32(_mm256_sllv_epi32(_mm256_set1_epi32(1), right), _mm256_set1_epi32(1));
-    const __m256i threshold = _mm256_sub_epi32(_mm256_srli_epi32(mask, 1), _mm256_srai_epi32(x, 31));
-    return _mm256_sub_epi32(_mm256_srav_epi32(x, right), _mm256_cmpgt_epi32(_mm256_and_si256(x, mask), threshold));
-}
-
 /* R3: floor(x / 2^e + 1/2) = (x >> e) + bit e - 1 of x, which a logical shift by -1, that is out of range, makes 0 for e = 0. */
 static inline __m256i ruy8(__m256i acc, __m256i m, __m256i shift)
 {
     const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi32(1);
     const __m256i left = _mm256_max_epi32(shift, zero), right = _mm256_max_epi32(_mm256_sub_epi32(zero, shift), zero);
-    const __m256i x = doubling_high(_mm256_sllv_epi32(acc, left), m);
+    const __m256i x = hwq_doubling_high_s32x8(_mm256_sllv_epi32(acc, left), m);
     return _mm256_add_epi32(_mm256_srav_epi32(x, right), _mm256_and_si256(_mm256_srlv_epi32(x, _mm256_sub_epi32(right, one)), one));
 }
 
@@ -124,7 +103,7 @@ static inline __attribute__((always_inline)) __m256i round8(const int rounding, 
     if (rounding == HWQ_ROUND_XNN_FIXED) v = up8(a, m, shift, lo, hi);
     else if (rounding == HWQ_ROUND_SINGLE) v = up8(a, m, _mm256_sub_epi32(_mm256_set1_epi32(31), shift), lo, hi);
     else {
-        v = rounding == HWQ_ROUND_RUY ? ruy8(a, m, shift) : gemmlowp8(a, m, shift);
+        v = rounding == HWQ_ROUND_RUY ? ruy8(a, m, shift) : hwq_round_gemmlowp_s32x8(a, m, shift);
         v = _mm256_min_epi32(_mm256_max_epi32(v, _mm256_set1_epi32(lo)), _mm256_set1_epi32(hi));
     }
     return _mm256_add_epi32(v, zero_point);
