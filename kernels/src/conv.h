@@ -20,6 +20,7 @@ void hwq_conv_residual(const hwq_conv *conv, int64_t image, int64_t first, int64
 
 /* Workspace of the convolution straight from the image (conv_avx512vnni.c); 0 where it does not apply. */
 int64_t hwq_conv_direct_workspace(const hwq_conv *conv);
+int64_t hwq_conv_inner_workspace(const hwq_conv *conv); /* likewise, conv_avx2.c */
 
 static inline int64_t hwq_align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 static inline int64_t hwq_depthwise_rows(int64_t channels) { return channels < HWQ_DEPTHWISE_BLOCK ? HWQ_DEPTHWISE_BLOCK / channels : 1; }

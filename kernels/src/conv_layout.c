@@ -33,7 +33,8 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
 int64_t hwq_conv_workspace(const hwq_conv *conv)
 {
     const hwq_conv_shape s = hwq_conv_measure(conv);
-    const int64_t blocked = s.rows + s.tile + s.gemm, direct = conv->depthwise ? 0 : hwq_conv_direct_workspace(conv);
+    const int64_t blocked = s.rows + s.tile + s.gemm, inner = conv->depthwise ? 0 : hwq_conv_inner_workspace(conv);
+    const int64_t vnni = conv->depthwise ? 0 : hwq_conv_direct_workspace(conv), direct = inner > vnni ? inner : vnni;
     const int64_t integers = conv->a_type == HWQ_F32 ? 0 : conv->depthwise ? hwq_depthwise_workspace(conv) : hwq_winograd_workspace(conv);
     const int64_t most = s.image + (blocked > integers ? blocked : integers);
     return most > direct ? most : direct;

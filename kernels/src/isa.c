@@ -171,7 +171,7 @@ int hwq_conv_takes_winograd(const hwq_conv *conv)
 #if HWQ_X86
     int path = hwq_path_chosen();
     while (!ROWS[path].conv_s32) path = PARENTS[path];
-    return ROWS[path].conv_s32 == hwq_conv_s32__avx2 && hwq_winograd_fits(conv);
+    return (ROWS[path].conv_s32 == hwq_conv_s32__avx2 || ROWS[path].conv_s32 == hwq_conv_s32__avxvnni) && hwq_winograd_fits(conv);
 #else
     (void)conv;
     return 0;

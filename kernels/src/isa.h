@@ -30,7 +30,7 @@
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
     X(layer_norm_s16, )
-#define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, )
+#define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(conv_s32, )
 #define HWQ_ROW_avx512vnni(X)                                                                                                 \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
     X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, )
@@ -84,7 +84,7 @@ hwq_binary_fn hwq_binary_run__avx2;
 hwq_quantize_fn hwq_quantize__avx2;
 hwq_dequantize_fn hwq_dequantize__avx2;
 hwq_conv_fn hwq_conv_s32__avx2, hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2, hwq_depthwise_s32__avx512vnni;
-hwq_conv_fn hwq_conv_s32__avx512vnni;
+hwq_conv_fn hwq_conv_winograd__avx2, hwq_conv_s32__avxvnni, hwq_conv_s32__avx512vnni;
 hwq_binary_fn hwq_binary_run__avx512vnni;
 hwq_conv_fn hwq_conv_s32__blocked, hwq_conv_f32__blocked; /* drivers without intrinsics: every path but ref */
 #define hwq_conv_f32__avx2 hwq_conv_f32__blocked

@@ -19,6 +19,7 @@
 #include <string.h>
 
 HWQ_TARGET("avx2,fma")
+#include "inner_avx2.h"
 
 enum { POSITIONS = HWQ_WINOGRAD_POSITIONS, OUTPUTS = HWQ_WINOGRAD_OUTPUTS, ROWS = 4 };
 
@@ -38,13 +39,6 @@ static inline __m256i load16(const uint8_t *x, int is_unsigned)
 {
     const __m128i bytes = _mm_loadu_si128((const __m128i *)x);
     return is_unsigned ? _mm256_cvtepu8_epi16(bytes) : _mm256_cvtepi8_epi16(bytes);
-}
-
-static inline int32_t add_lanes(__m256i v)
-{
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
 /* 16 channels of one tile. Only position (1, 1) adds up its four inputs; elsewhere the zero point cancels. The terms hold
@@ -107,36 +101,11 @@ static inline __attribute__((always_inline)) void transform(const plan *p, const
             }
             transform16(pixels, 0, is_unsigned, four_zero_points, to + at, p->v_step, terms);
         }
-        for (int i = 0; i < OUTPUTS; i++) p->row_terms[tile * OUTPUTS + i] = add_lanes(terms[i]);
+        for (int i = 0; i < OUTPUTS; i++) p->row_terms[tile * OUTPUTS + i] = hwq_add_lanes_s32x8(terms[i]);
     }
 }
 
 /* ---- M ---- */
-
-/* One row of x (two pairs of channels at `at`) into its two accumulators; y: pairs (0, 1) and (2, 3) of 16 columns. The asm body
- * fixes the 16 registers that the tile needs; the other one, tested equal, is for compilers and builds without it. */
-#if defined(__GNUC__) && !defined(HWQ_NO_ASM)
-typedef int32_t __attribute__((may_alias, aligned(2))) pair;
-#define MULTIPLY_ROW(x, at, acc)                                                                                              \
-    do {                                                                                                                      \
-        __m256i t0, t1, t2, t3;                                                                                               \
-        __asm__("vpbroadcastd %[p], %[a]\n\tvpbroadcastd %[q], %[b]\n\tvpaddw %[h0], %[a], %[c]\n\tvpaddw %[l0], %[b], %[d]\n\t" \
-                "vpmaddwd %[c], %[d], %[c]\n\tvpaddw %[h1], %[a], %[a]\n\tvpaddw %[l1], %[b], %[b]\n\t"                     \
-                "vpmaddwd %[a], %[b], %[a]\n\tvpaddd %[c], %[s0], %[s0]\n\tvpaddd %[a], %[s1], %[s1]"                        \
-                : [s0] "+x"(acc[0]), [s1] "+x"(acc[1]), [a] "=&x"(t0), [b] "=&x"(t1), [c] "=&x"(t2), [d] "=&x"(t3)            \
-                : [p] "m"(*(const pair *)((x) + (at))), [q] "m"(*(const pair *)((x) + (at) + 2)), [h0] "x"(y2), [h1] "x"(y3), \
-                  [l0] "x"(y0), [l1] "x"(y1));                                                                                \
-    } while (0)
-#else
-#define MULTIPLY_ROW(x, at, acc)                                                                                              \
-    do {                                                                                                                      \
-        int32_t first, second;                                                                                                \
-        memcpy(&first, (x) + (at), 4), memcpy(&second, (x) + (at) + 2, 4);                                                    \
-        const __m256i a = _mm256_set1_epi32(first), b = _mm256_set1_epi32(second);                                            \
-        acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_add_epi16(a, y2), _mm256_add_epi16(b, y0)));               \
-        acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_add_epi16(a, y3), _mm256_add_epi16(b, y1)));               \
-    } while (0)
-#endif
 
 #define MULTIPLY_QUAD(at)                                                                                                     \
     do {                                                                                                                      \
@@ -289,11 +258,7 @@ static void convolve(const hwq_conv *c)
     }
 }
 
-void hwq_conv_s32__avx2(const hwq_conv *c)
-{
-    if (c->weights->winograd && hwq_winograd_fits(c)) convolve(c);
-    else hwq_conv_s32__blocked(c);
-}
+void hwq_conv_winograd__avx2(const hwq_conv *c) { convolve(c); }
 
 HWQ_TARGET_END
 #endif
