@@ -19,6 +19,9 @@ from hwq.lowering.rewriting import Draft
 __all__ = ["FAMILY_RULES", "Fusion", "lower_for_family"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})
+QUANTIZED_AT_RUN_TIME = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeRows", "DynamicQuantizeRowsSymmetric"})
+DEQUANTIZERS = frozenset({"DequantizeLinear", "DequantizeRows"})
 CLAMPS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Min", "Max"})
 SUMS = frozenset({"Add", "Sub", "Mul"})
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -110,6 +113,7 @@ def lower_for_family(graph: Graph, family: str, apart: frozenset[str] = frozense
     draft = Draft(graph)
     _compute_constants(draft)
     _name_quantizations(draft)
+    _simplify_run_time_scales(draft)
     _absorb_dequantize(draft)
     _fuse(draft, FAMILY_RULES[family], apart)
     return draft.finish(graph.dialect)
@@ -131,6 +135,9 @@ def _compute_constants(draft: Draft) -> None:
         if node.op == "DequantizeLinear" and origin is not None:
             draft.tensors[origin.name] = dataclasses.replace(origin, quantization=_quantization(draft, node, origin))
             draft.redirect(node.outputs[0], origin.name)
+            continue
+        if node.op == "Cast" and origin is not None and origin.quantization is not None:
+            draft.redirect(node.outputs[0], origin.name)  # stored integers, cast as they are dequantized
             continue
         for value in node.outputs:
             tensor = draft.tensors.get(value)
@@ -169,10 +176,27 @@ def _name_quantizations(draft: Draft) -> None:
             draft.tensors[stored.name] = dataclasses.replace(stored, quantization=_quantization(draft, node, stored))
 
 
-def _absorb_dequantize(draft: Draft) -> None:
-    made_from = {node.outputs[0]: node.inputs[0] for _, node in draft if node.op == "DequantizeLinear"}
+def _simplify_run_time_scales(draft: Draft) -> None:
+    """A run-time scale times constant scales is one number a column on the way out, whoever multiplies them."""
     for key, node in draft:
-        if node.op in {"QuantizeLinear", "DequantizeLinear"}:
+        if node.op in QUANTIZED_AT_RUN_TIME and len(node.outputs) == 3:
+            q, scale, point = node.outputs
+            stored = draft.tensors[q]
+            draft.tensors[q] = dataclasses.replace(stored, quantization=Quantization(stored.dtype, scale, point))
+        if node.op != "Mul" or node.domain or node.outputs[0] in draft.outputs:
+            continue
+        made = [(value, draft.maker(value)) for value in node.inputs]
+        scales = [value for value, maker in made if maker is not None and maker[1].op in QUANTIZED_AT_RUN_TIME
+                  and value == maker[1].outputs[1]]  # fmt: skip
+        if len(scales) == 1 and all(value in scales or _is_constant(draft, value) for value in node.inputs):
+            draft.remove(key)
+            draft.redirect(node.outputs[0], scales[0])
+
+
+def _absorb_dequantize(draft: Draft) -> None:
+    made_from = {node.outputs[0]: node.inputs[0] for _, node in draft if node.op in DEQUANTIZERS}
+    for key, node in draft:
+        if node.op == "QuantizeLinear" or node.op in DEQUANTIZERS:
             continue
         if node.op in PRODUCTS:
             # Integer arithmetic needs both operands; with one of them float, product and Q/DQ stay as they are.
@@ -185,7 +209,7 @@ def _absorb_dequantize(draft: Draft) -> None:
         inputs = tuple(made_from.get(value, value) for value in node.inputs)
         draft.exchange(key, dataclasses.replace(node, inputs=inputs, body=(*parts, *(node.body or (node,)))))
     for key, node in draft:
-        if node.op == "DequantizeLinear" and not draft.edges(node.outputs[0]) and node.outputs[0] not in draft.outputs:
+        if node.op in DEQUANTIZERS and not draft.edges(node.outputs[0]) and node.outputs[0] not in draft.outputs:
             draft.remove(key)
 
 
@@ -197,19 +221,23 @@ def _quantized_constant(draft: Draft, value: str) -> bool:
 def _fuse(draft: Draft, rules: Fusion, apart: frozenset[str]) -> None:
     for key, node in draft:
         if (
-            node.op in {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+            node.op in {"QuantizeLinear", *DEQUANTIZERS, *QUANTIZED_AT_RUN_TIME}
             or len([v for v in node.outputs if v]) != 1
         ):
             continue
         if node.op in PRODUCTS:
             allowed, residual = rules.epilogue, rules.residual
+        elif node.op in INTEGER_PRODUCTS:
+            # Accumulators leave dequantized: converted, scaled, with their bias.
+            allowed, residual = rules.epilogue | {"Cast", "Mul", "Add"}, True
         elif node.op in rules.pointwise:
             allowed, residual = rules.pointwise, True
         elif node.op in rules.heads:
             allowed, residual = rules.epilogue & (CLAMPS | TABLES), False
         else:
             allowed, residual = frozenset(), False
-        _grow(draft, key, (allowed - apart) | {"QuantizeLinear"}, residual)
+        kept = frozenset({"Cast", "Mul", "Add"}) if node.op in INTEGER_PRODUCTS else frozenset[str]()
+        _grow(draft, key, (allowed - apart) | {"QuantizeLinear"} | kept, residual)
 
 
 def _grow(draft: Draft, key: float, allowed: frozenset[str], residual: bool) -> None:

@@ -41,6 +41,7 @@ ELEMENT_OPERATIONS: Mapping[str, int] = MappingProxyType({
     "QuantizeLinear": 3,      # multiply by the reciprocal scale, round and add the zero point, saturate
     "DequantizeLinear": 2,    # subtract the zero point, multiply
     "DynamicQuantizeLinear": 5,  # minimum, maximum, and quantize
+    "DequantizeRows": 2,  # subtract, multiply
     "Identity": 0, "Dropout": 0, "Reshape": 0, "Flatten": 0, "Squeeze": 0, "Unsqueeze": 0, "Cast": 1,
 })  # fmt: skip
 
@@ -128,6 +129,12 @@ def scale_bytes(quantization: Quantization | None, shape: Sequence[Any]) -> int:
     return count * width + points
 
 
+def _run_time_bytes(graph: Graph, quantization: Quantization) -> int:
+    """Bytes of scales and zero points that a node computes: one of each a tensor or a row."""
+    names = [part for part in (quantization.scale, quantization.zero_point) if isinstance(part, str)]
+    return sum(graph.tensors[name].bytes for name in names if graph.tensors[name].concrete)
+
+
 def _scales(quantization: Quantization, shape: Sequence[Any]) -> int:
     if quantization.axis is None or not shape:
         return 1
@@ -184,7 +191,7 @@ def _body_operations(node: Node, main: str, outputs: int) -> tuple[int, tuple[st
     for part in node.body:
         if part.op == main and not main_seen:
             main_seen = True
-        elif part.op == "DequantizeLinear":
+        elif part.op in {"DequantizeLinear", "DequantizeRows"}:
             continue  # an operand's scale is folded into the requantization
         elif part.op == "QuantizeLinear":
             requantized = requantized or main_seen
@@ -237,7 +244,12 @@ def multiply(
         zero_points += groups * m * k
     if integer and moving and _asymmetric(activation):
         zero_points += groups * k * n
-    scales = sum(scale_bytes(tensor.quantization, tensor.shape) for tensor in (activation, weight, made))
+    scales = sum(
+        _run_time_bytes(graph, tensor.quantization)
+        if tensor.quantization is not None and tensor.quantization.dynamic
+        else scale_bytes(tensor.quantization, tensor.shape)
+        for tensor in (activation, weight, made)
+    )
     return Work(
         name=node.name, op=node.op, kind=kind, precision=precision, fused=fused, groups=groups, m=m, k=k, n=n,
         macs=groups * m * k * n, epilogue_operations=epilogue, zero_point_operations=zero_points,

@@ -247,7 +247,9 @@ def _resolved(work: Work, machine: Accelerator) -> str:
         return machine.resolve(work.precision)
     except Error as error:
         remedy = error.remedy
-        if work.precision == "float32":
+        if work.precision == "float32" and work.weight_bits < 32:
+            remedy = f'activations.mode = "static" or "dynamic": the weights alone are integers; {remedy}'
+        elif work.precision == "float32":
             remedy = f"give a plan (plan=): the layer is not quantized; {remedy}"
         raise Error(
             error.what,
