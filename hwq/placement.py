@@ -15,6 +15,7 @@ from hwq.dialect import Dialect
 from hwq.dynamic import require_dynamic, require_products
 from hwq.errors import Error
 from hwq.graph import Graph, Node
+from hwq.ops.table import element_functions
 from hwq.plan import Activations, Group, Plan, Weights
 
 __all__ = ["MATRIX", "Constant", "Placement", "place"]
@@ -25,21 +26,10 @@ CLAMPS = frozenset({"Relu", "Clip"})
 # One operand in, another range out.
 UNARY = frozenset(
     {
-        "Relu",
-        "Clip",
-        "LeakyRelu",
-        "Sigmoid",
-        "Tanh",
-        "HardSwish",
-        "HardSigmoid",
-        "Gelu",
-        "com.microsoft::Gelu",
-        "Swish",
-        "Softmax",
-        "AveragePool",
-        "GlobalAveragePool",
+        "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Gelu", "com.microsoft::Gelu", "Swish",
+        "Softmax", "AveragePool", "GlobalAveragePool",
     }
-)
+)  # fmt: skip
 # Values change place, or some are chosen: the scale of the (first) input stays exact.
 MOVES = frozenset(
     {
@@ -163,6 +153,9 @@ class _Placer:
         self.made = Placement()
         self.chains: dict[str, tuple[Node, ...]] = {}  # head -> head and what its epilogue does
         self.ends: dict[str, tuple[Node, ...]] = {}  # last tensor of a chain -> chain
+        self.sources: dict[
+            str, str
+        ] = {}  # in dialects with tables: a function of one element -> what it is a function of
         self.given = {
             tensor
             for tensor in graph.tensors
@@ -176,6 +169,8 @@ class _Placer:
                 chain = self._chain(node)
                 inside.update(follower.name for follower in chain[1:])
                 self.chains[node.name] = self.ends[chain[-1].outputs[0]] = chain
+        if "table" in self.dialect.formulas:
+            self.sources = element_functions(self.graph, self.chains, MATRIX)
         for node in self.graph.nodes:
             if node.op in MATRIX and not node.domain:
                 self._matrix(node)
@@ -192,6 +187,17 @@ class _Placer:
         self.made.ties = {name: self._root(name) for name in self.made.points}
         self._biases()
         return self.made
+
+    def _inside(self, tensor: str) -> bool:
+        """Whether only functions of the same source read the tensor, which is one itself."""
+        source, readers = self.sources.get(tensor), self.graph.consumers.get(tensor, ())
+        return (
+            source is not None
+            and tensor not in self.graph.outputs
+            and tensor not in self.given
+            and bool(readers)
+            and all(self.sources.get(node.outputs[0]) == source for node in readers)
+        )
 
     def _floating(self, tensor: str) -> bool:
         found = self.graph.tensors[tensor]
@@ -290,7 +296,7 @@ class _Placer:
 
     def _request(self, tensor: str, wanted: Activations | None) -> None:
         """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float."""
-        if tensor in self.made.points or not self._floating(tensor):
+        if tensor in self.made.points or not self._floating(tensor) or self._inside(tensor):
             return
         planned = self._planned(tensor)
         if planned.floating:
@@ -306,6 +312,11 @@ class _Placer:
     def _forward(self, node: Node) -> None:
         """Let integers flow on through a node that is no matrix operator."""
         computed = [name for name in node.inputs if name and self._computed(name)]
+        source = self.sources.get(node.outputs[0])
+        if source is not None:
+            if source in self.made.points and not self._inside(node.outputs[0]):
+                self._output(node, node.outputs[0])
+            return
         if (
             not computed
             or not all(name in self.made.points for name in computed if self._floating(name))

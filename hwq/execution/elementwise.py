@@ -16,6 +16,7 @@ from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, prese
 from hwq.graph import Array, carrier
 from hwq.ops import arithmetic, spatial
 from hwq.ops.evaluate import evaluate_node
+from hwq.ops.table import entries as table_entries
 
 __all__: list[str] = []
 
@@ -184,6 +185,23 @@ def relu(scope: Scope) -> Kernel:
 def table(scope: Scope) -> Kernel:
     """A function of one byte: 256 entries, DQ then the float function then Q."""
     entries = _table(scope, lambda real: evaluate_node(scope.node, [real])[0])
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        return kernels.lut(present(operands[0]), entries, out=out)
+
+    def emit(site: Site) -> bool:
+        last, _, size = _lines(site, None)
+        x, y, dtype = site.read(0, last), site.make(last), site.dtype(0)
+        site.step([x], y, lambda steps, at: steps.lut(at(x), size, dtype, entries, out=at(y)))
+        return True
+
+    return writing(run, emit)
+
+
+@register("hwq::Table")
+def exact_table(scope: Scope) -> Kernel:
+    """A function of one byte, exactly rounded over all 256."""
+    entries = table_entries(scope.node, scope.graph)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         return kernels.lut(present(operands[0]), entries, out=out)

@@ -24,6 +24,7 @@ from hwq.lowering.simplification import (
     merge_equal_nodes,
     remove_identities,
 )
+from hwq.lowering.tables import gather_functions, make_tables
 from hwq.ops.evaluate import FAILURES
 
 __all__ = ["RULES", "lower_for_dialect"]
@@ -49,10 +50,10 @@ _ORT = (
 )
 # hwq's own: no weight or bias is quantized that the plan did not quantize; then what onnxruntime fuses, and our own groups.
 _HWQ = (
-    (widen_weights,),
+    (widen_weights, gather_functions),
     (adopt_integer_ops, split_dequantizes, group_run_time),
     tuple(rule for rule in _ORT[1] if rule is not quantize_biases),
-    (drop_redundant_clips, turn_unsigned, group_own, group, drop_inverse_pairs),
+    (drop_redundant_clips, turn_unsigned, make_tables, group_own, group, drop_inverse_pairs),
 )
 RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
     {

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from hwq.dialect import find
 from hwq.errors import Error
 from hwq.graph import Graph, Node, Quantization, Tensor
 from hwq.lowering.rewriting import Draft
+from hwq.lowering.tables import gather_functions, make_tables
 
 __all__ = ["FAMILY_RULES", "Fusion", "lower_for_family"]
 
@@ -29,6 +31,9 @@ TABLES = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 POINTWISE = CLAMPS | TABLES | {
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Erf", "Gelu", "BatchNormalization", "Cast", "Where", "Equal",
 }  # fmt: skip
+
+# Machines that read a function of a byte from a table where the graph's dialect does; GPUs have function units instead.
+TABLE_FAMILIES = frozenset({"systolic", "npu", "cpu"})
 
 # Longest group that one kernel takes: the pattern of a GELU spelled out is 5, of an opset-13 normalization 9.
 LONGEST = 12
@@ -114,6 +119,9 @@ def lower_for_family(graph: Graph, family: str, apart: frozenset[str] = frozense
     _compute_constants(draft)
     _name_quantizations(draft)
     _simplify_run_time_scales(draft)
+    if family in TABLE_FAMILIES and "table" in find(graph.dialect).formulas:
+        gather_functions(draft)
+        make_tables(draft)
     _absorb_dequantize(draft)
     _fuse(draft, FAMILY_RULES[family], apart)
     return draft.finish(graph.dialect)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwq.graph import Graph, Node, Quantization, Tensor
+from hwq.ops import unary
 from hwq.work import Kind, Work
 
 __all__ = [
@@ -49,6 +50,8 @@ ELEMENT_OPERATIONS: Mapping[str, int] = MappingProxyType({
 REQUANTIZE = 3
 # A residual in another scale: rescale it, add it.
 RESIDUAL = 2
+# One byte for each value of a byte.
+TABLE_BYTES = 256
 # Nodes whose value is a parameter if what they read is one.
 _CARRIERS = frozenset(
     {
@@ -182,6 +185,13 @@ def positions(shape: Sequence[Any], layout: str = "") -> tuple[int, int, int, in
     return dims[0], 1, int(np.prod(dims[1:-1], dtype=np.int64)), dims[-1]
 
 
+def _tabled(op: str, given: Tensor | None, made: Tensor) -> bool:
+    """Whether a machine reads the operator's result from a table: a function of one byte that makes a byte."""
+    nonlinear = op in unary.NONLINEAR or op == "Table"
+    stored = [tensor for tensor in (given, made) if tensor is not None]
+    return nonlinear and all(tensor.quantization is not None and tensor.bits == 8 for tensor in stored)
+
+
 def _body_operations(node: Node, main: str, outputs: int) -> tuple[int, tuple[str, ...], bool]:
     """Operations of a group's other members on each output element, their names, and whether the body requantizes."""
     operations = 0
@@ -239,6 +249,9 @@ def multiply(
         epilogue += outputs  # dequantize: one multiply by the scales' product
     if weight.quantization is not None and weight.quantization.block:
         epilogue += outputs * (-(-k // weight.quantization.block))  # one scaled partial sum a block of the reduction
+    nonlinear = [op for op in fused if op in unary.NONLINEAR] if integer and stored_out and made.bits == 8 else []
+    if nonlinear:  # requantized to a byte, then one read of a table
+        epilogue -= sum(ELEMENT_OPERATIONS.get(op, 1) - 1 for op in nonlinear) * outputs
     zero_points = 0
     if integer and _asymmetric(weight):
         zero_points += groups * m * k
@@ -252,6 +265,7 @@ def multiply(
     )
     return Work(
         name=node.name, op=node.op, kind=kind, precision=precision, fused=fused, groups=groups, m=m, k=k, n=n,
+        lookups=outputs if nonlinear else 0, table_bytes=TABLE_BYTES if nonlinear else 0,
         macs=groups * m * k * n, epilogue_operations=epilogue, zero_point_operations=zero_points,
         input_elements=activation.elements, weight_elements=weight.elements, other_elements=sum(t.elements for t in others),
         output_elements=outputs, input_bits=activation.bits, weight_bits=weight.bits,
@@ -300,12 +314,17 @@ def vector(node: Node, graph: Graph, operations: int | None = None) -> Work:
         computed, weights = weights[:1] or known[:1], weights[1:]
     first = computed[0] if computed else made[0]
     others = computed[1:]
+    plain = bool(computed) and not others and all(tensor.elements == 1 for tensor in weights)
+    tabled = plain and _tabled(node.op, first, made[0])
     if operations is None:
-        operations = ELEMENT_OPERATIONS.get(node.op, 1) * made[0].elements
+        operations = made[0].elements if tabled else ELEMENT_OPERATIONS.get(node.op, 1) * made[0].elements
     epilogue, fused, _ = _body_operations(node, node.op, made[0].elements)
-    if node.body and made[0].quantization is not None:
+    if node.body and made[0].quantization is not None and not tabled:
         epilogue += REQUANTIZE * made[0].elements
+    if tabled:
+        epilogue = 0  # the table holds what follows, and the requantization
     return Work(
+        lookups=made[0].elements if tabled else 0, table_bytes=TABLE_BYTES if tabled else 0,
         name=node.name, op=node.op, kind="vector", precision=precision_of(first if node.op != "QuantizeLinear" else read[0]),
         fused=fused, vector_operations=operations, epilogue_operations=epilogue,
         input_elements=first.elements if computed else 0, weight_elements=sum(t.elements for t in weights),

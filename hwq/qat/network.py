@@ -265,6 +265,8 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         real = [self.real(one) for one in operands]
         if node.op == "QuantizeLinear":
             soft: tuple[Any, ...] = (real[0],)
+        elif node.kind == "hwq::Table":
+            soft = (operators.chain(node, real[0], self.lowered.constant),)
         else:
             soft = operators.compute(node, real)
         exact = self._step(node, operands)
@@ -298,7 +300,9 @@ class Network(torch.nn.Module):  # type: ignore[misc]
                     scale = self._made(node, index)[0].detach().numpy().reshape(scheme.scales().shape)
                     scheme = dataclasses.replace(scheme, scale=scale)
                 tensors.append(dataclasses.replace(tensor, quantization=scheme))
-        named = {one.name: one for one in tensors}
+        # The numbers in a table's formula stand in its body.
+        inside = {name for part in node.body for name in part.inputs if name in self.lowered.tensors}
+        named = {name: self.lowered.tensors[name] for name in inside} | {one.name: one for one in tensors}
         if node.op == "QuantizeLinear":
             scale = self._made(node)[0].detach().numpy()
             named[node.inputs[1]] = dataclasses.replace(

@@ -13,7 +13,7 @@ from hwq.errors import NotSupportedYet
 from hwq.graph import Node
 from hwq.ops import spatial
 
-__all__ = ["MOVERS", "compute", "convolve"]
+__all__ = ["MOVERS", "chain", "compute", "convolve"]
 
 Operand = Any  # a torch tensor, an array (a constant that is no float), or None
 Operator = Callable[[Node, Sequence[Operand]], Any]
@@ -45,6 +45,16 @@ def compute(node: Node, operands: Sequence[Operand]) -> tuple[Any, ...]:
         )
     made = operator(node, operands)
     return made if isinstance(made, tuple) else (made,)
+
+
+def chain(node: Node, x: Any, constant: Callable[[str], Any]) -> Any:
+    """The function that a table holds, of real values; `constant` gives the numbers in it."""
+    values: dict[str, Any] = {str(node.attributes["source"]): x}
+    for part in node.body:
+        if part.op not in {"DequantizeLinear", "QuantizeLinear"}:
+            given = [values.get(name, constant(name)) if name else None for name in part.inputs]
+            values[part.outputs[0]] = compute(part, given)[0]
+    return values[str(node.attributes["result"])]
 
 
 def _operator(*names: str) -> Callable[[Operator], Operator]:

@@ -48,7 +48,8 @@ class Teacher(torch.nn.Module):  # type: ignore[misc]
             if all(one is None or isinstance(one, np.ndarray) for one in operands):
                 made: Any = evaluate_node(node, operands, self.graph)
             elif node.op == "Shape":
-                made = evaluate_node(node, [np.empty(np.shape(operands[0]), np.uint8)], self.graph)
+                shaped: Any = operands[0]
+                made = evaluate_node(node, [np.empty(tuple(shaped.shape), np.uint8)], self.graph)
             else:
                 made = operators.compute(node, operands)
             values.update({name: value for name, value in zip(node.outputs, made, strict=False) if name})
