@@ -30,6 +30,8 @@ def _epilogue(scope: Scope) -> kernels.Epilogue | None:
     if call.made_dtype() != x.dtype:
         return None
     rounding = rescaling.rounding_of(call, None if bias is None else bias.dtype)
+    if rounding.name == "ruy" and rescaling.by_vectors(scope.node.op):
+        return None
     return kernels.Epilogue(
         kind="requant",
         rounding=rounding.name,

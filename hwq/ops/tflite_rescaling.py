@@ -12,7 +12,7 @@ from hwq.graph import Array, carrier
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, activation_range, clamp
 
-__all__ = ["Rounding", "channel_scales", "requantize", "requantize_matrices", "rescale", "rounding_of"]
+__all__ = ["Rounding", "by_vectors", "channel_scales", "requantize", "requantize_matrices", "rescale", "rounding_of"]
 
 
 class Rounding(NamedTuple):
@@ -115,7 +115,7 @@ def requantize(call: Call, total: fixed.Int64, bias: Array | None, first: int = 
         total = total + bias.astype(np.int64)
     kind = None if bias is None else str(bias.dtype)
     rounding = rounding_of(call, kind, first, second)
-    if rounding.name == "ruy" and call.node.op == "TRANSPOSE_CONV":
+    if rounding.name == "ruy" and by_vectors(call.node.op):
         return _by_vectors(call, total, rounding)
     if call.dtype(first) != "int16" or kind == "int32":
         total = fixed.wrap32(total)
@@ -132,12 +132,17 @@ def requantize(call: Call, total: fixed.Int64, bias: Array | None, first: int = 
     return made.astype(carrier(call.made_dtype()))
 
 
+def by_vectors(op: str) -> bool:
+    """Whether the optimised kernel rounds channels that fill no vector otherwise."""
+    return op in {"TRANSPOSE_CONV", "DEPTHWISE_CONV_2D"}
+
+
 def _by_vectors(call: Call, total: fixed.Int64, rounding: Rounding) -> Array:
-    """The optimised TRANSPOSE_CONV: R3 where its vectors reach, R1 for what is left over.
+    """The optimised TRANSPOSE_CONV and DEPTHWISE_CONV_2D: R3 where its vectors reach, R1 for what is left over.
 
     int8: 8 channels at a time; uint8: 16 elements at a time.
     """
-    step, wide = (8, total) if call.dtype(2) == "int8" else (16, total.reshape(-1))
+    step, wide = (8, total) if call.made_dtype() == "int8" else (16, total.reshape(-1))
     reached = np.arange(wide.shape[-1]) < wide.shape[-1] // step * step
     low, high = activation_range(call)
     made = [
