@@ -161,3 +161,18 @@ def test_models_over_two_gigabytes_are_mapped(tmp_path: Path) -> None:
     )
     with pytest.raises(Error, match="outside the model's folder"):
         hwq.load(tmp_path / "inner" / "m.onnx")
+
+
+def test_a_sequence_that_would_run_for_minutes_is_refused() -> None:
+    from hwq.ops.recurrent import MAX_STEPS
+
+    steps = MAX_STEPS + 1
+    zeros = [
+        numpy_helper.from_array(np.zeros(shape, np.float32), name)
+        for name, shape in (("w", (1, 4, 1)), ("r", (1, 4, 1)))
+    ]
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=1)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [steps, 1, 1])
+    model = helper.make_model(helper.make_graph([node], "g", [x], [onnx.ValueInfoProto(name="y")], zeros))
+    with pytest.raises(Error, match=f"{steps} steps is longer"):
+        hwq.execute(read(model.SerializeToString()), np.zeros((steps, 1, 1), np.float32))

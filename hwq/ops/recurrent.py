@@ -16,8 +16,10 @@ from hwq.ops import accounting, arithmetic, contributed, dims, functions
 from hwq.ops.base import Inferred, Op, register
 from hwq.work import Work
 
-__all__: list[str] = []
+__all__ = ["MAX_STEPS", "bounded"]
 
+# Steps of one sequence, about 0.2 to 1 ms each.
+MAX_STEPS = 1 << 16
 f32 = np.float32
 # Gates a cell, in the order in which the weights are stacked: LSTM i o f c, GRU z r h, RNN h.
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "DynamicQuantizeLSTM": 4}
@@ -85,6 +87,23 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], float | None, float | None]] = {
 }
 
 
+def bounded(node: Node, steps: int) -> None:
+    """Refuse a sequence that would run for many minutes.
+
+    Raises
+    ------
+    Error
+        It has more than `MAX_STEPS` steps.
+    """
+    if steps > MAX_STEPS:
+        raise dims.fault(
+            node,
+            f"a sequence of {steps} steps is longer than {MAX_STEPS}",
+            "steps depend on each other and run one by one",
+            "cut the sequence and feed the states of one part to the next",
+        )
+
+
 class Recurrence:
     """One call: operands unpacked, one direction after the other."""
 
@@ -123,6 +142,7 @@ class Recurrence:
 
     def _direction(self, index: int, backwards: bool, made: Array, last: list[Array]) -> None:
         lengths = np.full(self.batch, self.steps) if self.lengths is None else self.lengths.astype(np.int64)
+        bounded(self.node, int(lengths.max(initial=0)))
         if np.any((lengths < 0) | (lengths > self.steps)):
             raise dims.fault(self.node, f"a sequence length lies outside 0..{self.steps}")
         projected = self.by_input(self.x.reshape(-1, self.x.shape[-1]), index).reshape(self.steps, self.batch, -1)

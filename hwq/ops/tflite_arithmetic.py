@@ -99,15 +99,20 @@ def power_of_two(scale: np.float32) -> int | None:
 
 
 def _added(call: Call) -> Array:
-    """ADD and SUB: both operands are brought to the double of the larger scale with 20 (int16: 15) bits of headroom.
-
-    With |x - z| < 2**8 (2**16) the sum stays below 2**31.
-    """
+    """ADD and SUB: both operands are brought to the double of the larger scale with 20 (int16: 15) bits of headroom."""
     wide_type = call.dtype(0) == "int16"
     if wide_type:
         exact = [power_of_two(scale) for scale in (call.scale(0), call.scale(1), call.made_scale())]
         if None not in exact and call.attribute("power_of_two_scale", False):
             return _added_by_shifts(call, [exponent for exponent in exact if exponent is not None])
+    return clamp(call, rescaled_sum(call, wide_type) + call.made_zero_point())
+
+
+def rescaled_sum(call: Call, wide_type: bool = False) -> fixed.Int64:
+    """The sum or difference in the result's scale, without its zero point.
+
+    With |x - z| < 2**8 (2**16) the sum stays below 2**31.
+    """
     left = 15 if wide_type else 20
     scales = [call.scale(0), call.scale(1)]
     twice = 2.0 * float(max(scales))
@@ -124,9 +129,7 @@ def _added(call: Call) -> Array:
         fixed.multiply((call.wide(index) - call.zero_point(index)) << left, mantissas[index], shifts[index])
         for index in (0, 1)
     ]
-    return clamp(
-        call, fixed.multiply(fixed.wrap32(terms[0] + terms[1]), mantissas[2], shifts[2]) + call.made_zero_point()
-    )
+    return fixed.multiply(fixed.wrap32(terms[0] + terms[1]), mantissas[2], shifts[2])
 
 
 def _added_by_shifts(call: Call, exponents: Sequence[int]) -> Array:

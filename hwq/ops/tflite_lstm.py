@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def integer_step(call: Call) -> Step:
             total = fixed.saturate(
                 total + fixed.multiply(call.wide(operand) * cell, *fixed.quantize_multiplier(real)), 16
             )
-        return gemmlowp.hyperbolic_tangent(total, 3) if index == CELL else gemmlowp.logistic(total, 3)
+        return _curve(index == CELL, 3)[total + 32768]
 
     def step(x: Array, hidden: Array, cell: Array) -> tuple[Array, Array]:
         before = cell.astype(np.int64)
@@ -113,7 +114,7 @@ def integer_step(call: Call) -> Step:
         if cell_clip:
             after = np.clip(after, -cell_clip, cell_clip)
         opened = gate(OUTPUT, x, hidden, after)
-        value = fixed.multiply(opened * gemmlowp.hyperbolic_tangent(after, cell_bits), *hidden_rescale)
+        value = fixed.multiply(opened * _curve(True, cell_bits)[after + 32768], *hidden_rescale)
         if call.has(PROJECTION):
             value = _projected(
                 call, np.clip(value - hidden_zero, -128, 127), hidden_zero, hidden_scale, projection_clip
@@ -123,6 +124,15 @@ def integer_step(call: Call) -> Step:
         return value.astype(np.int8), after.astype(np.int16)
 
     return step
+
+
+@lru_cache(maxsize=16)
+def _curve(tanh: bool, bits: int) -> fixed.Int64:
+    """The value of every int16 with `bits` integer bits."""
+    function = gemmlowp.hyperbolic_tangent if tanh else gemmlowp.logistic
+    table = function(np.arange(-32768, 32768), bits)
+    table.flags.writeable = False
+    return table
 
 
 def _projected(call: Call, value: fixed.Int64, hidden_zero: int, hidden_scale: np.float32, clip: int) -> fixed.Int64:

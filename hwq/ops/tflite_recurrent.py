@@ -15,6 +15,7 @@ from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_lstm as lstm
 from hwq.ops.base import Inferred, register
+from hwq.ops.recurrent import bounded
 from hwq.ops.tflite_base import INTEGERS, Call, TfliteOp, clamp_float, present, renamed
 from hwq.work import Work
 
@@ -194,6 +195,7 @@ class Lstm(TfliteOp):
         x = call.array(0)
         steps = x if call.attribute("time_major", False) else x.transpose(1, 0, 2)
         rows = steps.shape[1]
+        bounded(call.node, len(steps))
         hidden, cell = _state(call, 18, rows), _state(call, 19, rows)
         step = lstm.integer_step(call) if call.quantized else lstm.float_step(call)
         made = []

@@ -15,8 +15,8 @@ from hwq import numerics
 from hwq.graph import Array, carrier
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
-from hwq.ops.tflite_arithmetic import power_of_two
-from hwq.ops.tflite_base import Call, activation_range, by_default
+from hwq.ops.tflite_arithmetic import power_of_two, rescaled_sum
+from hwq.ops.tflite_base import Call, activation_range, by_default, clamp
 
 __all__: list[str] = []
 
@@ -41,7 +41,7 @@ def arithmetic(call: Call) -> Array | None:
         ratios = [np.float32(scale / scales[2]) for scale in scales[:2]]
         accepted = all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios)
     if not accepted:
-        return None
+        return _refused_sum(call) if call.node.op == "ADD" else None
     made = numerics.binary(
         f"xnnpack-{call.node.op.lower()}",
         call.array(0),
@@ -55,6 +55,18 @@ def arithmetic(call: Call) -> Array | None:
         clamp=activation_range(call),
     )
     return made.astype(carrier(call.made_dtype()))
+
+
+def _refused_sum(call: Call) -> Array | None:
+    """LiteRT's vectorized ADD of one shape: the rescaled sum and its zero point wrap in int16 where whole vectors reach.
+
+    16 elements at a time for int8, 8 for uint8.
+    """
+    if call.array(0).shape != call.array(1).shape:
+        return None
+    exact, zero = rescaled_sum(call), call.made_zero_point()
+    wrapped = (exact.astype(np.int16).astype(np.int64) + zero).astype(np.int16).astype(np.int64)
+    return clamp(call, _left_over(wrapped, exact + zero, 16 if call.dtype(0) == "int8" else 8))
 
 
 @by_default("QUANTIZE")
