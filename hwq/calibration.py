@@ -18,6 +18,7 @@ from hwq.names import display_name
 from hwq.ops.evaluate import walk
 from hwq.patches import Linear, linears, moments_of
 from hwq.progress import Progress
+from hwq.standardization import standardized
 from hwq.statistics import BINS, Moments, Statistics, observe
 
 __all__ = ["Calibration", "calibrate", "channel_axis", "fingerprint"]
@@ -265,6 +266,7 @@ def calibrate(
     """
     _require_runnable(graph)
     identity = fingerprint(graph)
+    graph = standardized(graph)
     if resume is not None and resume.graph != identity:
         raise Error(
             "the calibration to go on from belongs to another graph",

@@ -18,6 +18,7 @@ from hwq.ops.folding import fold
 from hwq.placement import Constant, Placement, place, require_float
 from hwq.plan import Activations, Plan
 from hwq.scales import Scales
+from hwq.standardization import standardized
 
 if TYPE_CHECKING:
     from hwq.batches import Batches
@@ -129,7 +130,7 @@ def _folded(graph: Graph, plan: Plan) -> Graph:
         A rule of the plan fits nothing, neither as the model says it nor as it is folded.
     """
     require_float(graph)
-    folded = fold(graph)
+    folded = fold(standardized(graph))
     plan.resolve([*graph.nodes, *folded.nodes])
     return folded
 

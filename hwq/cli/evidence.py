@@ -85,16 +85,28 @@ def explain(
 
 @guarded
 def validate(
-    family: Annotated[str, typer.Option("--family", metavar="NAME", help="systolic (the others come later).")],
+    family: Annotated[
+        str, typer.Option("--family", metavar="NAME", help="systolic, accuracy (the others come later).")
+    ],
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FOLDER", help="Measurement files; default: $HWQ_SHARED/validation."),
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Measurement files (accuracy: real models); default: $HWQ_SHARED/validation, $HWQ_SHARED/models.",
+        ),
     ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one line a row.")] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Score a family of machine models against published measurements: every row, or why it is not scored."""
+    """Score a family of machine models against published measurements: every row, or why it is not scored.
+
+    accuracy: quantization methods on real networks instead, beside the other toolkits that are installed; minutes.
+    """
+    if family == "accuracy":
+        _validate_accuracy(data, csv, overwrite, json)
+        return
     from hwq.files import write_atomically
     from hwq.names import rich_name
     from hwq.validation import validate as scored
@@ -133,6 +145,33 @@ def validate(
 
     result: Any = board.to_dict()
     emit("validate", result, show, json)
+
+
+def _validate_accuracy(data: Path | None, csv: Path | None, overwrite: bool, json: bool) -> None:
+    from hwq.files import write_atomically
+    from hwq.names import rich_name
+    from hwq.validation.accuracy import measure
+
+    board = measure(data, progress=lambda what: typer.echo(what, err=True))
+    if csv is not None:
+        with write_atomically(csv, overwrite=overwrite, mode="w") as stream:
+            stream.write(board.to_csv())
+
+    def show(console: Console) -> None:
+        drawn = table("quantization methods (* chosen on calibration data)", "model", "group", "method", "by", "accuracy", "p",
+                      "agreement", "KL", "CPU s", "bytes")  # fmt: skip
+        for row in board.rows:
+            drawn.add_row(
+                rich_name(f"{row.model} ({row.samples})"), row.group, row.method + (" *" if row.chosen else ""), row.by,
+                f"{row.accuracy:.2%}", f"{row.p:.2g}", f"{row.agreement:.2%}", f"{row.kl:.5f}", f"{row.seconds:.2f}",
+                f"{row.bytes:,}",
+            )  # fmt: skip
+        console.print(drawn)
+        console.print(f"CPU: {board.machine['flags']}; path {board.machine['path']}", markup=False)
+        for line in board.absent:
+            console.print(f"left out: {line}", markup=False)
+
+    emit("validate", board.to_dict(), show, json)
 
 
 VERBS = [explain, validate]

@@ -20,6 +20,7 @@ from hwq.errors import Error
 from hwq.execution import Program, compile
 from hwq.graph import Array, Graph
 from hwq.progress import Progress
+from hwq.standardization import standardized
 
 __all__ = ["Change", "Comparison", "Effect", "LayerComparison", "Sensitivity", "compare", "mcnemar"]
 
@@ -79,6 +80,7 @@ def compare(
             f"{len(graph.outputs)} and {len(q.outputs)} outputs",
             remedy="compare a float graph with the quantized graph that was made of it",
         )
+    hashed, graph = graph, standardized(graph)
     floats, integers = compile(graph, FLOAT_DIALECT), compile(q, dialect)
     layers = [LayerSums(*pair, channel_axis(graph, pair[1])) for pair in pairs(graph, q, integers)]
     if not layers:
@@ -106,7 +108,7 @@ def compare(
     for tensor, facts in analysis.layers.items():
         if tensor in made_layers:
             made_layers[tensor] = dataclasses.replace(made_layers[tensor], **facts)
-    found = whole.result(graph.name, tuple(made_layers.values()), _hashes(graph, integers))
+    found = whole.result(graph.name, tuple(made_layers.values()), _hashes(hashed, integers))
     return dataclasses.replace(
         found, analysed=kept.samples, sensitivities=analysis.sensitivities, changes=analysis.changes
     )

@@ -57,9 +57,9 @@ class Pool(Op):
         if node.op == "AveragePool":
             return [spatial.from_channels_first(_average(node, image, windows), node)]
         made, indices = _maximum(node, image, windows)
-        return [spatial.from_channels_first(made, node), spatial.from_channels_first(indices, node)][
-            : max(len(node.outputs), 1)
-        ]
+        if len(node.outputs) < 2 or not node.outputs[1]:
+            return [spatial.from_channels_first(made, node)]
+        return [spatial.from_channels_first(made, node), spatial.from_channels_first(indices, node)]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: a comparison or an addition for each tap."""
