@@ -251,3 +251,15 @@ def test_calls_allocate_nothing(tmp_path: Path) -> None:
         assert allocations == 0
         assert abs(blocks) <= 20  # the loop's own integers, not one a call
     assert len(ran.stdout.splitlines()) == 2
+
+
+def test_a_program_keeps_the_steps_of_few_shapes() -> None:
+    from hwq.execution.program import KEPT_SHAPES
+
+    b = Builder()
+    next(iter(PATTERNS.values()))(b)
+    program = hwq.compile(graph_of(b.model()), "ort")
+    for batch in range(1, KEPT_SHAPES + 6):
+        feeds = feeds_of(program, batch, batch)
+        same(outputs(program, program(feeds)), by_python(program, feeds))
+    assert len(program._known) <= KEPT_SHAPES

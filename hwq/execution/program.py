@@ -26,6 +26,8 @@ __all__ = ["Program"]
 
 # A batch whose arena is larger runs in pieces where its bits allow it: a piece should stay in the last-level cache.
 PIECE_BYTES = 8 << 20
+# Input shapes whose steps are kept, the latest used last: what a server of many lengths comes back to, not what it ever saw.
+KEPT_SHAPES = 16
 
 
 class Program:
@@ -107,14 +109,18 @@ class Program:
         )
 
     def specialization(self, shapes: Mapping[str, tuple[int, ...]]) -> Specialization:
-        """The steps at concrete input shapes; made once and kept."""
+        """The steps at concrete input shapes; made once, and kept while `KEPT_SHAPES` others are not used more lately."""
         key = tuple(shapes[name] for name in self.graph.inputs)
         with self._lock:
-            found = self._known.get(key)
-        if found is None:
-            found = specialize(self.graph, self.kernels, shapes)
-            with self._lock:
+            found = self._known.pop(key, None)
+            if found is not None:
                 self._known[key] = found
+                return found
+        found = specialize(self.graph, self.kernels, shapes)
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > KEPT_SHAPES:
+                del self._known[next(iter(self._known))]
         return found
 
     def __repr__(self) -> str:
