@@ -51,6 +51,7 @@ cdef extern from "hwq/kernels.h" nogil:
         const float *scales
         const int32_t *zero_points
         const int32_t *sums
+        int32_t symmetric
     ctypedef struct hwq_gemm_s4_args:
         int64_t m
         const void *a
@@ -68,6 +69,7 @@ cdef extern from "hwq/kernels.h" nogil:
         const int8_t *quads
         const float *scales
         const int32_t *zero_points
+        int32_t symmetric
     ctypedef struct hwq_gemm_f32s8_args:
         int64_t m
         const float *a
@@ -140,6 +142,7 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_gemm_s8s8(const hwq_gemm_args *)
     void hwq_gemm_saturating(const hwq_gemm_args *)
     int64_t hwq_packed_s4_bytes(int64_t, int64_t)
+    int32_t hwq_symmetric(int64_t, int64_t, const int32_t *, int32_t)
     void hwq_pack_s4(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const int32_t *, uint8_t *, int32_t *)
     int64_t hwq_gemm_s4_workspace(int64_t, int64_t)
     void hwq_gemm_s4(const hwq_gemm_s4_args *)

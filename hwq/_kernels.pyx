@@ -177,6 +177,7 @@ cdef class PackedS4:
         self.views = v
         with nogil:
             hwq_pack_s4(pw, k, n, k_stride, n_stride, block, self.c.zero_points, pn, ps)
+        self.c.symmetric = hwq_symmetric(n, (k + block - 1) // block, self.c.zero_points, 8)
 
 
 cdef class PackedS8:
@@ -194,6 +195,7 @@ cdef class PackedS8:
         self.c.quads = <const int8_t *>v.read(quads, hwq_packed_bytes(k, n))
         self.c.scales = <const float *>v.read(scales, columns)
         self.c.zero_points = <const int32_t *>v.read(zero_points, columns)
+        self.c.symmetric = hwq_symmetric(n, (k + block - 1) // block, self.c.zero_points, 0)
         self.views = v
 
 

@@ -1,6 +1,6 @@
 /* Float a with scaled integer weights, the columns in lanes; included once by each path and width of the weights, which define
  * VECTOR, FLOATS and their operations, LANES, CHAINS (vectors in flight), the types PACKED and ARGS, STORED (the packed bytes),
- * DEPTH (k in a line of 64 bytes), MIDDLE (the stored zero point of symmetric weights) and element(v, i, zero_point): the i-th k
+ * DEPTH (k in a line of 64 bytes) and element(v, i, zero_point): the i-th k
  * of every lane, as float.
  * Every column is one chain of fused multiply-adds in increasing k, as the contract says; 8 chains in flight hide their latency.
  * Weights are unpacked once for up to 4 rows. */
@@ -61,9 +61,6 @@ static void multiply(const ARGS *args)
     const int64_t blocks = (w->k > 0 ? (w->k + w->block - 1) / w->block : 0), last_strip = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, out_size = hwq_type_size(args->epilogue->out_type);
     const int64_t end = args->first_strip + args->strips < last_strip ? args->first_strip + args->strips : last_strip;
     float *done = args->workspace;
-    int symmetric = 1; /* the middle everywhere, padding apart */
-    for (int64_t i = 0; i < last_strip * blocks * HWQ_STRIP && symmetric; i++)
-        symmetric = w->zero_points[i] == MIDDLE || i / HWQ_STRIP / blocks * HWQ_STRIP + i % HWQ_STRIP >= w->n;
     for (int64_t r = 0, rows; r < args->m; r += rows) {
         rows = args->m - r >= 4 ? 4 : 1;
         const float *a = (const float *)args->a + r * args->a_stride;
@@ -71,7 +68,7 @@ static void multiply(const ARGS *args)
             const int most = rows == 4 ? STRIPS / 4 > 0 ? STRIPS / 4 : 1 : STRIPS;
             strips = end - strip >= most ? most : 1;
 #define TILE(rows, strips)                                                                                                    \
-    (symmetric ? tile(rows, strips, 1, w, strip, blocks, a, args->a_stride, done) : tile(rows, strips, 0, w, strip, blocks, a, args->a_stride, done))
+    (w->symmetric ? tile(rows, strips, 1, w, strip, blocks, a, args->a_stride, done) : tile(rows, strips, 0, w, strip, blocks, a, args->a_stride, done))
             if (rows == 4 && strips > 1) TILE(4, (STRIPS / 4 > 0 ? STRIPS / 4 : 1));
             else if (rows == 4) TILE(4, 1);
             else if (strips > 1) TILE(1, STRIPS);

@@ -33,7 +33,7 @@ static inline __attribute__((always_inline)) __m256 nibble(__m256i v, const int 
 #define PACKED hwq_packed_s4
 #define ARGS hwq_gemm_s4_args
 #define STORED nibbles
-enum { DEPTH = 8, MIDDLE = 8 };
+enum { DEPTH = 8 };
 #include "gemm_f32_scaled.h"
 
 void hwq_gemm_f32s4__avx2(const hwq_gemm_s4_args *args) { multiply(args); }

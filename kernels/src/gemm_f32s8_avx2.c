@@ -31,7 +31,7 @@ static inline __attribute__((always_inline)) __m256 element(__m256i v, const int
 #define PACKED hwq_packed_s8
 #define ARGS hwq_gemm_f32s8_args
 #define STORED quads
-enum { DEPTH = HWQ_QUAD, MIDDLE = 0 };
+enum { DEPTH = HWQ_QUAD };
 #include "gemm_f32_scaled.h"
 
 void hwq_gemm_f32s8__avx2(const hwq_gemm_f32s8_args *args) { multiply(args); }

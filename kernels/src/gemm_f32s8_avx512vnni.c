@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) __m512 element(__m512i v, const int
 #define PACKED hwq_packed_s8
 #define ARGS hwq_gemm_f32s8_args
 #define STORED quads
-enum { DEPTH = HWQ_QUAD, MIDDLE = 0 };
+enum { DEPTH = HWQ_QUAD };
 #include "gemm_f32_scaled.h"
 
 void hwq_gemm_f32s8__avx512vnni(const hwq_gemm_f32s8_args *args) { multiply(args); }

@@ -5,6 +5,8 @@
 #include "fixedpoint.h"
 #include "gemm.h"
 
+enum { HWQ_S4_STRIPS = 4 /* of 16 columns that any path prepares at once, at most */ };
+
 static inline int64_t hwq_s4_blocks(const hwq_packed_s4 *w) { return w->k > 0 ? (w->k + w->block - 1) / w->block : 0; }
 
 /* Bytes of a prepared row: its u8, then one sum per block, in whole cache lines. */

@@ -1,110 +1,246 @@
-/* Driver of the integer products with weights u of at most 4 bits; included once by each path, which defines VECTOR, FLOATS and
- * their operations, LANES, ROWS, SIGNED_A, and block_product: acc[r][v] = sum of a * u over one block.
+/* Driver of the integer products with weights u of at most 4 bits; included once by each path, which defines VECTOR, FLOATS and their
+ * operations, LANES, the tile (ROWS x STRIPS strips of columns, SCALED_ROWS where float sums take registers too), FEW_STRIPS, COLUMNS
+ * (vectors of the wider), FEW_SIGNED, PANEL, dots and few_dots.
  *
- * a is read in one signedness, the other's top bit flipped and its zero point moved by 128; all sums are modulo 2^32:
- *   sum (a - za)(u - zu) = sum a*u - zu * sum(a) - za * sum(u - zu), every sum over the block's k.
- * Rows are copied once, padded, with their sums per block. Nibbles become bytes in registers, once for ROWS rows. */
+ *   sum (a - za)(u - zu) = sum a (u - c) - za * sum(u - zu) - (zu - c) * sum(a), every sum over the block's k, modulo 2^32.
+ * Eight rows and more: a is read as u8 and c = 8. The nibbles of some strips become s8 of -8..7 in the first or second-level cache, once
+ * for all rows that are held; symmetric weights (zu = 8) need no sums of a, and where a is u8 already and k whole, no copy of it.
+ * Fewer rows do not repay that: they take nibbles apart in registers, c = 0, and read a in the signedness FEW_SIGNED.
+ * The other signedness has its top bit flipped and its zero point moved by 128.
+ * PANEL rows are interleaved quad by quad (1: left as they are), so that a tile walks one pointer. */
 
-enum { PER_STRIP = HWQ_STRIP / LANES };
+enum { PER_STRIP = HWQ_STRIP / LANES, MOST_STRIPS = STRIPS > FEW_STRIPS ? STRIPS : FEW_STRIPS };
+/* What the zero points of weights ask for: nothing, 8 times the sums of a, or any number of times. */
+enum { NO_POINTS, EIGHTS, POINTS };
+enum { FEW = 4 /* rows of a tile that unpacks in registers */, UNPACK_FROM = 8 };
 
-static inline __attribute__((always_inline)) VECTOR load(const void *p)
+typedef union {
+    int32_t integers[HWQ_GEMM_ROWS * STRIPS * HWQ_STRIP];
+    float floats[HWQ_GEMM_ROWS * STRIPS * HWQ_STRIP];
+} results;
+_Static_assert(sizeof(results) <= HWQ_GEMM_FIXED && (int)MOST_STRIPS <= (int)HWQ_S4_STRIPS, "the workspace holds them");
+
+/* What a tile reads beside a: strip after strip. */
+typedef struct {
+    const void *b;           /* s8 quads, or nibbles */
+    int64_t b_strip;         /* bytes from a strip to the next */
+    const int32_t *terms;    /* NULL, or blocks x 16: bias - za * sum(u - zu) */
+    const int32_t *points;   /* blocks x 16: zu */
+    const float *scales;     /* blocks x 16, or NULL */
+    int64_t blocks, k, block;
+} strips_of;
+
+/* 64 bytes of nibbles to two quads of s8. */
+static void unpack(const uint8_t *nibbles, int64_t pairs, int8_t *to)
 {
-    VECTOR v;
-    memcpy(&v, p, sizeof v);
-    return v;
+    const __m256i mask = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+    for (int64_t i = 0; i < pairs; i++, nibbles += 64, to += 128)
+        for (int half = 0; half < 64; half += 32) {
+            const __m256i x = _mm256_loadu_si256((const __m256i *)(nibbles + half));
+            _mm256_storeu_si256((__m256i *)(to + half), _mm256_sub_epi8(_mm256_and_si256(x, mask), eight));
+            _mm256_storeu_si256((__m256i *)(to + half + 64), _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(x, 4), mask), eight));
+        }
 }
-static inline __attribute__((always_inline)) VECTOR quad_at(const uint8_t *a)
-{
-    int32_t four;
-    memcpy(&four, a, 4);
-    return SET1(four);
-}
 
-BLOCK_PRODUCT
-
-/* One row copied, k padded to whole pairs of quads; its sums per block. */
-static void copy_row(const uint8_t *a, int64_t k, int64_t block, uint8_t flip, uint8_t *to, int32_t *sums)
+/* One row copied, k padded with 0 to whole pairs of quads; its sums per block, as u8 or as s8. */
+static void copy_row(const uint8_t *a, int64_t k, int64_t block, uint8_t flip, int is_signed, uint8_t *to, int32_t *sums)
 {
+    const __m256i flips = _mm256_set1_epi8((char)flip), up = _mm256_set1_epi8((char)(is_signed ? 0x80 : 0));
     for (int64_t first = 0; first < k; first += block) {
         const int64_t last = first + block < k ? first + block : k;
-        int32_t sum = 0; /* at most 255 * block */
-        for (int64_t i = first; i < last; i++) {
-            to[i] = a[i] ^ flip;
-            sum += SIGNED_A ? (int8_t)to[i] : to[i];
+        __m256i four = _mm256_setzero_si256(); /* of u8: at most 255 * block; signed ones are u8 - 128 */
+        int64_t i = first;
+        for (; i + 32 <= last; i += 32) {
+            const __m256i v = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(a + i)), flips);
+            _mm256_storeu_si256((__m256i *)(to + i), v);
+            four = _mm256_add_epi64(four, _mm256_sad_epu8(_mm256_xor_si256(v, up), _mm256_setzero_si256()));
         }
-        *sums++ = sum;
+        int64_t lanes[4], sum = 0;
+        _mm256_storeu_si256((__m256i *)lanes, four);
+        for (; i < last; i++) sum += (to[i] = a[i] ^ flip) ^ (is_signed ? 0x80 : 0);
+        *sums++ = (int32_t)(lanes[0] + lanes[1] + lanes[2] + lanes[3] + sum - (is_signed ? 128 * (last - first) : 0));
     }
     for (int64_t i = k; i % 8; i++) to[i] = 0;
 }
 
-typedef union {
-    int32_t integers[ROWS * HWQ_STRIP];
-    float floats[ROWS * HWQ_STRIP];
-} tile_out;
-
-static inline __attribute__((always_inline)) void tile(const int rows, const hwq_packed_s4 *w, int64_t strip, int64_t blocks, int32_t zero_point,
-                                                       const uint8_t *a, int64_t a_stride, const int32_t *sums, int64_t sums_stride, tile_out *out)
+/* Four lines to quads of the four. */
+static inline void interleave(const uint8_t *lines, int64_t line, int64_t k8, uint8_t *to)
 {
-    const uint8_t *b = w->nibbles + strip * ((w->k + 7) / 8) * 64;
-    FLOATS y[ROWS][PER_STRIP];
-    VECTOR acc[ROWS][PER_STRIP];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < PER_STRIP; v++) y[r][v] = ZERO_FLOATS, acc[r][v] = SET1(0);
-    for (int64_t g = 0; g < blocks; g++) {
-        const int64_t left = w->k - g * w->block, pairs = ((left < w->block ? left : w->block) + 7) / 8;
-        block_product(rows, pairs, a, a_stride, b, acc);
-        a += pairs * 8, b += pairs * 64;
-        for (int v = 0; v < PER_STRIP; v++) {
-            const int64_t at = (strip * blocks + g) * HWQ_STRIP + v * LANES;
-            const VECTOR z = load(w->zero_points + at), term = MULLO(SET1(zero_point), load(w->sums + at));
-            for (int r = 0; r < rows; r++) {
-                acc[r][v] = SUB(SUB(acc[r][v], term), MULLO(z, SET1(sums[r * sums_stride + g])));
-                if (w->scales) y[r][v] = FMA(TO_FLOATS(acc[r][v]), LOAD_FLOATS(w->scales + at), y[r][v]);
+    for (int64_t i = 0; i < k8; i += 16, to += 64) {
+        __m128i q[4];
+        for (int r = 0; r < 4; r++) q[r] = _mm_loadu_si128((const __m128i *)(lines + r * line + i)); /* a line is whole, so longer than k8 */
+        const __m128i a = _mm_unpacklo_epi32(q[0], q[1]), b = _mm_unpacklo_epi32(q[2], q[3]);
+        const __m128i c = _mm_unpackhi_epi32(q[0], q[1]), d = _mm_unpackhi_epi32(q[2], q[3]);
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(a, b));
+        _mm_storeu_si128((__m128i *)(to + 16), _mm_unpackhi_epi64(a, b));
+        if (i + 8 >= k8) break;
+        _mm_storeu_si128((__m128i *)(to + 32), _mm_unpacklo_epi64(c, d));
+        _mm_storeu_si128((__m128i *)(to + 48), _mm_unpackhi_epi64(c, d));
+    }
+}
+
+/* rows x strips * 16 results into `out`, strips * 16 apart. `few`: nibbles, c = 0; else s8, c = 8. */
+static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const int few, const int scaled, const int points,
+                                                       const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums,
+                                                       int64_t sums_stride, void *out)
+{
+    enum { MOST_ROWS = (int)ROWS > (int)FEW ? (int)ROWS : (int)FEW };
+    const int vectors = strips * PER_STRIP;
+    FLOATS y[MOST_ROWS][COLUMNS];
+    VECTOR acc[MOST_ROWS][COLUMNS];
+    const char *b = s->b;
+    if (scaled)
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors; v++) y[r][v] = ZERO_FLOATS;
+    int64_t g = 0;
+    do { /* k > 0: at least one block */
+        const int64_t left = s->k - g * s->block, pairs = ((left < s->block ? left : s->block) + 7) / 8;
+        for (int v = 0; v < vectors; v++) {
+            const VECTOR term = s->terms ? load(s->terms + (v / PER_STRIP * s->blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES) : SET1(0);
+            for (int r = 0; r < rows; r++) acc[r][v] = points == EIGHTS ? SUB(term, SET1(8 * sums[r * sums_stride + g])) : term;
+        }
+        if (few) few_dots(rows, vectors, pairs, a, a_stride, (const uint8_t *)b, s->b_strip, acc);
+        else if (scaled && pairs == 4) dots(rows, vectors, 8, a, a_stride, (const int8_t *)b, s->b_strip, acc); /* no loop, no spills */
+        else dots(rows, vectors, pairs * 2, a, a_stride, (const int8_t *)b, s->b_strip, acc);
+        a += pairs * 8 * (few ? 1 : PANEL), b += pairs * (few ? 64 : 128);
+        for (int v = 0; v < vectors; v++) {
+            const int64_t at = (v / PER_STRIP * s->blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES;
+            if (points == POINTS) {
+                const VECTOR z = SUB(load(s->points + at), SET1(few ? 0 : 8));
+                for (int r = 0; r < rows; r++) acc[r][v] = SUB(acc[r][v], MULLO(z, SET1(sums[r * sums_stride + g])));
+            }
+            if (scaled) {
+                const FLOATS scale = LOAD_FLOATS(s->scales + at);
+                for (int r = 0; r < rows; r++) y[r][v] = FMA(TO_FLOATS(acc[r][v]), scale, y[r][v]);
             }
         }
-    }
+    } while (++g < s->blocks);
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < PER_STRIP; v++)
-            if (w->scales) memcpy(out->floats + r * HWQ_STRIP + v * LANES, &y[r][v], sizeof(FLOATS));
-            else memcpy(out->integers + r * HWQ_STRIP + v * LANES, &acc[r][v], sizeof(VECTOR));
+        for (int v = 0; v < vectors; v++)
+            if (scaled) memcpy((float *)out + (r * vectors + v) * LANES, &y[r][v], sizeof(FLOATS));
+            else memcpy((int32_t *)out + (r * vectors + v) * LANES, &acc[r][v], sizeof(VECTOR));
+}
+
+#define TILE(rows, strips, few, points)                                                                                       \
+    do {                                                                                                                      \
+        if (s->scales) tile(rows, strips, few, 1, points, s, a, a_stride, sums, sums_stride, out);                            \
+        else tile(rows, strips, few, 0, points, s, a, a_stride, sums, sums_stride, out);                                      \
+        return rows;                                                                                                          \
+    } while (0)
+
+static int64_t few_rows(int64_t rows, int64_t strips, int points, const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums, int64_t sums_stride,
+                        void *out)
+{
+#define EITHER(rows, strips)                                                                                                  \
+    do {                                                                                                                      \
+        if (points == EIGHTS) TILE(rows, strips, 1, EIGHTS);                                                                  \
+        TILE(rows, strips, 1, POINTS);                                                                                        \
+    } while (0)
+    if (strips > 1) EITHER(1, FEW_STRIPS);
+    if (rows >= FEW) EITHER(FEW, 1);
+    if (rows >= 2) EITHER(2, 1);
+    EITHER(1, 1);
+#undef EITHER
+}
+
+static int64_t many_rows(int64_t rows, int64_t strips, int points, const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums,
+                         int64_t sums_stride, void *out)
+{
+#define EITHER(rows, strips)                                                                                                  \
+    do {                                                                                                                      \
+        if (points == POINTS) TILE(rows, strips, 0, POINTS);                                                                  \
+        TILE(rows, strips, 0, NO_POINTS);                                                                                     \
+    } while (0)
+    if (strips == STRIPS) {
+        if (!s->scales && rows >= ROWS) EITHER(ROWS, STRIPS);
+        if (rows >= SCALED_ROWS) EITHER(SCALED_ROWS, STRIPS);
+        EITHER(1, STRIPS);
+    }
+    if (rows >= SCALED_ROWS) EITHER(SCALED_ROWS, 1);
+    EITHER(1, 1);
+}
+
+/* `rows` x `width` results that lie `stride` apart to the output. */
+static void finish(const hwq_gemm_s4_args *args, int64_t top, int64_t rows, int64_t column, int64_t width, const results *done, int64_t at, int64_t stride)
+{
+    const hwq_epilogue *e = args->epilogue;
+    char *out = (char *)args->out + (top * args->out_stride + column) * hwq_type_size(e->out_type);
+    if (!args->weights->scales) {
+        const hwq_epilogue block = hwq_epilogue_at(e, top, column);
+        hwq_requantize(&block, rows, width, column, done->integers + at, HWQ_S32, stride, out, args->out_stride);
+        return;
+    }
+    const int64_t whole = e->kind == HWQ_KIND_F32 ? width / 8 * 8 : 0;
+    for (int64_t j = 0; j < whole; j += 8) {
+        const __m256 scale = e->channel_step ? _mm256_loadu_ps(e->scales_f32 + column + j) : _mm256_set1_ps(e->scales_f32[0]);
+        const __m256 bias = e->float_bias ? _mm256_loadu_ps(e->float_bias + column + j) : _mm256_setzero_ps();
+        for (int64_t r = 0; r < rows; r++) {
+            const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(done->floats + at + r * stride + j), scale);
+            _mm256_storeu_ps((float *)out + r * args->out_stride + j, e->float_bias ? _mm256_add_ps(v, bias) : v);
+        }
+    }
+    hwq_finish_floats(e, rows, width - whole, column + whole, done->floats + at + whole, stride, out + whole * hwq_type_size(e->out_type), args->out_stride);
 }
 
 static void multiply(const hwq_gemm_s4_args *args)
 {
     const hwq_packed_s4 *w = args->weights;
-    const int64_t k = w->k, n = w->n, blocks = hwq_s4_blocks(w), row_bytes = hwq_s4_row(k, w->block), line = hwq_gemm_line(k);
+    if (w->k == 0) { /* no block to sum */
+        hwq_gemm_s4__ref(args);
+        return;
+    }
+    const int64_t k = w->k, n = w->n, blocks = hwq_s4_blocks(w), line = hwq_gemm_line(k), row_bytes = hwq_s4_row(k, w->block), sums_bytes = row_bytes - line;
     const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
-    const int64_t out_size = hwq_type_size(args->epilogue->out_type), most = hwq_gemm_block_rows(row_bytes, ROWS);
-    const int flipped = (args->a_type == HWQ_S8) != SIGNED_A;
-    const int32_t zero_point = args->a_zero_point + (flipped ? (SIGNED_A ? -128 : 128) : 0);
+    const int64_t most = hwq_gemm_block_rows(row_bytes, 12), nibbles = (k + 7) / 8 * 64;
+    const int few = args->m < UNPACK_FROM, is_signed = few && FEW_SIGNED, flipped = (args->a_type == HWQ_S8) != is_signed;
+    const int points = !w->symmetric ? POINTS : few ? EIGHTS : NO_POINTS, panel = few ? 1 : PANEL;
+    const int copied = flipped || k % 8 || points || panel > 1;
+    const uint32_t zero_point = (uint32_t)(args->a_zero_point + (flipped ? (is_signed ? -128 : 128) : 0));
+    results *done = args->workspace;
     uint8_t *copies = (uint8_t *)args->workspace + HWQ_GEMM_FIXED;
-    tile_out *done = args->workspace;
+    int8_t *unpacked = (int8_t *)copies + most * row_bytes;
+    int32_t *terms = (int32_t *)(unpacked + HWQ_S4_STRIPS * nibbles * 2);
+
     for (int64_t top = 0; top < args->m; top += most) {
-        const int64_t rows = args->m - top < most ? args->m - top : most;
-        for (int64_t r = 0; r < rows; r++)
-            copy_row((const uint8_t *)args->a + (top + r) * args->a_stride, k, w->block, flipped ? 0x80 : 0, copies + r * row_bytes,
-                     (int32_t *)(copies + r * row_bytes + line));
-        for (int64_t column = begin; column < end; column += HWQ_STRIP) {
-            const int64_t width = end - column < HWQ_STRIP ? end - column : HWQ_STRIP;
-            for (int64_t r = 0, taken; r < rows; r += taken) {
-                const uint8_t *a = copies + r * row_bytes;
-                const int32_t *sums = (const int32_t *)(a + line);
-                taken = rows - r >= ROWS ? ROWS : rows - r >= 4 ? 4 : 1;
-                if (taken == ROWS) tile(ROWS, w, column / HWQ_STRIP, blocks, zero_point, a, row_bytes, sums, row_bytes / 4, done);
-                else if (taken == 4) tile(4, w, column / HWQ_STRIP, blocks, zero_point, a, row_bytes, sums, row_bytes / 4, done);
-                else tile(1, w, column / HWQ_STRIP, blocks, zero_point, a, row_bytes, sums, row_bytes / 4, done);
-                char *out = (char *)args->out + ((top + r) * args->out_stride + column) * out_size;
-                if (w->scales) {
-                    hwq_finish_floats(args->epilogue, taken, width, column, done->floats, HWQ_STRIP, out, args->out_stride);
-                    continue;
-                }
-                if (args->bias)
-                    for (int64_t i = 0; i < taken * HWQ_STRIP; i++)
-                        if (i % HWQ_STRIP < width)
-                            done->integers[i] = hwq_wrap_add(done->integers[i], args->bias[column + i % HWQ_STRIP]);
-                const hwq_epilogue e = hwq_epilogue_at(args->epilogue, top + r, column);
-                hwq_requantize(&e, taken, width, column, done->integers, HWQ_S32, HWQ_STRIP, out, args->out_stride);
+        const int64_t rows = args->m - top < most ? args->m - top : most, a_stride = panel > 1 ? HWQ_QUAD : copied ? row_bytes : args->a_stride;
+        const uint8_t *a = (const uint8_t *)args->a + top * args->a_stride;
+        if (copied) {
+            for (int64_t r = 0; r < rows; r++) {
+                const int64_t first = r / panel * panel * row_bytes, within = r % panel;
+                uint8_t *to = panel > 1 ? (uint8_t *)unpacked + within * line : copies + first;
+                copy_row(a + r * args->a_stride, k, w->block, flipped ? 0x80 : 0, is_signed, to, (int32_t *)(copies + first + panel * line + within * sums_bytes));
+                if (panel > 1 && (within == panel - 1 || r == rows - 1)) interleave((const uint8_t *)unpacked, line, nibbles / 8, copies + first);
             }
+            a = copies;
+        }
+        for (int64_t column = begin, strips; column < end; column += strips * HWQ_STRIP) {
+            const int64_t left = (end - column + HWQ_STRIP - 1) / HWQ_STRIP, at = column / HWQ_STRIP * blocks * HWQ_STRIP;
+            const int64_t wide = few ? (rows == 1 ? FEW_STRIPS : 1) : STRIPS, strip = column / HWQ_STRIP;
+            strips = left < wide ? 1 : wide;
+            const int64_t width = end - column < strips * HWQ_STRIP ? end - column : strips * HWQ_STRIP;
+            const int with_terms = zero_point != 0 || args->bias;
+            for (int64_t i = 0; with_terms && i < strips * blocks * HWQ_STRIP; i++) terms[i] = (int32_t)(0 - zero_point * (uint32_t)w->sums[at + i]);
+            for (int64_t j = 0; args->bias && j < width; j++) {
+                int32_t *term = terms + j / HWQ_STRIP * blocks * HWQ_STRIP + j % HWQ_STRIP;
+                *term = (int32_t)((uint32_t)*term + (uint32_t)args->bias[column + j]);
+            }
+            strips_of s = {.b = w->nibbles + strip * nibbles, .b_strip = nibbles, .terms = with_terms ? terms : NULL, .points = w->zero_points + at,
+                           .scales = w->scales ? w->scales + at : NULL, .blocks = blocks, .k = k, .block = w->block};
+            if (!few) {
+                for (int64_t i = 0; i < strips; i++) unpack(w->nibbles + (strip + i) * nibbles, nibbles / 64, unpacked + i * nibbles * 2);
+                s.b = unpacked, s.b_strip = nibbles * 2;
+            }
+            const int64_t stride = strips * HWQ_STRIP;
+            for (int64_t r = 0, taken; r < rows; r += taken) {
+                const int64_t first = r / panel * panel * (copied ? row_bytes : a_stride), within = r % panel;
+                const uint8_t *from = a + first + within * HWQ_QUAD;
+                const int32_t *sums = (const int32_t *)(a + first + panel * line + within * sums_bytes);
+                const int64_t sums_stride = (panel > 1 ? sums_bytes : row_bytes) / 4;
+                int32_t *to = done->integers + r * stride;
+                taken = few ? few_rows(rows - r, strips, points, &s, from, a_stride, sums, sums_stride, to)
+                            : many_rows(rows - r, strips, points, &s, from, a_stride, sums, sums_stride, to);
+            }
+            finish(args, top, rows, column, width, done, 0, stride);
         }
     }
 }

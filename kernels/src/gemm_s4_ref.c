@@ -47,9 +47,9 @@ static void multiply(const hwq_gemm_s4_args *args, int is_float)
 void hwq_gemm_s4__ref(const hwq_gemm_s4_args *args) { multiply(args, 0); }
 void hwq_gemm_f32s4__ref(const hwq_gemm_s4_args *args) { multiply(args, 1); }
 
-/* Rows of u8, or of float, and their sums per block. */
+/* Rows of u8, or of float, and their sums per block; some strips unpacked, and their terms per block. */
 int64_t hwq_gemm_s4_workspace(int64_t k, int64_t block)
 {
-    const int64_t row = hwq_s4_row(k, block);
-    return HWQ_GEMM_FIXED + hwq_gemm_block_rows(row, 12) * row;
+    const int64_t row = hwq_s4_row(k, block), blocks = (k + block - 1) / block;
+    return HWQ_GEMM_FIXED + hwq_gemm_block_rows(row, 12) * row + HWQ_S4_STRIPS * HWQ_STRIP * ((k + 7) / 8 * 8 + blocks * 4);
 }

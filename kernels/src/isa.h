@@ -30,7 +30,7 @@
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
     X(layer_norm_s16, )
-#define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(conv_s32, )
+#define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(conv_s32, )
 #define HWQ_ROW_avx512vnni(X)                                                                                                 \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
     X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, )
@@ -73,7 +73,7 @@ HWQ_OPS(HWQ_DECLARE)
 #undef HWQ_DECLARE
 hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2, hwq_gemm_saturating__avx2, hwq_gemm_u8s8__avxvnni, hwq_gemm_s8s8__avxvnni,
     hwq_gemm_u8s8__avx512vnni, hwq_gemm_s8s8__avx512vnni;
-hwq_gemm_s4_fn hwq_gemm_s4__avx2, hwq_gemm_s4__avx512vnni, hwq_gemm_f32s4__avx2, hwq_gemm_f32s4__avx512vnni;
+hwq_gemm_s4_fn hwq_gemm_s4__avx2, hwq_gemm_s4__avxvnni, hwq_gemm_s4__avx512vnni, hwq_gemm_f32s4__avx2, hwq_gemm_f32s4__avx512vnni;
 hwq_gemm_f32s8_fn hwq_gemm_f32s8__avx2, hwq_gemm_f32s8__avx512vnni;
 hwq_gemm_f32_fn hwq_gemm_f32__avx2;
 hwq_gemm_sequential_fn hwq_gemm_sequential__avx2;

@@ -21,3 +21,10 @@ void hwq_pack_s4(const uint8_t *weights, int64_t k, int64_t n, int64_t k_stride,
         }
     }
 }
+
+int32_t hwq_symmetric(int64_t n, int64_t blocks, const int32_t *zero_points, int32_t middle)
+{
+    for (int64_t i = 0; i < (n + HWQ_STRIP - 1) / HWQ_STRIP * HWQ_STRIP * blocks; i++)
+        if (zero_points[i] != middle && i / HWQ_STRIP / blocks * HWQ_STRIP + i % HWQ_STRIP < n) return 0; /* padding apart */
+    return 1;
+}

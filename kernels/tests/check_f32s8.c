@@ -27,7 +27,8 @@ static void run(const problem *p)
     }
     for (int64_t i = 0; i < m * k; i++) ((float *)a.data)[i] = p->bytes ? (float)between(-255, 255) : real();
     hwq_pack(w, HWQ_S8, k, n, n, 1, NULL, quads.data, columns, columns + n, columns + 2 * n, sides, sides + n);
-    const hwq_packed_s8 packed = {.k = k, .n = n, .block = p->block, .quads = quads.data, .scales = scales.data, .zero_points = zero_points.data};
+    const hwq_packed_s8 packed = {.k = k, .n = n, .block = p->block, .quads = quads.data, .scales = scales.data, .zero_points = zero_points.data,
+                                  .symmetric = hwq_symmetric(n, (k + p->block - 1) / p->block, zero_points.data, 0)};
     const hwq_epilogue floats = {.kind = HWQ_KIND_F32, .out_type = HWQ_F32, .scales_f32 = &one};
     const hwq_gemm_f32s8_args args = {.m = m, .a = a.data, .a_stride = k, .weights = &packed, .first_strip = p->first_strip, .strips = p->strips,
                                       .epilogue = &floats, .out = out.data, .out_stride = n, .workspace = workspace.data};

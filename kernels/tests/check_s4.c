@@ -32,7 +32,7 @@ static void run(const problem *p)
     const int32_t za = p->a_type == HWQ_F32 ? 0 : p->a_type == HWQ_U8 ? (int32_t)between(0, 255) : (int32_t)between(-128, 127);
     hwq_pack_s4(w, k, n, n, 1, p->block, zero_points.data, nibbles.data, sums.data);
     const hwq_packed_s4 packed = {.k = k, .n = n, .block = p->block, .nibbles = nibbles.data, .scales = p->scaled ? scales.data : NULL,
-                                  .zero_points = zero_points.data, .sums = sums.data};
+                                  .zero_points = zero_points.data, .sums = sums.data, .symmetric = hwq_symmetric(n, blocks, zero_points.data, 8)};
     const hwq_epilogue whole = {.kind = HWQ_KIND_S32, .out_type = HWQ_S32}, floats = {.kind = HWQ_KIND_F32, .out_type = HWQ_F32, .scales_f32 = &one};
     const hwq_gemm_s4_args args = {.m = m, .a = a.data, .a_stride = k, .a_type = p->a_type, .a_zero_point = za, .weights = &packed,
                                    .first_strip = p->first_strip, .strips = p->strips, .bias = p->scaled ? NULL : bias,

@@ -139,12 +139,15 @@ typedef struct {
     const float *scales;         /* NULL: one block, int32 accumulators */
     const int32_t *zero_points;  /* stored domain, 0..15 */
     const int32_t *sums;         /* sum of w - zw over the block's k */
+    int32_t symmetric;           /* every column's zero points are 8, that is 0 of signed weights: hwq_symmetric's answer, or 0 */
 } hwq_packed_s4;
 
 int64_t hwq_packed_s4_bytes(int64_t k, int64_t n);
 /* weights: one in a byte, element (k, n) at weights[k * k_stride + n * n_stride], already stored (0..15); zero_points: as packed. */
 void hwq_pack_s4(const uint8_t *weights, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride, int64_t block, const int32_t *zero_points,
                  uint8_t *nibbles, int32_t *sums);
+/* Is every zero point, padding apart, `middle` (8 of 4 bits, 0 of 8)? Products with such weights are faster. */
+int32_t hwq_symmetric(int64_t n, int64_t blocks, const int32_t *zero_points, int32_t middle);
 
 typedef struct {
     int64_t m;
@@ -176,6 +179,7 @@ typedef struct {
     const int8_t *quads;         /* hwq_packed_bytes(k, n) */
     const float *scales;
     const int32_t *zero_points;  /* stored domain, -128..127 */
+    int32_t symmetric;           /* every column's zero points are 0: hwq_symmetric's answer, or 0 */
 } hwq_packed_s8;
 
 typedef struct {
