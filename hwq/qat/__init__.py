@@ -100,7 +100,7 @@ def distill(
     teacher: Callable[..., Any] | None = None,
     epochs: int = 5,
     batch: int = 64,
-    rate: float = 1e-3,
+    rate: float = 1e-2,
     temperature: float = 1.0,
     label_weight: float = 0.0,
     augment: Callable[[Any], Any] | None = None,
@@ -123,8 +123,8 @@ def distill(
         Takes a batch as tensors and gives logits; default: the float model that was prepared.
     epochs, batch : int
     rate : float
-        Peak step of Adam. Every parameter is in units of its own scale, so one rate serves all; 1e-3 is a thousandth of a
-        step of the weights' grid, or of a scale's first value.
+        Peak step of Adam. Every parameter is in units of its own scale, so one rate serves all layers: 1e-2 is a hundredth of
+        a step of the weights' grid or of the output's; scales move by 0.03 of it, relative to their first value.
     temperature : float
     label_weight : float
     augment : callable, optional

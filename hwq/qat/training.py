@@ -19,6 +19,8 @@ __all__ = ["distilled"]
 
 # A scale's factor over its first value never leaves these bounds: a factor of 0 has no inverse.
 FACTORS = 1 / 64, 64.0
+# A scale moves by this share of the rate: all weights of a channel, or a whole activation, move with it.
+SCALE_SHARE = 0.03
 # Share of the steps over which the rate rises to its peak.
 WARM_UP = 0.05
 
@@ -54,7 +56,7 @@ def distilled(
     teach = teacher if teacher is not None else _teacher(network, label_weight)
     total = epochs * -(-count // batch)
     warm = max(1, int(total * WARM_UP))
-    adam = _Adam(list(network.parameters()))
+    adam = _Adam([*network.weights, *network.biases], [*network.factors])
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     done = 0
@@ -83,23 +85,24 @@ def distilled(
 class _Adam:
     """Adam (Kingma and Ba 2015) with its usual constants; torch.optim would import torch's compiler, some seconds."""
 
-    def __init__(self, parameters: list[Any]):
-        self.parameters = parameters
-        self.first = [torch.zeros_like(one) for one in parameters]
-        self.second = [torch.zeros_like(one) for one in parameters]
+    def __init__(self, parameters: list[Any], scales: list[Any]):
+        self.parameters = [*parameters, *scales]
+        self.shares = [1.0] * len(parameters) + [SCALE_SHARE] * len(scales)
+        self.first = [torch.zeros_like(one) for one in self.parameters]
+        self.second = [torch.zeros_like(one) for one in self.parameters]
         self.steps = 0
 
     def step(self, rate: float) -> None:
         """Move every parameter and forget its gradient."""
         self.steps += 1
         with torch.no_grad():
-            for value, first, second in zip(self.parameters, self.first, self.second, strict=True):
+            for value, share, first, second in zip(self.parameters, self.shares, self.first, self.second, strict=True):
                 if value.grad is None:
                     continue
                 first.lerp_(value.grad, 0.1)
                 second.mul_(0.999).addcmul_(value.grad, value.grad, value=0.001)
                 deviation = (second / (1 - 0.999**self.steps)).sqrt_().add_(1e-12)
-                value.addcdiv_(first, deviation, value=-rate / (1 - 0.9**self.steps))
+                value.addcdiv_(first, deviation, value=-rate * share / (1 - 0.9**self.steps))
                 value.grad = None
 
 
