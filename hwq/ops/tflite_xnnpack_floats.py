@@ -13,6 +13,7 @@ from hwq import numerics
 from hwq.graph import Array
 from hwq.ops import arithmetic, spatial
 from hwq.ops import tflite_accumulators as sums
+from hwq.ops import tflite_hybrid as hybrid
 from hwq.ops.tflite_base import Call, by_default, clamp_float
 
 __all__: list[str] = []
@@ -55,7 +56,9 @@ def product(call: Call) -> Array | None:
     x, weight = call.array(0), call.array(1)
     fully = call.node.op == "FULLY_CONNECTED"
     if call.hybrid:
-        if call.dtype(1) == "int4" and (not fully or weight.shape[1] % 2):
+        if call.dtype(1) == "int4" and not fully:
+            return _hybrid_four_bits(call)
+        if call.dtype(1) == "int4" and weight.shape[1] % 2:
             return None
         return _hybrid(call, x, weight.astype(np.int32), fully)
     bias = call.array(2).reshape(-1) if call.has(2) else None
@@ -123,14 +126,16 @@ def transposed(call: Call) -> Array | None:
 
 @by_default("DEPTHWISE_CONV_2D")
 def depthwise(call: Call) -> Array | None:
-    """float32 only: one fused multiply-add a tap, from the bias on.
+    """float32: one fused multiply-add a tap, from the bias on; int8 weights: `_hybrid_depthwise`.
 
     Taps go column by column; with several filters a channel XNNPACK makes it a convolution, which goes row by row.
     """
-    if call.dtype(0) != "float32" or call.dtype(1) != "float32":
+    if call.dtype(0) != "float32" or call.dtype(1) not in {"float32", "int8"}:
         return None
     x, weight = call.array(0), call.array(1)
     windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
+    if call.hybrid:
+        return _hybrid_depthwise(call, windows)
     multiplier = weight.shape[3] // max(x.shape[3], 1)
     image = np.repeat(np.moveaxis(x, 3, 1), multiplier, axis=1)
     padded = arithmetic.padded(image, windows.begin, windows.end, 0)
@@ -145,15 +150,44 @@ def depthwise(call: Call) -> Array | None:
     return clamp_float(call.node, made)
 
 
+def _hybrid_depthwise(call: Call, windows: spatial.Windows) -> Array:
+    """LiteRT's optimised kernel: ``f32(f32(acc) * s_w) * s_x + bias`` where vectors of 4 channels reach, s_x first behind."""
+    x, f32 = call.array(0), np.float32
+    stored, scale, point = hybrid.quantize_asymmetric(x.reshape(x.shape[0], -1))
+    filters = call.array(1).astype(np.int32)
+    total = sums.depthwise((stored - point[:, None]).reshape(x.shape), filters, windows).astype(f32)
+    channel, image = np.broadcast_to(call.scheme(1).scales().reshape(-1), total.shape[3:]), scale[:, None, None, None]
+    vector, rest = (total * channel).astype(f32) * image, (total * image).astype(f32) * channel
+    made = np.where(np.arange(total.shape[3]) < total.shape[3] // 4 * 4, vector, rest).astype(f32)
+    return clamp_float(call.node, made if not call.has(2) else (made + call.array(2)).astype(f32))
+
+
+def _hybrid_four_bits(call: Call) -> Array | None:
+    """LiteRT's optimised CONV_2D with scales per channel: ``f32(acc) * f32(s_x * s_w) + bias``."""
+    x, weight, f32 = call.array(0), call.array(1).astype(np.int32), np.float32
+    scales = call.scheme(1).scales().reshape(-1)
+    if scales.size == 1 or weight.shape[3] != x.shape[3]:
+        return None
+    stored, scale, point = hybrid.quantize_asymmetric(x.reshape(x.shape[0], -1))
+    windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
+    total = sums.convolve((stored - point[:, None]).reshape(x.shape), weight, windows).astype(f32)
+    made = (total * (scales * scale[:, None, None, None]).astype(f32)).astype(f32)
+    return clamp_float(call.node, made if not call.has(2) else (made + call.array(2)).astype(f32))
+
+
 def _hybrid(call: Call, x: Array, weight: Array, fully: bool) -> Array:
-    """Rows (images) in int8 over their own range; ``fma(f32(f32(acc) * s_x), s_w, bias)``."""
+    """Rows (images) in int8 over their own range; ``fma(f32(f32(acc) * s_x), s_w, bias)``.
+
+    A convolution of single pixels is a product of rows.
+    """
     outputs = weight.shape[0]
-    rows = x.reshape(-1, weight.shape[1]) if fully else x.reshape(x.shape[0], -1)
+    pixels = not fully and weight.shape[1:] == (1, 1, x.shape[3]) and set(call.attribute("strides")) == {1}
+    rows = x.reshape(-1, weight.shape[-1]) if fully or pixels else x.reshape(x.shape[0], -1)
     stored, inverse = _quantize_rows(rows)
-    if fully:
-        total = sums.multiply(stored, weight)
+    if fully or pixels:
+        total = sums.multiply(stored, weight.reshape(outputs, -1))
         inverse = inverse[:, None]
-        shape = (*x.shape[:-1], outputs) if call.attribute("keep_dims", False) else (len(rows), outputs)
+        shape = (*x.shape[:-1], outputs) if pixels or call.attribute("keep_dims", False) else (len(rows), outputs)
     else:
         windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
         total = sums.convolve(stored.reshape(x.shape), weight, windows)
