@@ -119,6 +119,8 @@ class Prelu(TfliteOp):
         x, slope = call.array(0), call.array(1)
         if not call.quantized:
             return [np.where(x >= 0, x, x * slope).astype(x.dtype)]
+        if call.dtype(0) == "int16":
+            raise call.fault("int16 is not supported in this operator", "LiteRT leaves the result unset")
         above = np.float32(call.scale(0) / call.made_scale())
         below = np.float32(np.float32(call.scale(0) * call.scale(1)) / call.made_scale())
         return [

@@ -179,14 +179,18 @@ def curve16(call: Call) -> Array | None:
 
 @by_default("RESIZE_BILINEAR")
 def resize(call: Call) -> Array | None:
-    """8 bits: weights with 11 fraction bits, halves up."""
-    if not _bytes(call, 0):
+    """8 bits: weights with 11 fraction bits, halves up; float32: across, then down, each ``f32(f32((b - a) w) + a)``."""
+    if not _bytes(call, 0) and call.dtype(0) != "float32":
         return None
     x = call.array(0)
     size = [int(value) for value in call.array(1)]
     (y0, y1, dy), (x0, x1, dx) = (
         _positions(call, count, extent) for count, extent in zip(size, x.shape[1:3], strict=True)
     )
+    if call.dtype(0) == "float32":
+        tall, wide32 = dy[:, None, None], dx[None, :, None]
+        upper, lower = (rows[:, :, x0] + (rows[:, :, x1] - rows[:, :, x0]) * wide32 for rows in (x[:, y0], x[:, y1]))
+        return np.asarray(upper + (lower - upper) * tall, np.float32)
     weights = [np.rint(part * np.float32(2048)).astype(np.int64) for part in (dy, dx)]
     down, right = weights[0][:, None, None], weights[1][None, :, None]
     wide = x.astype(np.int64)

@@ -124,6 +124,35 @@ def transposed(call: Call) -> Array | None:
     return clamp_float(call.node, made)
 
 
+@by_default("AVERAGE_POOL_2D")
+def average(call: Call) -> Array | None:
+    """float32: taps column by column in groups of nine, each summed as a tree, times ``f32(1 / count)``.
+
+    XNNPACK takes no pool whose stride exceeds its window.
+    """
+    kernel, strides = call.attribute("kernel_shape"), call.attribute("strides")
+    if call.dtype(0) != "float32" or any(step > size for step, size in zip(strides, kernel, strict=True)):
+        return None
+    x, f32 = call.array(0), np.float32
+    windows = sums.windows_of(call.node, x.shape[1:3], kernel)
+    border = [(0, 0), *zip(windows.begin, windows.end, strict=True), (0, 0)]
+    padded, inside = np.pad(x, border), np.pad(np.ones((1, *x.shape[1:3], 1), f32), border)
+
+    def taps(image: Array) -> list[Array]:
+        rows, columns = (
+            [slice(tap, tap + (count - 1) * step + 1, step) for tap in range(size)]
+            for size, count, step in zip(windows.kernel, windows.sizes, windows.strides, strict=True)
+        )
+        return [image[:, row, column] for column in columns for row in rows]
+
+    parts, total = taps(padded), np.zeros((), f32)
+    for start in range(0, len(parts), 9):
+        i = [*parts[start : start + 9], *[np.zeros((), f32)] * 8][:9]
+        total = total + (((i[2] + i[3]) + (i[4] + i[5])) + (((i[0] + i[1]) + i[8]) + (i[6] + i[7])))
+    inverse = (f32(1) / np.sum(taps(inside), axis=0, dtype=f32)).astype(f32)
+    return clamp_float(call.node, np.asarray(total * inverse, f32))
+
+
 @by_default("DEPTHWISE_CONV_2D")
 def depthwise(call: Call) -> Array | None:
     """float32: one fused multiply-add a tap, from the bias on; int8 weights: `_hybrid_depthwise`.

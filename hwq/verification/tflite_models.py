@@ -223,6 +223,15 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
     return b.finish([x], [y])
 
 
+def _prelu(rng: Generator, dtype: str) -> bytes:
+    b = Builder()
+    shape = [_integer(rng, 1, 12) for _ in range(_integer(rng, 1, 5))]
+    x, y = (b.tensor(dtype, shape, **_scheme(rng, dtype)) for _ in range(2))
+    slopes = b.tensor(dtype, shape[-1:], rng.integers(*RANGES[dtype], shape[-1:]), **_scheme(rng, dtype))
+    b.operator("PRELU", [x, slopes], [y])
+    return b.finish([x], [y])
+
+
 def _quantize(rng: Generator, dtype: str, to: str) -> bytes:
     b = Builder()
     shape = [_integer(rng, 1, 40) for _ in range(2)]
@@ -270,7 +279,7 @@ _INTEGERS = ("int8", "uint8", "int16")
 CASES: Mapping[str, Draw] = _table([
     *((f"CONV_2D {x} x {w}, {b} bias", _convolution, (x, w, b)) for x, w, b in (
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int8", "int4", "int32"), ("int16", "int8", "int64"),
-        ("int16", "int8", "int32"), ("float32", "float32", "float32"))),
+        ("int16", "int8", "int32"), ("float32", "int8", "float32"), ("float32", "int4", "float32"), ("float32", "float32", "float32"))),
     *((f"DEPTHWISE_CONV_2D {x} x {w}", _convolution, (x, w, b, True)) for x, w, b in (
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int16", "int8", "int64"),
         ("float32", "float32", "float32"))),
@@ -289,15 +298,15 @@ CASES: Mapping[str, Draw] = _table([
         ("float32", "int8"), ("float32", "uint8"), ("float32", "int16"), ("int8", "int8"), ("uint8", "uint8"), ("int8", "uint8"),
         ("uint8", "int8"), ("int16", "int16"), ("int16", "int8"), ("int8", "int16"))),
     *((f"DEQUANTIZE {dtype}", _quantize, (dtype, "float32")) for dtype in _INTEGERS),
-    *((f"{op} {dtype}", _pool, (op, dtype)) for op in ("AVERAGE_POOL_2D", "MAX_POOL_2D") for dtype in _INTEGERS),
+    *((f"{op} {dtype}", _pool, (op, dtype)) for op in ("AVERAGE_POOL_2D", "MAX_POOL_2D") for dtype in (*_INTEGERS, "float32")),
     *((f"{op} {dtype}", _resize, (op, name, dtype)) for op, name in (
-        ("RESIZE_BILINEAR", "ResizeBilinear"), ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor")) for dtype in _INTEGERS),
+        ("RESIZE_BILINEAR", "ResizeBilinear"), ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor"))
+      for dtype in (*_INTEGERS, *(["float32"] if op == "RESIZE_BILINEAR" else []))),
+    ("PRELU int8", _prelu, ("int8",)), ("PRELU uint8", _prelu, ("uint8",)),
 ])  # fmt: skip
 
 # Floats in an order of sums that is the runtime's own: the rate is stated, nothing is promised.
 FLOATS: Mapping[str, Draw] = _table([
     ("TRANSPOSE_CONV float32", _transposed, ("float32", "float32", "float32")),
     ("DEPTHWISE_CONV_2D float32 x int8", _convolution, ("float32", "int8", "float32", True)),
-    ("AVERAGE_POOL_2D float32", _pool, ("AVERAGE_POOL_2D", "float32")),
-    ("RESIZE_BILINEAR float32", _resize, ("RESIZE_BILINEAR", "ResizeBilinear", "float32")),
 ])  # fmt: skip
