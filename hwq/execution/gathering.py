@@ -12,11 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwq import kernels
-from hwq.execution.steps import Scope
+from hwq.execution.steps import Scope, Settings
 from hwq.graph import Array, Node
 from hwq.ops import arithmetic, spatial
 
-__all__ = ["Matrix", "Weights", "apply", "gathered", "offsets_of", "weights_of"]
+__all__ = [
+    "Matrix",
+    "Weights",
+    "apply",
+    "channels_second",
+    "clamped",
+    "convolved",
+    "gathered",
+    "offsets_of",
+    "weights_of",
+]
 
 # Bits of the types that are held two to a byte.
 FEW_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
@@ -134,6 +144,43 @@ def offsets_of(scope: Scope, columns: int) -> Array | None:
     if bias is None or bias.data is None:
         return None
     return np.ascontiguousarray(np.broadcast_to(bias.data.reshape(-1), (columns,)))
+
+
+def convolved(
+    scope: Scope,
+    x: Array,
+    packed: kernels.Packed,
+    settings: Settings,
+    out: Array | None,
+    *,
+    zero_point: int = 0,
+    bias: Array | None = None,
+    epilogue: kernels.Epilogue | None = None,
+) -> Array:
+    """A convolution of an image [N, C, *space], run channel-last, which the kernels like; accumulators wrap."""
+    windows = spatial.windows_of(scope.node, x.shape[2:], packed.kernel)
+    made = kernels.conv2d(
+        np.ascontiguousarray(np.moveaxis(x, 1, -1)), packed, strides=windows.strides,
+        pads=(*windows.begin, *windows.end), dilations=windows.dilations, layout="NHWC", a_zero_point=zero_point,
+        bias=bias, epilogue=epilogue, threads=settings.threads, wrap=True,
+    )  # fmt: skip
+    return channels_second(clamped(scope, made), out)
+
+
+def channels_second(made: Array, out: Array | None) -> Array:
+    """A result [N, *space, C] as [N, C, *space], in `out` where it is given."""
+    turned = np.moveaxis(made, -1, 1)
+    if out is None:
+        return np.ascontiguousarray(turned)
+    out[...] = turned
+    return out
+
+
+def clamped(scope: Scope, made: Array) -> Array:
+    """A float result behind the Relu that its group swallowed, in place."""
+    if made.dtype == np.float32 and any(part.op == "Relu" for part in scope.node.body):
+        np.maximum(made, np.float32(0), out=made)
+    return made
 
 
 def gathered(node: Node, x: Array, kernel: Sequence[int], fill: int) -> tuple[Array, tuple[int, ...]]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present
+from hwq.execution.gathering import convolved
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, writing
 from hwq.graph import Array
-from hwq.ops import spatial
 
 __all__ = ["HALVES", "convolution", "product"]
 
@@ -50,12 +50,7 @@ def convolution(scope: Scope) -> Kernel:
     packed = kernels.pack_conv(weights.data, groups=int(node.attributes.get("group", 1)))
     offsets = None if bias is None else bias.data
 
-    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        image = present(operands[0])
-        windows = spatial.windows_of(node, image.shape[2:], packed.kernel)
-        return kernels.conv2d(
-            image, packed, strides=windows.strides, pads=(*windows.begin, *windows.end), dilations=windows.dilations,
-            bias=offsets, threads=settings.threads,
-        )  # fmt: skip
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        return convolved(scope, present(operands[0]), packed, settings, out, bias=offsets)
 
-    return adapt(run)
+    return writing(run)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution.gathering import Matrix, Weights, apply, gathered, offsets_of, weights_of
-from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, scalar
+from hwq.execution.gathering import Matrix, Weights, apply, clamped, convolved, gathered, offsets_of, weights_of
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, scalar, writing
 from hwq.graph import Array
-from hwq.ops import spatial
 from hwq.ops.quantize import dequantize
 from hwq.ops.storage import integer_range
 
@@ -71,15 +70,10 @@ def _weight_only(scope: Scope) -> Kernel:
         packed = kernels.pack_conv(values.astype(np.float32), groups=int(node.attributes.get("group", 1)))
         added = None if bias is None else bias.data
 
-        def convolve(operands: Sequence[Array | None], settings: Settings) -> Array:
-            image = present(operands[0])
-            windows = spatial.windows_of(node, image.shape[2:], packed.kernel)
-            return kernels.conv2d(
-                image, packed, strides=windows.strides, pads=(*windows.begin, *windows.end),
-                dilations=windows.dilations, bias=added, threads=settings.threads,
-            )  # fmt: skip
+        def convolve(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+            return convolved(scope, present(operands[0]), packed, settings, out, bias=added)
 
-        return adapt(convolve)
+        return writing(convolve)
     matrix = weights_of(scope).matrix(0)
     finish = kernels.Epilogue(kind="float", multipliers=np.float32(1), float_bias=offsets_of(scope, matrix.packed.n))
 
@@ -87,7 +81,7 @@ def _weight_only(scope: Scope) -> Kernel:
         def product(group: int, rows: Array) -> Array:
             return kernels.gemm(rows, matrix.packed, epilogue=finish, threads=settings.threads)
 
-        return apply(scope, [matrix], present(operands[0]), 0, product)
+        return clamped(scope, apply(scope, [matrix], present(operands[0]), 0, product))
 
     return adapt(run)
 
@@ -143,11 +137,12 @@ def _sixteen(scope: Scope) -> Kernel:
             clamp=clamp_of(scope, made.dtype, scale, out_point),
         )  # fmt: skip
     depthwise = weights.data.shape[2] == 1 and weights.data.shape[0] > 1
+    if finish is not None and not depthwise:
+        return _requantized(scope, weights, point, joined, real)
     sums = _depthwise(scope, weights, point) if depthwise else _sums(scope, weights, point)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        given = present(operands[0])
-        acc = sums(given if given.dtype == np.int16 else (given ^ np.uint16(1 << 15)).view(np.int16), settings)
+        acc = sums(_signed(present(operands[0])), settings)
         last = np.ascontiguousarray(np.moveaxis(acc, 1, -1)) if scope.node.op == "Conv" else acc
         total = last if joined is None else last + joined
         if finish is not None:
@@ -157,6 +152,37 @@ def _sixteen(scope: Scope) -> Kernel:
             if offsets is not None and joined is None:
                 result = result + offsets
         return np.ascontiguousarray(np.moveaxis(result, -1, 1)) if scope.node.op == "Conv" else result
+
+    return adapt(run)
+
+
+def _signed(x: Array) -> Array:
+    """uint16 as int16, 32768 lower."""
+    return x if x.dtype == np.int16 else (x ^ np.uint16(1 << 15)).view(np.int16)
+
+
+def _requantized(scope: Scope, weights: Weights, point: int, bias: Array | None, real: Array) -> Kernel:
+    """Sums of 64 bits that leave the kernel requantized."""
+    made = scope.result().quantization
+    assert made is not None
+    scale, out_point = scalar(scope.node, made)
+    count = weights.data.shape[-1]
+    matrices = [weights.matrix(group, scaled=False) for group in range(weights.data.shape[0])]
+    columns = [slice(group * count, (group + 1) * count) for group in range(len(matrices))]
+    finishes = [
+        kernels.Epilogue(kind="requant", rounding="f64", multipliers=real[part] / np.float64(scale), zero_point=out_point,
+                         dtype=made.dtype, clamp=clamp_of(scope, made.dtype, scale, out_point))
+        for part in columns
+    ]  # fmt: skip
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        def product(group: int, rows: Array) -> Array:
+            return kernels.gemm(
+                rows, matrices[group].packed, a_zero_point=point, epilogue=finishes[group], threads=settings.threads,
+                bias=None if bias is None else np.ascontiguousarray(bias[columns[group]]),
+            )  # fmt: skip
+
+        return apply(scope, matrices, _signed(present(operands[0])), point, product)
 
     return adapt(run)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwq import kernels
-from hwq.execution.gathering import apply, offsets_of, weights_of
-from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register
+from hwq.execution.gathering import apply, channels_second, clamped, convolved, offsets_of, weights_of
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register, writing
 from hwq.graph import Array
 from hwq.ops import dynamic_rows, spatial
 from hwq.ops.evaluate import evaluate_node
@@ -94,7 +94,7 @@ def product(scope: Scope) -> Kernel:
             acc = kernels.gemm(wide, matrix.packed, threads=settings.threads, wrap=True)
             acc = (acc - z.astype(np.int64) * sums).astype(np.int32)
         made: Array = acc.astype(np.float32) * (s.reshape(() if s.size == 1 else s.shape) * steps).astype(np.float32)
-        made = made if offsets is None else made + offsets
+        made = clamped(scope, made if offsets is None else made + offsets)
         return made[0] if a.ndim == 1 else made
 
     return adapt(run)
@@ -106,27 +106,32 @@ def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
     assert tensor is not None and tensor.data is not None
     points = scope.quantization(1).zero_points()
     packed = kernels.pack_conv(tensor.data, zero_point=points, groups=int(node.attributes.get("group", 1)))
-    channels = (-1, *(1,) * (len(tensor.shape) - 2))
 
-    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         x, s, z = (present(operands[place]) for place in (0, 3, 4))
+        if s.size == 1:
+            factor = np.ascontiguousarray(s.reshape(()) * steps, np.float32)
+            finish = kernels.Epilogue(kind="float", multipliers=factor, float_bias=offsets)
+            return convolved(scope, x, packed, settings, out, zero_point=int(z.reshape(())), epilogue=finish)
         windows = spatial.windows_of(node, x.shape[2:], packed.kernel)
-
-        def one(part: Array, point: int) -> Array:
-            return kernels.conv2d(
-                part, packed, strides=windows.strides, pads=(*windows.begin, *windows.end),
-                dilations=windows.dilations, a_zero_point=point, threads=settings.threads, wrap=True,
+        last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        acc = np.empty((x.shape[0], *windows.sizes, packed.columns), np.int32)
+        zeros = z.reshape(-1)
+        alike = zeros.size > 0 and bool((zeros == zeros[0]).all())
+        for index in range(1 if alike else zeros.size):
+            part = slice(0, x.shape[0]) if alike else slice(index, index + 1)
+            kernels.conv2d(
+                last[part], packed, strides=windows.strides, pads=(*windows.begin, *windows.end),
+                dilations=windows.dilations, layout="NHWC", a_zero_point=int(zeros[index]), out=acc[part],
+                threads=settings.threads, wrap=True,
             )  # fmt: skip
+        made = acc.astype(np.float32)
+        made *= s.reshape(-1, *(1,) * (made.ndim - 1)) * steps
+        if offsets is not None:
+            made += offsets
+        return channels_second(clamped(scope, made), out)
 
-        flat = z.reshape(-1)
-        if flat.size and (flat == flat[0]).all():
-            acc = one(x, int(flat[0]))
-        else:
-            acc = np.concatenate([one(x[index : index + 1], int(point)) for index, point in enumerate(flat)])
-        made: Array = acc.astype(np.float32) * (s * steps.reshape(channels)).astype(np.float32)
-        return made if offsets is None else made + offsets.reshape(channels)
-
-    return adapt(run)
+    return writing(run)
 
 
 def _grouped(scope: Scope) -> Kernel:
@@ -143,7 +148,7 @@ def _grouped(scope: Scope) -> Kernel:
 
         made: Array = apply(scope, [matrix], centered, 0, multiply) * s
         channels = (-1, *(1,) * (a.ndim - 2)) if scope.node.op == "Conv" else (-1,)
-        return made if offsets is None else made + offsets.reshape(channels)
+        return clamped(scope, made if offsets is None else made + offsets.reshape(channels))
 
     return adapt(run)
 
@@ -185,12 +190,15 @@ def integer_convolution(scope: Scope) -> Kernel | None:
         layout="OHWI" if layout == "NHWC" else "OIHW",
     )  # fmt: skip
 
-    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         x, point = present(operands[0]), operands[2] if len(operands) > 2 else None
-        windows = spatial.windows_of(node, x.shape[1:-1] if layout == "NHWC" else x.shape[2:], packed.kernel)
+        zero_point = 0 if point is None else int(point.reshape(()))
+        if layout == "NCHW":
+            return convolved(scope, x, packed, settings, out, zero_point=zero_point)
+        windows = spatial.windows_of(node, x.shape[1:-1], packed.kernel)
         return kernels.conv2d(
             x, packed, strides=windows.strides, pads=(*windows.begin, *windows.end), dilations=windows.dilations,
-            layout=layout, a_zero_point=0 if point is None else int(point.reshape(())), threads=settings.threads, wrap=True,
+            layout=layout, a_zero_point=zero_point, out=out, threads=settings.threads, wrap=True,
         )  # fmt: skip
 
-    return adapt(run)
+    return writing(run)

@@ -13,7 +13,7 @@ from hwq.lowering.fbgemm import group_eager
 from hwq.lowering.grouping import annotate, declare, drop_inverse_pairs, group
 from hwq.lowering.integers import adopt_integer_ops
 from hwq.lowering.narrow import widen_weights
-from hwq.lowering.own import group_own, group_run_time
+from hwq.lowering.own import group_integer_products, group_own, group_run_time
 from hwq.lowering.pairs import affine, is_dequantize, is_quantize
 from hwq.lowering.placement import merge_double_pairs, propagate_pairs, split_dequantizes
 from hwq.lowering.rewriting import Draft
@@ -51,7 +51,7 @@ _ORT = (
 # hwq's own: no weight or bias is quantized that the plan did not quantize; then what onnxruntime fuses, and our own groups.
 _HWQ = (
     (widen_weights, gather_functions),
-    (adopt_integer_ops, split_dequantizes, group_run_time),
+    (adopt_integer_ops, split_dequantizes, group_run_time, group_integer_products),
     tuple(rule for rule in _ORT[1] if rule is not quantize_biases),
     (drop_redundant_clips, turn_unsigned, make_tables, group_own, group, drop_inverse_pairs),
 )

@@ -10,14 +10,15 @@ import dataclasses
 
 import numpy as np
 
-from hwq.graph import Node, Quantization
+from hwq.graph import Array, Node, Quantization
 from hwq.lowering.grouping import FUSED, Site, annotate, merge, surroundings
 from hwq.lowering.pairs import Affine, affine, is_quantize, made_by_dequantize
-from hwq.lowering.rewriting import Draft
+from hwq.lowering.rewriting import Draft, constant_like
 
-__all__ = ["group_own", "group_run_time"]
+__all__ = ["group_integer_products", "group_own", "group_run_time", "swallow_relus"]
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+INTEGER_PRODUCTS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 BYTES = frozenset({"int8", "uint8"})
 FEW_BITS = frozenset({"int4", "uint4", "int2", "uint2"})
 ACTIVATIONS = BYTES | {"int16", "uint16"}
@@ -54,6 +55,101 @@ def group_run_time(draft: Draft) -> bool:
             draft.remove(first[0])
         changed = True
     return changed
+
+
+def group_integer_products(draft: Draft) -> bool:
+    """DynamicQuantizeLinear, an integer product, Cast, Mul by the scales, perhaps Add: the same group, the same bits."""
+    changed = False
+    for key, node in draft:
+        if node.op not in INTEGER_PRODUCTS or node.domain or node.layout == "NHWC" or len(node.inputs) < 3:
+            continue
+        maker, weights = draft.maker(node.inputs[0]), draft.constant(node.inputs[1])
+        points = draft.constant(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else np.zeros((), np.int8)
+        if (
+            maker is None
+            or maker[1].op != "DynamicQuantizeLinear"
+            or maker[1].outputs[::2] != (node.inputs[0], node.inputs[2])
+        ):
+            continue
+        if weights is None or points is None or points.any() or draft.tensors[node.inputs[1]].dtype not in BYTES:
+            continue
+        if weights.ndim != 2 and not (node.op == "ConvInteger" and 3 <= weights.ndim <= 5):
+            continue
+        cast = draft.only_reader(node.outputs[0])
+        times = draft.only_reader(cast[1].outputs[0]) if cast is not None and cast[1].op == "Cast" else None
+        if cast is None or times is None or times[1].op != "Mul":
+            continue
+        count, rank = (
+            (int(weights.shape[0]), weights.ndim - 2) if node.op == "ConvInteger" else (int(weights.shape[1]), 0)
+        )
+        steps = _run_time_factor(draft, times[1], cast[1].outputs[0], maker[1].outputs[1])
+        scales = None if steps is None else _per_column(steps, count, rank)
+        if scales is None:
+            continue
+        parts, bias, last = [cast, times], "", times[1]
+        plus = draft.only_reader(last.outputs[0])
+        if plus is not None and plus[1].op == "Add" and not plus[1].domain:
+            added = [draft.constant(value) for value in plus[1].inputs if value != last.outputs[0]]
+            flat = _per_column(added[0], count, rank) if len(added) == 1 and added[0] is not None else None
+            if flat is not None:
+                parts, last = [*parts, plus], plus[1]
+                wide = np.ascontiguousarray(np.broadcast_to(flat, (count,)))
+                bias = draft.fresh(f"{node.name}_bias", constant_like(wide))
+        axis = None if scales.ndim == 0 else 0 if node.op == "ConvInteger" else 1
+        kept = annotate(
+            draft, node.inputs[1], Quantization(draft.tensors[node.inputs[1]].dtype, scales, axis=axis), key
+        )
+        made = dataclasses.replace(
+            node, op=INTEGER_PRODUCTS[node.op], domain="hwq", outputs=last.outputs, body=(node, *(one for _, one in parts)),
+            inputs=(node.inputs[0], kept, bias, *maker[1].outputs[1:]),
+        )  # fmt: skip
+        stored = draft.tensors[node.inputs[0]]
+        draft.tensors[stored.name] = dataclasses.replace(
+            stored, quantization=Quantization(stored.dtype, *maker[1].outputs[1:])
+        )
+        for other, _ in parts:
+            draft.remove(other)
+        draft.exchange(key, made)
+        changed = True
+    return changed
+
+
+def swallow_relus(draft: Draft) -> bool:
+    """A Relu behind a group whose result is float: weights alone, or run-time ranges. Its bits do not depend on the place."""
+    changed = False
+    for key, node in draft:
+        kind = node.op in PRODUCTS and node.body and draft.tensors[node.outputs[0]].quantization is None
+        if not kind or (node.domain != "hwq" and draft.tensors[node.inputs[0]].quantization is not None):
+            continue
+        reader = draft.only_reader(node.outputs[0])
+        if reader is None or reader[1].op != "Relu" or reader[1].domain:
+            continue
+        draft.remove(reader[0])
+        draft.exchange(key, dataclasses.replace(node, outputs=reader[1].outputs, body=(*node.body, reader[1])))
+        changed = True
+    return changed
+
+
+def _run_time_factor(draft: Draft, times: Node, value: str, scale: str) -> Array | None:
+    """The constant that multiplies the run-time scale before a Mul takes it to `value`; None where it is another Mul."""
+    factors = [name for name in times.inputs if name != value]
+    product = draft.maker(factors[0]) if len(factors) == 1 else None
+    if product is None or product[1].op != "Mul" or scale not in product[1].inputs:
+        return None
+    constants = [draft.constant(name) for name in product[1].inputs if name != scale]
+    return (
+        constants[0] if len(constants) == 1 and constants[0] is not None and constants[0].dtype == np.float32 else None
+    )
+
+
+def _per_column(values: Array, count: int, rank: int) -> Array | None:
+    """One float32 number, or one a column before `rank` dimensions of space, as () or (count,)."""
+    if values.dtype != np.float32 or values.ndim > rank + 2:
+        return None
+    if values.size == 1:
+        return values.reshape(())
+    fits = values.ndim > rank and values.shape[values.ndim - rank - 1] == values.size == count
+    return np.ascontiguousarray(values.reshape(-1)) if fits else None
 
 
 def group_own(draft: Draft) -> bool:

@@ -134,5 +134,7 @@ class DynamicProduct(Op):
 
 
 def plain_node(node: Node) -> Node:
-    """The float operator inside a `DynamicProduct`."""
-    return dataclasses.replace(node, domain="", inputs=node.inputs[: 3 if node.inputs[2] else 2])
+    """The float operator inside a `DynamicProduct`; a MatMul's bias is the group's alone."""
+    return dataclasses.replace(
+        node, domain="", inputs=node.inputs[: 3 if node.inputs[2] and node.op != "MatMul" else 2]
+    )
