@@ -18,7 +18,7 @@ from hwq.graph import Graph, Node
 from hwq.ops.table import element_functions
 from hwq.plan import Activations, Group, Plan, Weights
 
-__all__ = ["MATRIX", "Constant", "Placement", "place"]
+__all__ = ["MATRIX", "Constant", "Placement", "place", "weight_axes"]
 
 MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
@@ -299,15 +299,22 @@ class _Placer:
         if tensor in self.made.points or not self._floating(tensor) or self._inside(tensor):
             return
         planned = self._planned(tensor)
+        producer = self.graph.producers.get(tensor)
+        source = producer.inputs[0] if producer is not None and producer.op in VIEWS and not producer.domain else ""
+        follows = planned.floating and source in self.given
         if planned.floating:
             if wanted is None:
                 return
-            planned = wanted
+            # A scale that the plan gives the reader's own result is not this operand's.
+            planned = (self._planned(source) if follows else wanted).model_copy(
+                update={"scale": None, "zero_point": None}
+            )
         self.made.points[tensor] = planned
         self.made.ties.setdefault(tensor, tensor)
-        producer = self.graph.producers.get(tensor)
-        if producer is not None and producer.op in VIEWS and not producer.domain and self._floating(producer.inputs[0]):
-            self._request(producer.inputs[0], planned)
+        if source and self._floating(source):
+            self._request(source, planned)
+            if follows:
+                self._tie(tensor, source)
 
     def _forward(self, node: Node) -> None:
         """Let integers flow on through a node that is no matrix operator."""
@@ -377,7 +384,7 @@ class _Placer:
         if weights.floating or tensor.dtype not in {"float32", "float16", "bfloat16"} or not tensor.known_shape:
             return
         rank = len(tensor.shape)
-        channel, reduced = _axes(node, slot, rank)
+        channel, reduced = weight_axes(node, slot, rank)
         axis, block = (None, None) if weights.granularity == "tensor" else (channel, None)
         if (
             isinstance(weights.granularity, Group)
@@ -402,7 +409,7 @@ class _Placer:
                 None,
             )
             if weight is not None and bias is not None and weight.block is None:
-                channels = self.graph.tensors[weight.tensor].shape[_axes(node, 1, 2)[0] or 0]
+                channels = self.graph.tensors[weight.tensor].shape[weight_axes(node, 1, 2)[0] or 0]
             plain = all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
             if (
                 channels is not None
@@ -421,7 +428,7 @@ def _value(how: Activations) -> tuple[object, ...]:
     return how.dtype, how.symmetric, how.scale, how.zero_point
 
 
-def _axes(node: Node, slot: int, rank: int) -> tuple[int | None, int | None]:
+def weight_axes(node: Node, slot: int, rank: int) -> tuple[int | None, int | None]:
     """(axis of the output channels, axis of the sum) of a matrix operator's constant."""
     if node.op == "Conv":
         return 0, rank - 1 if node.layout == "NHWC" else 1

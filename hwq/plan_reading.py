@@ -12,7 +12,7 @@ from hwq.errors import Error, NotSupportedYet
 from hwq.graph import BITS, Graph, Quantization, Tensor
 from hwq.names import display_name
 
-__all__ = ["float_name", "literal", "read"]
+__all__ = ["exact", "float_name", "literal", "read", "stored_as_parameter"]
 
 # The suffix that hwq and onnxruntime's tool give to stored tensors.
 _SUFFIX = re.compile(r"_quantized(_\d+)?$")
@@ -46,7 +46,7 @@ def read(graph: Graph) -> dict[str, Any]:
     for tensor in stored:
         assert tensor.quantization is not None
         name = float_name(graph, tensor.name)
-        if _parameter(graph, tensor.name):
+        if stored_as_parameter(graph, tensor.name):
             if tensor.dtype in {"int32", "int64"}:
                 continue
             match = {"tensor": literal(name)}
@@ -88,8 +88,12 @@ def float_name(graph: Graph, stored: str) -> str:
     return _SUFFIX.sub("", stored)
 
 
-def _parameter(graph: Graph, name: str) -> bool:
-    return name not in graph.producers and name not in graph.inputs
+def stored_as_parameter(graph: Graph, name: str) -> bool:
+    """Whether a stored tensor is a constant: given as integers, or as floats behind a QuantizeLinear of their own."""
+    producer = graph.producers.get(name)
+    if producer is not None and producer.op == "QuantizeLinear":
+        return graph.constant(producer.inputs[0]) is not None
+    return producer is None and name not in graph.inputs
 
 
 def _used(graph: Graph, name: str) -> bool:
@@ -150,14 +154,14 @@ def _zero_points(tensor: Tensor, how: Quantization) -> NDArray[np.int32]:
 
 def _values(tensor: Tensor, how: Quantization) -> dict[str, Any]:
     zeros = [int(value) for value in _zero_points(tensor, how).reshape(-1)]
-    scales = [_exact(value) for value in how.scales().reshape(-1)]
+    scales = [exact(value) for value in how.scales().reshape(-1)]
     found: dict[str, Any] = {"scale": scales[0] if how.scales().ndim == 0 else scales}
     if any(zeros):
         found["zero_point"] = zeros[0] if how.scales().ndim == 0 else zeros
     return found
 
 
-def _exact(value: np.float32) -> float:
+def exact(value: np.float32) -> float:
     """The shortest decimal that reads back to the same float32 bits, through float64."""
     short = float(str(value))
     return short if np.float32(short) == value else float(value)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from hwq.dialect import Dialect
 from hwq.elements import stored_type
 from hwq.errors import Error, NotSupportedYet
-from hwq.files import read_npz
 from hwq.graph import Array, Graph, Node, carrier
 from hwq.names import display_name
 from hwq.observers import HUGE, TINY, activation_range, affine, weight_affine
@@ -21,6 +20,7 @@ from hwq.ops.quantize import quantize
 from hwq.ops.storage import integer_range
 from hwq.placement import Constant, Placement
 from hwq.plan import Activations, Plan, Weights
+from hwq.plan_values import given_array
 from hwq.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -364,19 +364,7 @@ class Scales:
         return values.astype(np.int64)
 
     def _array(self, given: Any, where: str) -> Array:
-        if not isinstance(given, str):
-            return np.asarray(given)
-        file, _, name = given.removeprefix("file:").rpartition("#")
-        path = Path(self.plan.folder) / file
-        if path not in self.files:
-            self.files[path] = read_npz(path)
-        if name not in self.files[path]:
-            raise Error(
-                f"the file has no array {display_name(name)}",
-                where=f"{where}, {path}",
-                remedy=f"it holds {', '.join(display_name(key) for key in list(self.files[path])[:16])}",
-            )
-        return self.files[path][name]
+        return given_array(given, self.plan.folder, where, self.files)
 
 
 def _together(seen: Sequence[Statistics]) -> Statistics:

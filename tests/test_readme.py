@@ -30,6 +30,35 @@ def test_a_script_runs(name: str, tmp_path) -> None:
         assert {path.name for path in tmp_path.iterdir()} >= {"digits_int8.onnx", "digits.html"}
 
 
+def test_the_five_lines_about_accuracy_run(tmp_path, monkeypatch) -> None:
+    import numpy as np
+    from typer.testing import CliRunner
+
+    import hwq
+    from hwq import demo
+    from hwq.cli import app
+
+    digits = demo.data()
+    (tmp_path / "m.onnx").write_bytes(Path(demo.model_path()).read_bytes())
+    np.savez(tmp_path / "d.npz", x=digits.images[:12], y=digits.labels[:12])
+    graph = hwq.load(tmp_path / "m.onnx")
+    hwq.calibrate(graph, digits.calibration).save(tmp_path / "c.npz")
+    # One layer of the plan is bad.
+    rule = '[[layers]]\nmatch = { name = "stem/conv" }\nweights = { dtype = "int4", granularity = "tensor" }\n'
+    (tmp_path / "p.toml").write_text(hwq.Plan.uniform("int8", "uint8", dialect="hwq").to_toml() + rule)
+    (text,) = re.findall(r"<!-- commands: debugging -->\n```\n(.*?)```", README, re.DOTALL)
+    lines = [line.split("#")[0].split() for line in text.strip().splitlines()]
+    assert len(lines) == 5
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for line in lines:
+        ran = CliRunner().invoke(app, line[1:])
+        assert line[0] == "hwq" and ran.exit_code == 0, ran.output
+        told.append(ran.stdout)
+    before, after = (float(re.search(r"output SQNR ([\d.-]+) dB", text)[1]) for text in (told[0], told[4]))  # type: ignore[index]
+    assert after > before + 5
+
+
 def test_the_kernels_script_needs_no_other_room() -> None:
     code = (
         SCRIPTS["kernels"]

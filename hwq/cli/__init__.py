@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from hwq.cli import benchmark, bits, costs, evidence, exploration, later, models, runtimes
+from hwq.cli import benchmark, bits, costs, evidence, exploration, later, models, plans, runtimes
 
 __all__ = ["app", "main"]
 
@@ -51,6 +51,7 @@ for room in (
 ):
     app.command(room.__name__.rstrip("_"))(room)
 costs.attach(app)
+plans.attach(app)
 later.attach(app)
 
 

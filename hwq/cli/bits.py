@@ -300,7 +300,8 @@ def compare(
 ) -> None:
     """Compare a float model with its quantized twin: error per layer and where it comes from, agreement, KL, accuracy.
 
-    -o writes the layers as CSV, or as an offline page where the name ends in .html.
+    -o writes the layers as CSV, an offline page where the name ends in .html, or with --sensitivity the plan with the changes
+    that gain most together where it ends in .toml.
     """
     import hwq
     from hwq.errors import Error
@@ -315,7 +316,7 @@ def compare(
         _localize(str(model), graph, found, against, dialect, plot, overwrite, json)
         return
     if quantized is not None:
-        other = options.load(quantized)
+        other, chosen = options.load(quantized), Plan.uniform()
     else:
         chosen = options.plan_of(plan, precision) or Plan.uniform()
         if calibration is None:
@@ -330,6 +331,11 @@ def compare(
         )
     if out is not None and out.suffix.lower() in {".html", ".htm"}:
         hwq.report([other, result], out, overwrite=overwrite)
+    elif out is not None and out.suffix.lower() == ".toml":
+        if quantized is not None or not result.sensitivities:
+            raise Error("a better plan needs a plan and --sensitivity", where=f"-o {out}",
+                        remedy="compare MODEL alone, with --plan or --precision, and --sensitivity")  # fmt: skip
+        result.improved(chosen).save(out, overwrite=overwrite)
     elif out is not None:
         with write_atomically(out, overwrite=overwrite, mode="w") as stream:
             stream.write(result.to_csv())

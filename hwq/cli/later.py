@@ -13,7 +13,6 @@ _LATER = {
     "check": "whether a machine supports every layer of a plan, and what a fallback costs",
     "search": "the Pareto front of plans on a machine",
     "diff": "what changes between two plans: layers, bits, cost",
-    "plan": "import of other tools' plans (plan import FILE)",
     "fit": "fit a machine file's open constants to measurements (fit MACHINE.toml)",
 }
 

@@ -102,7 +102,10 @@ def export(
     model: options.Model,
     out: options.Out,
     format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="qdq, or qoperator: integer operators.")
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="qdq; qoperator: integer operators; aimet: encodings alone (JSON)."
+        ),
     ] = "qdq",
     target: Annotated[
         str | None,
@@ -111,7 +114,7 @@ def export(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Write a float or quantized model as ONNX, scales with their exact bits."""
+    """Write a float or quantized model as ONNX, or its scales as encodings, with their exact bits."""
     import hwq
 
     graph = options.load(model)

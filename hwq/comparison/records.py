@@ -7,11 +7,14 @@ import dataclasses
 import io
 import json
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hwq.names import csv_cell, display_name
+from hwq.plan import Plan
+from hwq.plan_reading import literal
 
 __all__ = ["Change", "Comparison", "Effect", "LayerComparison", "Sensitivity"]
 
@@ -254,6 +257,30 @@ class Comparison:
             )
         return lines
 
+    @property
+    def recommended(self) -> tuple[Change, ...]:
+        """The first changes, as many as gain most together; empty where none gains."""
+        best, count = self.changes[0].before.sqnr_db if self.changes else math.inf, 0
+        for place, one in enumerate(self.changes, 1):
+            if one.together is not None and one.together.sqnr_db > best:
+                best, count = one.together.sqnr_db, place
+        return self.changes[:count]
+
+    def improved(self, plan: Plan) -> Plan:
+        """`plan`, which the quantized model was made by, with the rules of the recommended changes behind its own.
+
+        Scales that the plan gives the changed tensors are taken out of its rules, so that the changes decide.
+        """
+        table = tomllib.loads(plan.to_toml())
+        for one in self.recommended:
+            for rule in tomllib.loads(one.rule)["layers"]:
+                for kind in ("weights", "activations"):
+                    if kind in rule:
+                        _free(table["layers"] if "layers" in table else [], one, kind)
+                table.setdefault("layers", []).append(rule)
+        table["layers"] = [rule for rule in table.get("layers", []) if rule.get("weights") or rule.get("activations")]
+        return Plan.model_validate(table)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; infinite numbers become the text ``inf``."""
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
@@ -274,6 +301,14 @@ class Comparison:
                 row[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
             writer.writerow([csv_cell("" if row[name] is None else row[name]) for name in names])
         return stream.getvalue()
+
+
+def _free(rules: list[dict[str, Any]], change: Change, kind: str) -> None:
+    """Take given scales of the change's tensor out of earlier rules that name it."""
+    for rule in rules:
+        if rule["match"].get("tensor") == literal(change.tensor) and kind in rule and kind == change.kind:
+            for key in ("scale", "zero_point"):
+                rule[kind].pop(key, None)
 
 
 def _decibels(value: float | None) -> str:

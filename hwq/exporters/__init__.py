@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hwq.errors import Error, NotSupportedYet
+from hwq.errors import Error
 from hwq.files import PathLike
 from hwq.graph import Graph
 
 __all__ = ["export"]
 
-FORMATS = ("qdq", "qoperator", "aimet")
+FORMATS = ("qdq", "qoperator", "aimet", "aimet-0.6.1", "aimet-1.0.0", "aimet-2.0.0")
 
 
 def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = None, overwrite: bool = False) -> None:
@@ -19,9 +19,11 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
     q : Graph
         Float or quantized, in source form. Names, integers and the bits of every scale are kept.
     path : path
-    format : {"qdq", "qoperator", "aimet"}
+    format : {"qdq", "qoperator", "aimet", "aimet-0.6.1", "aimet-1.0.0", "aimet-2.0.0"}
         ``qdq``: QuantizeLinear and DequantizeLinear nodes around float operators. ``qoperator``: the integer operators
-        that onnxruntime makes of them; float operators that it does not fuse stay between DQ and Q.
+        that onnxruntime makes of them; float operators that it does not fuse stay between DQ and Q. ``aimet``: the scales
+        and zero points alone, as AIMET's encodings (JSON) beside the float model; without a version 1.0.0, or 2.0.0 where
+        weights have blocks.
     target : {None, "tensorrt"}
         A reader with rules of its own: the file obeys them (float biases), or the error lists what they forbid.
     overwrite : bool
@@ -38,8 +40,14 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
         raise Error("there is no such export format", where=f"format {format}", remedy=f"one of: {', '.join(FORMATS)}")
     if target not in {None, "tensorrt"}:
         raise Error("there is no such export target", where=f"target {target}", remedy="one of: tensorrt; or none")
-    if format == "aimet":
-        raise NotSupportedYet('export with format "aimet"', remedy='use format="qdq" or "qoperator"')
+    if format.startswith("aimet"):
+        if target is not None:
+            raise Error("encodings have no target", where=f"format {format}, target {target}", remedy='format="qdq"')
+        from hwq.encodings import encodings_of_graph
+        from hwq.exporters.encodings import write as write_encodings
+
+        write_encodings(encodings_of_graph(q), path, format, overwrite=overwrite)
+        return
     if format == "qoperator" and target is not None:
         raise Error(
             "TensorRT reads Q and DQ around float operators, not integer operators",

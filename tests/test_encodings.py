@@ -1,0 +1,471 @@
+"""Other tools' plans: read from what the tools wrote, written back with the same float32 bits, refused when damaged."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+import hwq
+from hwq.cli import app
+from hwq.encodings import Encoding, encodings_of, encodings_of_graph, to_plan
+from hwq.errors import Error, NotSupportedYet
+from hwq.exporters.encodings import write
+from hwq.graph import Graph, Node
+from hwq.importers.encodings import read_plan
+from hwq.importers.encodings_litert import glob_of
+from hwq.plan import Plan
+
+GOLDEN = Path(__file__).parent / "golden" / "encodings"
+AIMET = sorted(GOLDEN.glob("aimet-*.json"))
+VERSIONS = ("0.6.1", "1.0.0", "2.0.0")
+# NVIDIA's description of sampleINT8.
+CACHE = """TRT-7000-EntropyCalibration2
+data: 3c008912
+conv1: 3c88edfc
+pool1: 3c88edfc
+conv2: 3ddc858b
+pool2: 3ddc858b
+ip1: 3db6bd6e
+ip2: 3e691968
+prob: 3c010a14
+"""
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Graph:
+    return tiny.graph(tiny.cnn())
+
+
+def facts(found: Any) -> dict[str, tuple[Any, ...]]:
+    """What must survive: kind, type, the bits of every scale, every zero point."""
+    return {
+        one.tensor: (one.weight, one.dtype, one.scale.shape, one.scale.astype("<f4").tobytes(), one.zero_point.tobytes(), one.block)
+        for one in found
+    }  # fmt: skip
+
+
+def of_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Each tensor's scales (float64) and unsigned or typed offsets as AIMET's file says them, read on its own."""
+    table, made = json.loads(path.read_text()), {}
+    if "encodings" in table:
+        return {one["name"]: {"scale": one["y_scale"], "dtype": one["output_dtype"]} for one in table["encodings"]}
+    for key in ("activation_encodings", "param_encodings"):
+        group = table[key]
+        entries = group.items() if isinstance(group, dict) else ((one["name"], one) for one in group)
+        for name, one in entries:
+            scale = [part["scale"] for part in one] if isinstance(one, list) else one["scale"]
+            made[name] = {"scale": scale if len(scale) > 1 else scale[0]}
+    return made
+
+
+@pytest.mark.parametrize("path", AIMET, ids=lambda path: path.stem)
+@pytest.mark.parametrize("with_model", [True, False])
+def test_aimet_files_keep_their_scales(path: Path, with_model: bool, cnn: Graph, tmp_path: Path) -> None:
+    found = read_plan(path, cnn if with_model else None)
+    assert found.format == f"AIMET {path.stem[-5:]}"
+    given = {one.tensor: one for one in encodings_of(found.plan)}
+    for name, wanted in of_file(path).items():
+        if name in ("low", "high") and with_model:
+            assert any(name in note for note in found.left_out)
+            continue
+        assert np.array_equal(given[name].scale, np.asarray(wanted["scale"], np.float32))
+        assert given[name].dtype == wanted.get("dtype", given[name].dtype)
+    assert {name for name, one in given.items() if one.weight} >= {"w1", "w2", "w3", "w4"}
+    # What hwq writes of it is read back bit for bit.
+    for version in VERSIONS[:2]:
+        write(given.values(), tmp_path / f"{version}.json", f"aimet-{version}")
+        assert facts(encodings_of(read_plan(tmp_path / f"{version}.json").plan)) == facts(given.values())
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "w4a16"])
+def test_aimet_versions_agree(precision: str, cnn: Graph) -> None:
+    made = [
+        facts(encodings_of(read_plan(GOLDEN / f"aimet-{precision}-{version}.json", cnn).plan)) for version in VERSIONS
+    ]
+    # Version 2.0.0 also derives the outputs of operators that only move values.
+    assert made[0] == made[1] == {name: made[2][name] for name in made[0]}
+    assert set(made[2]) - set(made[0]) == {"p1", "f1"}
+
+
+def test_an_imported_plan_quantizes_with_those_scales(cnn: Graph, tmp_path: Path) -> None:
+    found = read_plan(GOLDEN / "aimet-w8a8-1.0.0.json", cnn)
+    q = hwq.quantize(cnn, found.plan)
+    wanted, made = facts(encodings_of(found.plan)), facts(encodings_of_graph(q))
+    # c2 lies inside a fused step and is stored all the same, because the file gives it a scale.
+    for name, one in wanted.items():
+        assert made[name] == one
+    # f1 has no scale of its own and only moves what g1 stores; the product behind it wants it stored.
+    assert made["f1"][3:5] == made["g1"][3:5]
+    # Out as encodings and as QDQ, and in again.
+    for version in ("", "-0.6.1", "-2.0.0"):
+        hwq.export(q, tmp_path / f"q{version}.encodings", format=f"aimet{version}")
+        again = facts(encodings_of(read_plan(tmp_path / f"q{version}.encodings", cnn).plan))
+        assert {name: again[name] for name in wanted} == wanted
+    hwq.export(q, tmp_path / "q.onnx", format="qdq")
+    again = facts(encodings_of(read_plan(tmp_path / "q.onnx").plan))
+    assert {name: again[name] for name in wanted} == wanted
+    assert hwq.quantize(cnn, Plan.of(hwq.load(tmp_path / "q.onnx"))).hash == hwq.quantize(cnn, Plan.of(q)).hash
+
+
+FLOATS = st.floats(2.0**-126, 2.0**100, width=32, allow_nan=False, allow_infinity=False)
+TYPES = ("int4", "uint4", "int8", "uint8", "int16", "uint16")
+
+
+@st.composite
+def encodings(draw: Any) -> list[Encoding]:
+    made = []
+    for index in range(draw(st.integers(1, 4))):
+        weight = draw(st.booleans())
+        dtype = draw(st.sampled_from(TYPES[:5] if weight else TYPES))
+        channels = draw(st.integers(1, 3)) if weight else 0
+        bits = int("".join(filter(str.isdigit, dtype)))
+        low = 0 if dtype.startswith("u") else -(1 << (bits - 1))
+        scale = np.array(draw(st.lists(FLOATS, min_size=max(channels, 1), max_size=max(channels, 1))), np.float32)
+        point = np.array([draw(st.integers(low, low + (1 << bits) - 1)) for _ in scale], np.int64)
+        shape: tuple[int, ...] = (channels,) if channels else ()
+        made.append(Encoding(f"t{index}/[*]?", weight, dtype, scale.reshape(shape), point.reshape(shape), 0 if channels else None))  # fmt: skip
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(encodings(), st.sampled_from(VERSIONS))
+def test_any_scale_survives_every_version(found: list[Encoding], version: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.json"
+        write(found, path, f"aimet-{version}")
+        if version == "0.6.1":
+            # One entry a channel: a single channel reads as the whole tensor, in AIMET as here.
+            found = [one if one.scale.size > 1 else _plain(one) for one in found]
+        if version == "2.0.0":
+            table = json.loads(path.read_text())
+            for entry, one in zip(table["encodings"], found, strict=True):
+                assert np.array_equal(np.asarray(entry["y_scale"], np.float32), one.scale)
+            # Without the model, types and axes say what is a weight.
+            found = [one for one in found if one.weight == (one.axis is not None or one.dtype.startswith("int"))]
+            table["encodings"] = [
+                entry for entry in table["encodings"] if entry["name"] in {one.tensor for one in found}
+            ]
+            path.write_text(json.dumps(table))
+            if not found:
+                return
+        plan = read_plan(path).plan
+        assert facts(encodings_of(plan)) == facts(found)
+        plan.save(Path(folder) / "p.toml")
+        assert facts(encodings_of(Plan.load(Path(folder) / "p.toml"))) == facts(found)
+
+
+def _plain(one: Encoding) -> Encoding:
+    return Encoding(one.tensor, one.weight, one.dtype, one.scale.reshape(()), one.zero_point.reshape(()), None)
+
+
+def test_a_double_between_two_floats_is_rounded_once(tmp_path: Path) -> None:
+    entry = {
+        "name": "x",
+        "dtype": "INT",
+        "bw": 8,
+        "is_sym": False,
+        "enc_type": "PER_TENSOR",
+        "scale": [0.1],
+        "offset": [-3],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"version": "1.0.0", "activation_encodings": [entry], "param_encodings": []}))
+    one = next(encodings_of(read_plan(path).plan))
+    assert one.scale == np.float32(0.1) and one.zero_point == 3
+    write([one], tmp_path / "b.json", "aimet")
+    assert json.loads((tmp_path / "b.json").read_text())["activation_encodings"][0]["scale"] == [float(np.float32(0.1))]
+    # An old file without scale: (max - min) / 255 and rint(min / scale).
+    old = {"version": "0.6.1", "param_encodings": {}, "activation_encodings": {"x": [
+        {"bitwidth": 8, "dtype": "int", "is_symmetric": "False", "min": -1.0, "max": 4.1}]}}  # fmt: skip
+    path.write_text(json.dumps(old))
+    one = next(encodings_of(read_plan(path).plan))
+    assert one.scale == np.float32(5.1 / 255) and one.zero_point == 50
+
+
+def test_blocks_in_version_2(tmp_path: Path) -> None:
+    graph = tiny.graph(tiny.mlp())
+    table = tomllib_plan({"match": {"name": "up"}, "weights": {"dtype": "int4", "granularity": {"group": 8}}})
+    q = hwq.quantize(graph, table)
+    hwq.export(q, tmp_path / "q.encodings", format="aimet")
+    entry = json.loads((tmp_path / "q.encodings").read_text())["encodings"][0]
+    assert (entry["axis"], entry["block_size"], np.shape(entry["y_scale"])) == (0, 8, (2, 24))
+    found = read_plan(tmp_path / "q.encodings", graph)
+    assert facts(encodings_of(found.plan))["w1"][3] == q.constant("w1_scale").reshape(-1).astype("<f4").tobytes()
+    again = hwq.quantize(graph, found.plan)
+    assert np.array_equal(again.constant("w1_scale"), q.constant("w1_scale"))
+    assert np.array_equal(again.constant("w1_quantized"), q.constant("w1_quantized"))
+
+
+def tomllib_plan(*rules: dict[str, Any]) -> Plan:
+    off = {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}}
+    return Plan.model_validate({"dialect": "hwq", "default": off, "layers": list(rules)})
+
+
+def test_tensorrt_caches(tmp_path: Path) -> None:
+    path = tmp_path / "int8.cache"
+    path.write_text(CACHE + "unused: 0\nshort: 1\n(Unnamed Layer* 64) [Shuffle]_output: 3c56713e\n")
+    found = read_plan(path)
+    assert (found.format, found.plan.dialect) == ("TensorRT calibration cache", "tensorrt")
+    given = {one.tensor: one for one in encodings_of(found.plan)}
+    for line in CACHE.splitlines()[1:]:
+        name, digits = line.split(": ")
+        assert given[name].scale.tobytes() == np.float32(struct.unpack("!f", bytes.fromhex(digits))[0]).tobytes()
+    assert given["short"].scale == np.array(1, np.uint32).view(np.float32)
+    assert "(Unnamed Layer* 64) [Shuffle]_output" in given and any("unused" in note for note in found.left_out)
+    write(encodings_of(found.plan), tmp_path / "again.cache", "tensorrt")
+    lines = (tmp_path / "again.cache").read_text().splitlines()
+    assert lines[1:] == [line for line in path.read_text().splitlines()[1:] if line != "unused: 0"]
+    assert facts(encodings_of(read_plan(tmp_path / "again.cache").plan)) == facts(given.values())
+
+
+def test_a_cache_quantizes_a_model(cnn: Graph, tmp_path: Path) -> None:
+    names = ("x", "r1", "r2", "r3", "p1", "g1", "f1", "l1")
+    lines = [f"{name}: {int(np.float32(0.011 * (at + 1)).view(np.uint32)):x}" for at, name in enumerate(names)]
+    (tmp_path / "c").write_text("\n".join(["TRT-8401-EntropyCalibration2", *lines, "elsewhere: 3c008912"]))
+    found = read_plan(tmp_path / "c", cnn)
+    assert any("elsewhere" in note for note in found.left_out)
+    made = facts(encodings_of_graph(hwq.quantize(cnn, found.plan)))
+    for at, name in enumerate(names):
+        assert made[name][1:4] == ("int8", (), np.float32(0.011 * (at + 1)).astype("<f4").tobytes())
+    assert made["w1"][:3] == (True, "int8", (8,))
+
+
+RECIPES = json.loads((GOLDEN / "recipes.json").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "mixed resolved"])
+def test_recipes_are_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(RECIPES[name]))
+    plan = read_plan(tmp_path / "r.json").plan
+    first = RECIPES[name][0]["op_config"]
+    rule = plan.layers[0]
+    assert rule.weights["dtype"] == f"int{first['weight_tensor_config']['num_bits']}"
+    mode = {True: "dynamic" if "activation_tensor_config" not in first else "static", False: "float"}
+    assert rule.activations["mode"] == mode[first["compute_precision"] == "INTEGER"]
+
+
+def test_recipes_resolve_as_the_tool_resolves_them(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(RECIPES["mixed"]))
+    plan = read_plan(tmp_path / "r.json").plan
+    answers = RECIPES["mixed resolved"]
+    nodes = [Node(key.split(" ")[0], key, ("in",), (key.split(" ")[1],)) for key in answers]
+    resolved = plan.resolve(nodes)
+    for key, (algorithm, weight_bits, activation_bits, precision) in answers.items():
+        one = resolved[key]
+        if algorithm == "no_quantize":
+            assert (one.weights.dtype, one.activations.mode) == ("float32", "float"), key
+            continue
+        assert one.weights.dtype == f"int{weight_bits}", key
+        wanted = "float" if precision == "FLOAT" else "static" if activation_bits else "dynamic"
+        assert one.activations.mode == wanted, key
+        assert not activation_bits or one.activations.dtype == f"int{activation_bits}"
+
+
+def test_a_recipe_finds_the_operators_of_an_onnx_model(cnn: Graph, tmp_path: Path) -> None:
+    weights = {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
+    rule = {"regex": ".*", "operation": "CONV_2D", "algorithm_key": "min_max_uniform_quantize",
+            "op_config": {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}}  # fmt: skip
+    rules = [rule, {**rule, "operation": "FULLY_CONNECTED", "algorithm_key": "MSE"}, {**rule, "operation": "TANH"}]
+    (tmp_path / "r.json").write_text(json.dumps(rules))
+    found = read_plan(tmp_path / "r.json", cnn)
+    q = hwq.quantize(cnn, found.plan)
+    # The depthwise convolution is another operation for LiteRT.
+    assert {one.tensor for one in encodings_of_graph(q)} == {"w1", "w3", "w4"}
+    assert any("TANH" in note for note in found.left_out)
+
+
+@pytest.mark.parametrize(
+    ("expression", "globs"),
+    [(".*", ["*"]), ("", ["*"]), ("fc", ["*fc*"]), ("^a.b$", ["a?b"]), (r"x\.y/.*z|w", ["*x.y/*z*", "*w*"]), ("a.+b", ["*a?*b*"]),
+     (r"\[0\]", ["*[[]0]*"])],
+)  # fmt: skip
+def test_expressions_become_globs(expression: str, globs: list[str]) -> None:
+    import fnmatch
+    import re
+
+    assert glob_of(expression, "here") == globs
+    for name in ("fc", "axb", "x.y/z", "x.y/1z2", "w", "a[0]", "ab", "aab", ""):
+        assert any(fnmatch.fnmatchcase(name, glob) for glob in globs) == bool(re.search(expression, name)), name
+
+
+@pytest.mark.parametrize("expression", ["(a+)+b", "a*", r"\d", "[ab]", "a{3}", "(a|b)", "a$b", "\\", "a?"])
+def test_other_expressions_are_refused(expression: str) -> None:
+    with pytest.raises(NotSupportedYet, match="expression"):
+        glob_of(expression, "here")
+
+
+def modelopt_style() -> onnx.ModelProto:
+    """Q and DQ as NVIDIA ModelOpt writes them: int8 without zero points, weights in float behind a Q node a channel."""
+    random = np.random.default_rng(5)
+    w = random.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    scales = (np.abs(w).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+    constants = {"w": w, "ws": scales, "wz": np.zeros(4, np.int8), "xs": np.float32(0.03), "xz": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"], "xQ"),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"], "xDQ"),
+        helper.make_node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], "wQ", axis=0),
+        helper.make_node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], "wDQ", axis=0),
+        helper.make_node("Conv", ["xd", "wd"], ["y"], "conv"),
+    ]
+    graph = helper.make_graph(
+        nodes, "modelopt", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 6, 6])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def test_models_of_other_tools_are_plans(tmp_path: Path) -> None:
+    onnx.save(modelopt_style(), tmp_path / "m.onnx")
+    found = read_plan(tmp_path / "m.onnx")
+    assert found.format == "quantized model"
+    given = {one.tensor: one for one in encodings_of(found.plan)}
+    model = hwq.load(tmp_path / "m.onnx")
+    assert given["w"].weight and np.array_equal(given["w"].scale, model.constant("ws"))
+    assert not given["x"].weight and given["x"].scale == np.float32(0.03)
+    float_model = modelopt_style()
+    del float_model.graph.node[:4]
+    float_model.graph.node[0].input[:] = ["x", "w"]
+    graph = tiny.graph(float_model)
+    q = hwq.quantize(graph, found.plan)
+    assert facts(encodings_of_graph(q)) == facts(given.values())
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    assert np.array_equal(hwq.execute(q, x, dialect="ort-unfused"), hwq.execute(model, x, dialect="ort-unfused"))
+
+
+def test_onnxruntime_s_own_files_are_plans(cnn: Graph, tmp_path: Path) -> None:
+    tools = pytest.importorskip("onnxruntime.quantization")
+    onnx.save(tiny.cnn(), tmp_path / "f.onnx")
+
+    class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            self.rest = iter([{"x": tiny.images(4)}])
+
+        def get_next(self) -> Any:
+            return next(self.rest, None)
+
+    tools.quantize_static(str(tmp_path / "f.onnx"), str(tmp_path / "q.onnx"), Reader(), per_channel=True)
+    plan = read_plan(tmp_path / "q.onnx").plan
+    theirs = onnx.load(tmp_path / "q.onnx")
+    values = {item.name: numpy_helper.to_array(item) for item in theirs.graph.initializer}
+    pairs = [node for node in theirs.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    scales = {node.input[0].removesuffix("_quantized"): values[node.input[1]] for node in pairs}
+    scales |= {node.output[0]: values[node.input[1]] for node in pairs if node.output[0] == "y"}
+    given = {one.tensor: one for one in encodings_of(plan)}
+    for name, one in given.items():
+        assert np.array_equal(one.scale.reshape(-1), scales[name].reshape(-1)), name
+    assert len(given) >= 10
+    hwq.export(hwq.load(tmp_path / "q.onnx"), tmp_path / "q.encodings", format="aimet")
+    assert facts(encodings_of(read_plan(tmp_path / "q.encodings").plan)) == facts(given.values())
+
+
+def _entry(**changes: Any) -> str:
+    entry = {
+        "name": "x",
+        "dtype": "INT",
+        "bw": 8,
+        "is_sym": False,
+        "enc_type": "PER_TENSOR",
+        "scale": [0.5],
+        "offset": [-3],
+    }
+    entry.update(changes)
+    return json.dumps({"version": "1.0.0", "activation_encodings": [entry], "param_encodings": []})
+
+
+NAN = '{"version": "1.0.0", "activation_encodings": [{"name": "x", "bw": 8, "scale": [NaN], "offset": [0]}]}'
+HOSTILE = {
+    "empty": "", "cut": _entry()[:-20], "text": "hello", "number": "3", "nan": NAN, "infinite": NAN.replace("NaN", "Infinity"),
+    "negative": _entry(scale=[-0.5]), "zero": _entry(scale=[0.0]), "tiny": _entry(scale=[1e-60]), "huge": _entry(scale=[1e60]),
+    "bool": _entry(scale=[True]), "words": _entry(scale=["1"]), "none": _entry(scale=None), "offset-far": _entry(offset=[-1e30]),
+    "offset-out": _entry(offset=[-256]), "offset-half": _entry(offset=[-3.5]), "offset-positive": _entry(offset=[4]),
+    "two-offsets": _entry(offset=[-3, -4]), "bits": _entry(bw=7), "bits-huge": _entry(bw=10**400), "no-name": _entry(name=""),
+    "half-pair": _entry().replace('"x"', '"\\ud800"'), "name-number": _entry(name=4), "lpbq": _entry(enc_type="LPBQ"),
+    "deep": "[" * 100_000, "deep-table": '{"encodings": ' + "[" * 5000 + "]" * 5000 + "}", "nothing": "{}", "empty-list": "[]",
+    "long-integer": '{"encodings": [{"name": "x", "output_dtype": "uint8", "y_scale": ' + "9" * 5000 + "}]}",
+    "ragged": '{"encodings": [{"name": "x", "output_dtype": "int8", "axis": 0, "y_scale": [[1, 2], [3]]}]}',
+    "type": '{"encodings": [{"name": "x", "output_dtype": "int99", "y_scale": 1}]}', "list": '{"encodings": {}}',
+    "points": '{"encodings": [{"name": "x", "output_dtype": "uint8", "y_scale": 1, "y_zero_point": 256}]}',
+    "version": '{"version": "9.9", "encodings": []}', "channels": _entry(enc_type="PER_CHANNEL", scale=[1, 2], offset=[0, 0]),
+    "twice": json.dumps({"encodings": [{"name": "x", "output_dtype": "uint8", "y_scale": s} for s in (1, 2)]}),
+    "cache-cut": "TRT-8401-EntropyCalibration2\nx: 3c00\ny", "cache-empty": "TRT-8401-EntropyCalibration2\n",
+    "cache-nan": "TRT-8401-EntropyCalibration2\nx: 7fc00000\n", "cache-negative": "TRT-8401-EntropyCalibration2\nx: bc008912\n",
+    "cache-infinite": "TRT-8401-EntropyCalibration2\nx: 7f800000\n", "cache-word": "TRT-8401-EntropyCalibration2\nx: zz\n",
+    "cache-long": "TRT-8401-EntropyCalibration2\nx: 123456789\n", "cache-header": "TRT-\nx: 3c008912\n",
+    "recipe-text": '["a"]', "recipe-empty": "[{}]", "recipe-algorithm": '[{"regex": ".*", "operation": "*", "algorithm_key": "OCTAV"}]',
+    "recipe-bits": '[{"regex": ".*", "operation": "*", "algorithm_key": "MSE", "op_config": {"weight_tensor_config": {"num_bits": "8"}}}]',
+    "recipe-config": '[{"regex": ".*", "operation": "*", "algorithm_key": "MSE", "op_config": 3}]',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_damaged_files_give_one_error(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text(HOSTILE[name])
+    with pytest.raises(Error) as caught:
+        read_plan(path)
+    assert str(path) in str(caught.value) or caught.value.where
+    ran = CliRunner().invoke(app, ["plan", "import", str(path), "-o", str(tmp_path / "plan.toml")])
+    assert ran.exit_code == 2 and not (tmp_path / "plan.toml").exists()
+    assert "Traceback" not in ran.output
+
+
+def test_cut_files_never_crash(tmp_path: Path) -> None:
+    text = (GOLDEN / "aimet-w8a8-1.0.0.json").read_bytes()
+    path = tmp_path / "f"
+    for end in range(0, len(text) - 1, 97):
+        path.write_bytes(text[:end])
+        with pytest.raises(Error):
+            read_plan(path)
+    path.write_bytes(b'{"\xff": 1}')
+    with pytest.raises(Error, match="UTF-8"):
+        read_plan(path)
+    with pytest.raises(Error, match="cannot be read"):
+        read_plan(tmp_path / "missing")
+
+
+def test_what_a_file_cannot_say_is_refused(cnn: Graph, tmp_path: Path) -> None:
+    uneven = Encoding("x", False, "uint8", np.float32(1) * np.ones(()), np.array(3, np.int64))
+    with pytest.raises(Error, match="without zero points"):
+        write([uneven], tmp_path / "c", "tensorrt")
+    channels = Encoding("w", True, "int8", np.ones(3, np.float32), np.zeros(3, np.int64))
+    with pytest.raises(Error, match="axis"):
+        write([channels], tmp_path / "e", "aimet-2.0.0")
+    with pytest.raises(NotSupportedYet, match="one scale a channel"):
+        to_plan([Encoding("x", False, "int8", np.ones(3, np.float32), np.zeros(3, np.int64))])
+    with pytest.raises(Error, match="not quantized"):
+        hwq.export(cnn, tmp_path / "e", format="aimet")
+    with pytest.raises(Error, match="gives no scale"):
+        write(encodings_of(Plan.uniform()), tmp_path / "e", "aimet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    onnx.save(tiny.cnn(), tmp_path / "m.onnx")
+    run = CliRunner().invoke
+    source, plan = str(GOLDEN / "aimet-w8a8-0.6.1.json"), str(tmp_path / "p.toml")
+    made = run(app, ["plan", "import", source, "--model", str(tmp_path / "m.onnx"), "-o", plan, "--json"])
+    assert made.exit_code == 0, made.output
+    result = json.loads(made.stdout)["result"]
+    assert (result["format"], result["tensors"], result["scales"]) == ("AIMET 0.6.1", 13, 38)
+    shown = run(app, ["plan", "show", plan])
+    assert shown.exit_code == 0 and "13 tensors with given scales" in shown.output
+    assert run(app, ["plan", "export", plan, "-o", str(tmp_path / "e.json"), "--format", "aimet-0.6.1"]).exit_code == 0
+    again = read_plan(tmp_path / "e.json").plan
+    assert facts(encodings_of(again)) == facts(encodings_of(Plan.load(plan)))
+    quantized = run(app, ["export", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "x.encodings"), "--format", "aimet"])
+    assert quantized.exit_code == 2 and "not quantized" in quantized.output
+    assert run(app, ["plan", "export", plan, "-o", str(tmp_path / "z"), "--format", "nope"]).exit_code == 2
