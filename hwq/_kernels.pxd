@@ -206,6 +206,7 @@ cdef extern from "hwq/kernels.h" nogil:
     int64_t hwq_gemm_half_workspace(int64_t, int64_t)
     void hwq_gemm_half(const hwq_gemm_half_args *)
     void hwq_dynamic_quantize(int32_t, int64_t, int64_t, const float *, void *, float *, int32_t *)
+    void hwq_histogram(int64_t, const float *, double, int64_t, int64_t *, double *)
     void hwq_lut_s16(int64_t, const int16_t *, const int16_t *, int16_t *)
     void hwq_softmax_prepare(hwq_softmax *)
     void hwq_softmax_run(const hwq_softmax *, int64_t, int64_t, const void *, void *)

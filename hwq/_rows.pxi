@@ -113,6 +113,18 @@ def dynamic_quantize(int formula, int64_t first_row, int64_t rows, int64_t colum
         hwq_state_leave(state)
 
 
+def histogram(int64_t n, x, double inverse, int64_t half, counts, squares):
+    cdef _Views v = _Views()
+    cdef const float *px = <const float *>v.read(x, n * 4)
+    cdef int64_t *pc = <int64_t *>v.write(counts, 4 * half * 8)
+    cdef double *ps = <double *>v.write(squares, 4 * 8)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_histogram(n, px, inverse, half, pc, ps)
+        hwq_state_leave(state)
+
+
 def lut_s16(x, table, out, int64_t n):
     cdef _Views v = _Views()
     cdef const int16_t *px = <const int16_t *>v.read(x, n * 2)

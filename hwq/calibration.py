@@ -285,8 +285,15 @@ def calibrate(
     samples, total = before, length(batches)
     for feed in feeds(graph, batches):
         for piece in cut(graph, feed):
+            left = None if only is None else set(only)
             for name, value in _values(graph, piece):
-                if not name or value.dtype.kind != "f" or not value.size or (only is not None and name not in only):
+                if left is not None:
+                    if name not in left:
+                        if not left:
+                            break  # what comes later is not asked for
+                        continue
+                    left.discard(name)
+                if not name or value.dtype.kind != "f" or not value.size:
                     continue
                 seen = _observed(graph, name, value, axes[name], samples)
                 found[name] = found[name].merge(seen) if name in found else seen

@@ -9,7 +9,7 @@ result does not depend on the machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,12 +36,15 @@ SAMPLES = 32
 # Bytes of all activations of these samples together; fewer samples where they would pass it.
 BYTES = 256 << 20
 # Multiplications of one search, some seconds of one core; a larger model takes fewer samples, then leaves ranges as they are.
-WORK = 6 << 30
+WORK = 3 << 30
 # An element that is quantized or passed on costs about as much as so many multiplications.
 ELEMENT = 16
 # Steps around the best candidate.
 STEPS = (0.85, 1.15)
 SWEEPS = 2
+# Other observers' ranges; one whose step is within this share of the present one is not worth a run.
+OBSERVERS = ("minmax", "percentile", "kl")
+NEAR = 0.02
 # Probabilities below this count as this in the divergence.
 FLOOR = 1e-7
 
@@ -81,13 +84,13 @@ def _bounded(graph: Graph, pieces: list[Mapping[str, Array]], chiefs: int) -> di
     shapes = infer_shapes(graph, {name: value.shape for name, value in whole.items()})
     spent = sum(one.bytes for one in shapes.tensors.values() if one.concrete and not one.constant)
     count = len(whole[names[0]]) if whole[names[0]].ndim else 1
-    # A first sweep tries some five candidates a range, each with half of the model behind it.
+    # A first sweep tries some four candidates a range, each with half of the model behind it.
     k = {name: layer.k for name, layer in linears(graph).items()}
     sizes = {
         node.name: sum(shapes.tensors[name].elements for name in node.outputs if name and shapes.tensors[name].concrete)
         for node in graph.nodes
     }
-    work = sum(size * (k.get(name, 0) + ELEMENT) for name, size in sizes.items()) * chiefs * 5 // 2
+    work = sum(size * (k.get(name, 0) + ELEMENT) for name, size in sizes.items()) * chiefs * 2
     stride = 1 if fixed else min(count, max(-(-spent // BYTES), -(-work // WORK)))
     return {name: value[::stride] for name, value in whole.items()} if stride > 1 else whole
 
@@ -99,7 +102,7 @@ class _Search:
         self.scales, self.graph, self.feed = scales, scales.graph, feed
         self.points = scales.placement.points
         self.k = {name: layer.k for name, layer in linears(self.graph).items()}
-        self.work = 0
+        self.work, self.loss = 0, np.inf
         floats = dict(feed)
         for node in self.graph.nodes:
             floats.update(self._computed(node, floats))
@@ -111,34 +114,43 @@ class _Search:
         self.values.update(values)
 
     def run(self, chiefs: list[str]) -> None:
-        loss = self._loss(self.values)
+        self.loss = self._loss(self.values)
         for sweep in range(SWEEPS):
             moved = False
             for chief in chiefs:
-                best = self.scales.made[chief]
-                for candidate in self._candidates(chief, first=sweep == 0):
-                    if candidate == best or self.work > WORK:
-                        continue
-                    found = self._try(chief, candidate)
-                    if found[0] < loss:
-                        loss, best, moved = found[0], candidate, True
-                        self.scales.made[chief] = best
-                        self.raw.update(found[1])
-                        self.values.update(found[2])
+                if sweep == 0:
+                    for observer in OBSERVERS:
+                        moved |= self._improves(chief, self.scales.ranged(chief, observer))
+                for side in (1, 0):
+                    # Where a step inwards helps, one outwards need not be tried.
+                    moved |= any(self._improves(chief, self._stepped(chief, side, step)) for step in STEPS)
             if not moved:
                 return
 
-    def _candidates(self, chief: str, first: bool) -> Iterator[Affine]:
+    def _improves(self, chief: str, candidate: Affine | None) -> bool:
+        """Try a range; keep it if the outputs come nearer to float."""
+        now = self.scales.made[chief]
+        if candidate is None or candidate == now or self.work > WORK:
+            return False
+        same = candidate[1] == now[1] and abs(float(candidate[0]) / float(now[0]) - 1.0) < NEAR
+        if same:
+            return False
+        loss, raw, values = self._try(chief, candidate)
+        if loss >= self.loss:
+            return False
+        self.loss = loss
+        self.scales.made[chief] = candidate
+        self.raw.update(raw)
+        self.values.update(values)
+        return True
+
+    def _stepped(self, chief: str, side: int, step: float) -> Affine | None:
+        """The range with one end moved; a symmetric range has one end, and so has one that starts at zero."""
         how = self.points[chief]
-        if first:
-            for observer in ("minmax", "percentile", "kl"):
-                yield self.scales.ranged(chief, observer)
-        for step in STEPS:
-            low, high = _ends(self.scales.made[chief], how.dtype)
-            yield affine(low, high * step, how.dtype, how.symmetric)
-            if low < 0.0 and not how.symmetric:
-                low, high = _ends(self.scales.made[chief], how.dtype)
-                yield affine(low * step, high, how.dtype, how.symmetric)
+        low, high = _ends(self.scales.made[chief], how.dtype)
+        if side:
+            return affine(low, high * step, how.dtype, how.symmetric)
+        return affine(low * step, high, how.dtype, how.symmetric) if low < 0.0 and not how.symmetric else None
 
     def _try(self, chief: str, candidate: Affine) -> tuple[float, dict[str, Array], dict[str, Array]]:
         changed = dict.fromkeys(self.scales.members[chief], candidate)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq import kernels
 from hwq.errors import Error
 from hwq.graph import Array
 
@@ -21,8 +22,6 @@ BINS = 8192
 _HALF = BINS // 2
 # Width 2^-149 is float32's smallest step: nothing is finer.
 _LOWEST_EXPONENT = -149
-# Elements binned at once: bounds the temporary arrays to a few MB.
-_SLICE = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,21 +179,5 @@ def observe(array: Array, axis: int | None = None) -> Statistics:
     # frexp: largest < 2^e, so bins of 2^(e - 12) put it inside the 2^12 bins on its side.
     reach = math.frexp(largest)[1] - (_HALF.bit_length() - 1)
     exponent = max(reach, _LOWEST_EXPONENT) if largest else _LOWEST_EXPONENT
-    flat = values.reshape(-1)
-    histogram = np.zeros(BINS, np.int64)
-    squares = 0.0
-    for start in range(0, flat.size, _SLICE):
-        part = flat[start : start + _SLICE]
-        squares += float(np.square(part, dtype=np.float64).sum())
-        histogram += _binned(part, exponent)
+    histogram, squares = kernels.histogram(np.ascontiguousarray(values), exponent, BINS)
     return Statistics(values.size, float(totals.sum()), squares, exponent, histogram, axis, minima, maxima, totals)
-
-
-def _binned(part: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
-    # Scaling up by a power of two is exact in float32; scaling down could lose tiny values, so float64 does that.
-    scaled = (
-        part * np.float32(math.ldexp(1.0, -exponent))
-        if -120 < exponent <= 0
-        else np.ldexp(part.astype(np.float64), -exponent)
-    )
-    return np.bincount(np.floor(scaled).astype(np.int64) + _HALF, minlength=BINS)

@@ -325,3 +325,23 @@ def test_operands_that_do_not_fit_are_named(rng: np.random.Generator) -> None:
         kernels.narrow(np.zeros(3, np.float32), "float32")
     with pytest.raises(Error, match="columns"):
         kernels.gemm(x, kernels.pack(np.zeros((4, 3), np.int8)), bias=np.zeros(4, np.int64))
+
+
+@pytest.mark.parametrize("exponent", [-149, -20, 0, 5])
+def test_a_histogram_puts_every_value_into_its_bin(exponent: int) -> None:
+    rng = np.random.default_rng(exponent + 200)
+    width = 2.0**exponent
+    edges = (rng.integers(-40, 40, 200) * width).astype(np.float32)
+    x = np.concatenate([edges, np.nextafter(edges, np.float32(-np.inf)), np.nextafter(edges, np.float32(np.inf)),
+                        (rng.normal(size=301) * 12 * width).astype(np.float32), [0.0, -0.0, np.nan]]).astype(np.float32)  # fmt: skip
+    counts, squares = kernels.histogram(x, exponent, 64)
+    bins = np.floor(x[:-1].astype(np.float64) / width)
+    inside = bins[(bins >= -32) & (bins < 32)].astype(int) + 32
+    assert np.array_equal(counts, np.bincount(inside, minlength=64)) and np.isnan(squares)
+    assert kernels.histogram(x[:-1], exponent, 64)[1] == pytest.approx(float(np.square(x[:-1].astype(np.float64)).sum()), rel=1e-14)  # fmt: skip
+
+
+def test_a_histogram_refuses_what_it_cannot_hold() -> None:
+    for exponent, bins in ((-150, 8), (128, 8), (0, 7), (0, 0), (0, 1 << 25)):
+        with pytest.raises(Error, match="histogram"):
+            kernels.histogram(np.zeros(3, np.float32), exponent, bins)

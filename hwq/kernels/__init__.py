@@ -15,6 +15,7 @@ array([[70, 60]], dtype=int32)
 from hwq.kernels.elementwise import add, binary, dequantize, lut, mul, pack_int4, quantize, sub, unpack_int4
 from hwq.kernels.epilogue import ROUNDINGS, Binary, Epilogue, quantize_multiplier, requantize
 from hwq.kernels.half import narrow, widen
+from hwq.kernels.histograms import histogram
 from hwq.kernels.int16 import gemm_int16, lut_int16
 from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
@@ -40,6 +41,7 @@ __all__ = [
     "gemm_int16",
     "gemm_saturating",
     "gemm_sequential",
+    "histogram",
     "isa",
     "layer_norm",
     "lut",

@@ -21,8 +21,8 @@ __all__ = ["equalize"]
 
 Floats = NDArray[np.float64]
 
-# The rounds end when no factor moves by more than this, or after so many (the paper needs some twenty).
-TOLERANCE = 1e-4
+# The rounds end when no factor moves by more than this share, a small part of a weight's step, or after so many.
+TOLERANCE = 1e-3
 ROUNDS = 100
 # A channel's factor in all: beyond this float32 weights would leave their normal range in small networks.
 LIMIT = 2.0**20

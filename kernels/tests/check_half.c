@@ -103,8 +103,33 @@ static void dynamic(int path, int formula, int64_t columns)
     check_guard(&x), check_guard(&out), check_guard(&want);
 }
 
+static void histogram(int64_t n)
+{
+    enum { HALF = 16 };
+    guarded x = guard((size_t)n * 4, 0), counts = guard(4 * HALF * 8, 0), squares = guard(4 * 8, 0);
+    float *v = x.data;
+    int64_t want[2 * HALF] = {0}, *got = counts.data;
+    double sums[4] = {0};
+    memset(counts.data, 0, 4 * HALF * 8), memset(squares.data, 0, 4 * 8);
+    for (int64_t i = 0; i < n; i++) /* edges of bins, both neighbors of an edge, 0, -0, denormals, what lies outside, NaN */
+        v[i] = i % 9 == 0 ? (float)between(-HALF, HALF) * 0.25f : i % 9 == 1 ? nextafterf((float)between(-HALF, HALF) * 0.25f, -9) : i % 9 == 2 ? -0.0f
+             : i % 9 == 3 ? -1e-42f : i % 9 == 4 ? 4.0f : i % 9 == 5 && i > 20 ? NAN : real();
+    for (int64_t i = 0; i < n; i++) {
+        const double bin = floor((double)v[i] / 0.25);
+        if (bin >= -HALF && bin < HALF) want[(int64_t)bin + HALF]++;
+        sums[i % 4] += (double)v[i] * (double)v[i];
+    }
+    hwq_histogram(n, x.data, 4.0, HALF, counts.data, squares.data);
+    for (int i = 0; i < 2 * HALF; i++) got[i] += got[i + 2 * HALF];
+    check_equal(got, want, sizeof want, "floor(x / width)");
+    if (n < 20) check_equal(squares.data, sums, sizeof sums, "four partial sums");
+    check_guard(&x), check_guard(&counts), check_guard(&squares);
+}
+
 void check_half(void)
 {
+    check_begin("histogram", 0);
+    for (int64_t n = 0; n < 60; n += n < 40 ? 1 : 7) histogram(n);
     EACH_PATH(path)
     {
         for (int type = HWQ_F16; type <= HWQ_BF16; type++) {

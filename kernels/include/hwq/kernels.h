@@ -318,6 +318,13 @@ void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const 
 /* out[i] = interpolation between the 513 samples of a function of int16, 128 apart (TFLite). May be in place. */
 void hwq_lut_s16(int64_t n, const int16_t *x, const int16_t *table, int16_t *out);
 
+/* Counts and squares of float32 values, for calibration. Value x falls into bin floor(x * inverse) + half, where `inverse` is a
+ * power of two: a float32 has 24 bits, so the double product is exact and no value changes its bin. What is not in
+ * [-half, half) bins, NaN among it, is not counted. `counts` holds two histograms of 2 * half bins, to be added by the caller:
+ * even and odd elements count apart, so that equal neighbors do not wait for each other. `squares` are four partial sums,
+ * element i in sum i % 4, in double. Both are added to. */
+void hwq_histogram(int64_t n, const float *x, double inverse, int64_t half, int64_t *counts, double *squares);
+
 /* ---- int16 activations ------------------------------------------------------------------------------------------------ */
 typedef struct {
     int64_t m;
