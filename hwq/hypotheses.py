@@ -70,7 +70,9 @@ def hypotheses(graph: Graph, source: Graph, node: Node, feeds: Mapping[str, Arra
         The node's variable operands, as stored.
     """
     makers: list[Callable[[], Iterator[Hypothesis]]] = []
-    if node.op in {"Conv", "MatMul", "Gemm"} and node.body:
+    if node.domain == "tflite":
+        makers.append(lambda: _resolvers(graph, node, feeds))
+    elif node.op in {"Conv", "MatMul", "Gemm"} and node.body:
         makers.append(lambda: _products(graph, source, node, feeds))
     elif node.op == "QuantizeLinear":
         makers.append(lambda: _quantize(graph, node, feeds))
@@ -85,6 +87,14 @@ def hypotheses(graph: Graph, source: Graph, node: Node, feeds: Mapping[str, Arra
                 yield from make()
         except Error:
             continue  # the rule cannot be applied to these operands
+
+
+def _resolvers(graph: Graph, node: Node, feeds: Mapping[str, Array]) -> Iterator[Hypothesis]:
+    """LiteRT's other kernels of the operator."""
+    for dialect in ("litert-ref", "litert-xnnpack", "litert-ref-fixedfc"):
+        if dialect != graph.dialect:
+            value = compile(layer(graph, node).replace(dialect=dialect), dialect)(dict(feeds))
+            yield Hypothesis("resolver", f"as {dialect}", np.asarray(value))
 
 
 def _array(graph: Graph, name: str, feeds: Mapping[str, Array]) -> Array:

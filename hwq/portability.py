@@ -22,7 +22,8 @@ from hwq.translation import Translation, Value, translate
 __all__ = ["DIALECTS", "Portability", "Row", "portability"]
 
 # Runtimes and CPU classes that are tried where the caller names none.
-DIALECTS = ("ort", "ort-avx2-saturating", "ort-unfused", "litert-ref", "litert-xnnpack", "torch-fbgemm")
+DIALECTS = ("ort", "ort-avx2-saturating", "ort-unfused", "litert-ref", "litert-xnnpack", "torch-fbgemm",
+            "torch-fbgemm-avx2-saturating")  # fmt: skip
 
 
 @dataclass(frozen=True)

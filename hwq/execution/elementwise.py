@@ -165,7 +165,7 @@ def binary(scope: Scope) -> Kernel:
 
 def floor_of(scope: Scope, dtype: str, zero: int) -> tuple[int, int] | None:
     """The stored range over which a ReLU that torch's kernels swallow leaves its values."""
-    swallowed = scope.dialect.name == "torch-fbgemm" and any(part.op == "Relu" for part in scope.node.body)
+    swallowed = scope.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in scope.node.body)
     return (zero, RANGES[dtype][1]) if swallowed else None
 
 

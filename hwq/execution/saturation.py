@@ -31,8 +31,8 @@ def stand_in(scope: Scope) -> Gemm | None:
     a, b = scope.operand(0), scope.operand(1)
     if a is None or b is None:
         return None
-    if scope.dialect.formulas.get("depthwise") == "fbgemm":
-        return _multiply if fbgemm.depthwise(scope) else None
+    if scope.dialect.formulas.get("depthwise") == "fbgemm" and fbgemm.depthwise(scope):
+        return _multiply
     if not saturates(scope) or scope.quantization(0).dtype != "uint8":
         return None
     if scope.quantization(1).dtype != "int8":

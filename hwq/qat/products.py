@@ -80,7 +80,7 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
         )
     if bias is not None:
         total = total + (bias.reshape(channel) if bias.ndim == 1 else bias).to(dtype)
-    floor = network.dialect.name == "torch-fbgemm" and any(part.op == "Relu" for part in node.body)
+    floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
     return Sums(total, steps.reshape(channel), None if offsets is None else offsets.reshape(channel), floor=floor)
 
 
@@ -142,7 +142,7 @@ def combined(network: Network, node: Node, operands: list[Any], made: tuple[Any,
     soft = torch.clamp(ratio(a.centered * a.scale, b.centered * b.scale) / scale, low - zero, high - zero)
     starts = [integer_range(one.dtype)[0] for one in (a, b)]
     bytes_ = [np.arange(start, start + 256) for start in starts]
-    floor = network.dialect.name == "torch-fbgemm" and any(part.op == "Relu" for part in node.body)
+    floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
     table = numerics.binary(
         network.dialect.formulas[node.op],
         bytes_[0][:, None],

@@ -84,7 +84,7 @@ def translate(graph: Graph, dialect: str) -> Translation:
         from hwq.translation.tflite import to_tflite
 
         return to_tflite(graph, dialect)
-    if dialect == "torch-fbgemm":
+    if dialect.startswith("torch-fbgemm"):
         from hwq.translation.eager import to_eager
 
         return to_eager(graph)

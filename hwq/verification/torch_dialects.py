@@ -7,10 +7,15 @@ no VNNI, fbgemm's products saturate; there the data keep to 7 bits, as torch's o
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +27,7 @@ from hwq.graph import Array
 from hwq.importers.torch import VERSION, from_torch
 from hwq.progress import Progress
 from hwq.verification import Case, Verification, Verifier
-from hwq.verification.onnx_dialects import differing, has_vnni
+from hwq.verification.onnx_dialects import EMULATED_CPU, differing, emulator, has_vnni
 
 __all__ = ["EAGER", "RATES", "REFERENCE", "VERIFIERS", "Draw", "modules", "quietly"]
 
@@ -252,4 +257,49 @@ def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verific
     return Verification(dialect, "torch", str(torch.__version__), command, tuple(cases))
 
 
-VERIFIERS: Mapping[str, Verifier] = {"torch-fbgemm": _with_torch, "torch-pt2e": _with_torch}
+def _without_vnni(dialect: str, values: int, progress: Progress | None) -> Verification:
+    """Weights and activations over all 8 bits on a CPU without VNNI, an emulated one where this one has it."""
+    command, told = [sys.executable, str(Path(__file__).with_name("emulated_torch.py"))], "python emulated_torch.py"
+    if has_vnni():
+        found = emulator()
+        if found is None:
+            raise Error(
+                f"dialect {dialect} cannot be verified on this CPU",
+                why="it has VNNI, where fbgemm's products are exact",
+                remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
+            )
+        command, told = [found, "-cpu", EMULATED_CPU, *command], f"{Path(found).name} -cpu {EMULATED_CPU} {told}"
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise Error(
+            "torch is not installed", why="the dialect is compared with it", remedy=f"pip install torch=={VERSION}"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "outputs.npz"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        run = subprocess.run([*command, str(target), str(values)], env=environment, capture_output=True, text=True)
+        if run.returncode or not target.is_file():
+            raise Error("torch failed", where=told, why=run.stderr[-500:] or None, remedy="use a CPU without VNNI")
+        made = dict(np.load(target))
+    cases: list[Case] = []
+    for done, (name, draw) in enumerate(EAGER.items(), start=1):
+        compared = wrong = index = 0
+        for _, graph, _ in modules(torch, name, draw, True):
+            program = make_program(graph, dialect)
+            while f"{name}|in|{index}" in made:
+                theirs = made[f"{name}|out|{index}"]
+                compared += theirs.size
+                wrong += differing(np.asarray(program(made[f"{name}|in|{index}"])), theirs)
+                index += 1
+        cases.append(Case(name, compared, wrong))
+        if progress is not None:
+            progress(done, len(EAGER), name)
+    return Verification(dialect, "torch", str(made["version"]), told, tuple(cases))
+
+
+VERIFIERS: Mapping[str, Verifier] = {
+    "torch-fbgemm": _with_torch,
+    "torch-fbgemm-avx2-saturating": _without_vnni,
+    "torch-pt2e": _with_torch,
+}
