@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.errors import Error, NotSupportedYet
+from hwq.files import PathLike, write_npz
 from hwq.graph import BITS, Array, Graph
 from hwq.names import display_name
 from hwq.ops.storage import integer_range
@@ -19,8 +21,10 @@ from hwq.plan import Group, Plan
 from hwq.plan_reading import exact, float_name, literal, stored_as_parameter
 from hwq.plan_values import given_array
 
-__all__ = ["Encoding", "dialect_for", "encodings_of", "encodings_of_graph", "to_plan"]
+__all__ = ["Encoding", "dialect_for", "encodings_of", "encodings_of_graph", "save", "to_plan"]
 
+# A plan file with more numbers than this keeps them beside it.
+INLINE_SCALES = 16384
 _GLOB = re.compile(r"\[([*?\[])\]")
 
 
@@ -178,6 +182,31 @@ def encodings_of(plan: Plan) -> Iterator[Encoding]:
                 name, kind == "weights", str(planned["dtype"]), scales,
                 np.broadcast_to(zeros.astype(np.int64), scales.shape), None, block,
             ).checked(where)  # fmt: skip
+
+
+def save(plan: Plan, path: PathLike, *, overwrite: bool = False) -> None:
+    """Write a plan; where its scales would make a long text, they lie as float32 in an ``.npz`` of its name beside it."""
+    target = Path(path)
+    count = sum(len(values.get("scale", ())) if isinstance(values.get("scale"), list) else 0
+                for layer in plan.layers for values in (layer.weights, layer.activations))  # fmt: skip
+    if count <= INLINE_SCALES:
+        plan.save(target, overwrite=overwrite)
+        return
+    beside = target.with_suffix(".npz")
+    arrays: dict[str, NDArray[Any]] = {}
+    table = tomllib.loads(plan.to_toml())
+    for index, layer in enumerate(table["layers"]):
+        for kind in ("weights", "activations"):
+            for key, dtype in (("scale", np.float32), ("zero_point", np.int32)):
+                given = layer.get(kind, {}).get(key)
+                if isinstance(given, list):
+                    arrays[f"{key}{index}"] = np.asarray(given, dtype)
+                    layer[kind][key] = f"file:{beside.name}#{key}{index}"
+    moved = Plan._checked(table, str(target))
+    if target.exists() and not overwrite:
+        raise Error("the file exists already", where=str(target), remedy="choose another name or pass --overwrite")
+    write_npz(beside, arrays, overwrite=overwrite)
+    moved.save(target, overwrite=overwrite)
 
 
 def _plain_name(pattern: str) -> str | None:

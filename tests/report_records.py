@@ -15,8 +15,11 @@ from hwq.reporting.records import (
     CostLayer,
     Footprint,
     Histogram,
+    MeasuredChange,
+    OutputEffect,
     Planned,
     Records,
+    SensitiveLayer,
     Unsupported,
 )
 
@@ -97,9 +100,17 @@ def cost(
 def comparison(names: list[str], model: str = "net") -> Comparison:
     levels = [30.0, 12.5, math.inf, 41.0, 22.0]
     layers = tuple(
-        ComparedLayer(name, "Conv", (name,), levels[i % len(levels)], 0.999, 2.0) for i, name in enumerate(names)
-    )
-    return Comparison(model, 500, 0.99, 0.0012, 0.98, 0.976, 0.6, 3, 5, layers, {"graph": "a" * 64})
+        ComparedLayer(
+            name, "Conv", (name,), levels[i % len(levels)], 0.999, 2.0, 0.01 * i, 0.02, 12.5, 31.0, math.inf, (7.0, 2.5, 0.0),
+            tuple(i % 7.0 for i in range(200)), "int8")
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    before, after = OutputEffect(22.0, 0.01, 0.98), OutputEffect(math.inf, 0.0, 1.0)
+    return Comparison(
+        model, 500, 0.99, 0.0012, 0.98, 0.976, 0.6, 3, 5, layers, {"graph": "a" * 64}, 22.0, 64,
+        tuple(SensitiveLayer(name, "Conv", after, before if i % 2 else None) for i, name in enumerate(names)),
+        tuple(MeasuredChange(f"weights of {name}: int8", f"[[layers]]\n# {name}", name, 4.1, before, after, after) for name in names),
+    )  # fmt: skip
 
 
 def records(names: list[str], model: str = "net") -> Records:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import hwq
 from hwq.cli import app
-from hwq.encodings import Encoding, encodings_of, encodings_of_graph, to_plan
+from hwq.encodings import Encoding, encodings_of, encodings_of_graph, save, to_plan
 from hwq.errors import Error, NotSupportedYet
 from hwq.exporters.encodings import write
 from hwq.graph import Graph, Node
@@ -212,6 +212,20 @@ def test_blocks_in_version_2(tmp_path: Path) -> None:
 def tomllib_plan(*rules: dict[str, Any]) -> Plan:
     off = {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}}
     return Plan.model_validate({"dialect": "hwq", "default": off, "layers": list(rules)})
+
+
+def test_many_scales_lie_beside_the_plan(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    found = [Encoding(f"w{at}", True, "int8", random.uniform(1e-6, 1, 9000).astype(np.float32), random.integers(-3, 4, 9000))
+             for at in range(2)]  # fmt: skip
+    found.append(Encoding("x", False, "uint8", np.float32(0.1) * np.ones((), np.float32), np.array(7, np.int64)))
+    save(to_plan(found), tmp_path / "p.toml")
+    assert (tmp_path / "p.toml").stat().st_size < 2000 and (tmp_path / "p.npz").exists()
+    assert facts(encodings_of(Plan.load(tmp_path / "p.toml"))) == facts(found)
+    with pytest.raises(Error, match="exists"):
+        save(to_plan(found), tmp_path / "p.toml")
+    save(to_plan(found[2:]), tmp_path / "small.toml")
+    assert not (tmp_path / "small.npz").exists()
 
 
 def test_tensorrt_caches(tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ def test_the_page_is_well_formed_and_has_every_figure(written: str) -> None:
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     drawn = figures(written)
-    # layers, 2 rooflines, traffic, energy, 3 histograms; the other model: 1 roofline, traffic, energy.
-    assert len(drawn) == 11 == len(reader.all("figure")) == len(reader.all("figcaption"))
+    # layers, 2 rooflines, traffic, energy, 3 histograms; the other model: 1 roofline, traffic, energy; split, sensitivity,
+    # losses, channels of activations and of weights.
+    assert len(drawn) == 16 == len(reader.all("figure")) == len(reader.all("figcaption"))
     for name in (
         "layer-chart",
         "roofline-0",
@@ -93,6 +94,11 @@ def test_the_page_is_well_formed_and_has_every_figure(written: str) -> None:
         "focus-energy",
         "histogram-0",
         "model-0-roofline-0",
+        "causes-0-split",
+        "causes-0-sensitivity",
+        "causes-0-losses",
+        "causes-0-activations",
+        "causes-0-weights",
     ):
         assert name in ids
 

@@ -58,8 +58,10 @@ def _import(
     json: options.Json = False,
 ) -> None:
     """Read another tool's quantization and write it as a plan; every scale keeps its float32 bits."""
+    from hwq.encodings import save
+
     found = _read(file, model)
-    found.plan.save(out, overwrite=overwrite)
+    save(found.plan, out, overwrite=overwrite)
     result = {**_facts(found.plan), "file": str(out), "format": found.format, "left_out": list(found.left_out)}
 
     def show(console: Console) -> None:

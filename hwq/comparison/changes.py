@@ -236,11 +236,18 @@ def _activation_offers(
     for observer, (scale, zero) in offered.items():
         if (scale, zero) == now or observer == instead:
             continue
-        text = f"activations of {place.tensor}: observer {observer} instead of " + (
-            instead or f"scale {float(now[0]):.4g}, zero point {point}"
+        text = (
+            f"activations of {place.tensor}: observer {observer}, {_range(how.dtype, scale, zero)} "
+            f"(now {f'{instead}, ' if instead else ''}{_range(how.dtype, *now)})"
         )
         rule = _rule(unit, place, {"observer": observer})
         yield Candidate(place.tensor, "activations", text, rule, with_scale(places, tied, scale, zero))
+
+
+def _range(dtype: str, scale: np.float32, zero: int) -> str:
+    """The real values that a stored type stands for."""
+    lowest, highest = integer_range(dtype)
+    return f"{(lowest - zero) * float(scale):.4g} to {(highest - zero) * float(scale):.4g}"
 
 
 def _middle(dtype: str) -> int:

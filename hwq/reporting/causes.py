@@ -70,7 +70,7 @@ def _split(identifier: str, found: Comparison, layers: Sequence[ComparedLayer]) 
                 text = f"{shown[at].name}, {name}: " + ("exact" if told == math.inf else f"{told:.1f} dB")
                 page.dots.append(Dot(axes, at, value, 3.2, colour, text))
         _layer_axis(axes, [layer.name for layer in shown])
-        axes.set(ylabel="SQNR (dB)", ylim=(bottom, top))
+        axes.set(ylabel="SQNR, dB", ylim=(bottom, top))
         legend(page, {name: colour for name, (_, colour) in curves.items()})
         last = shown[-1]
         worse = "weights" if (last.weights_only_db or 0.0) < (last.activations_only_db or 0.0) else "activations"
@@ -87,13 +87,13 @@ def _layer_axis(axes: Any, names: Sequence[str]) -> None:
     axes.set_xticks(range(0, len(names), every), labels(list(names)[::every], NAME_LIMIT))
     for label in axes.get_xticklabels():
         label.set(rotation=60, rotation_mode="anchor", ha="right", va="center")
-    axes.set(xlim=(-0.6, len(names) - 0.4), xlabel="layer, in order of execution")
+    axes.set(xlim=(-0.6, len(names) - 0.4), xlabel="layer, in execution order")
 
 
 def _rows(page: Canvas, names: Sequence[str]) -> Any:
     axes = page.axes[0]
     axes.set_yticks(range(len(names)), labels(list(names), NAME_LIMIT))
-    axes.set(ylim=(len(names) - 0.4, -0.6), ylabel="layer")
+    axes.set(ylim=(len(names) - 0.4, -0.6), ylabel="layer, in execution order")
     axes.grid(axis="y", visible=False)
     return axes
 
@@ -112,7 +112,7 @@ def _sensitivity(identifier: str, found: Comparison) -> Drawing:
             page.tell(
                 bar[0], f"all quantized but {one.name}: {_told(one.without)}, {_gain(found, one.without):+.1f} dB"
             )
-        axes.set(xlabel="dB", xlim=(0, max(*losses, *back, 1.0) * 1.04))
+        axes.set(xlabel="SQNR lost or won, dB", xlim=(0, max(*losses, *back, 1.0) * 1.04))
         legend(page, {"alone in integers": series(0), "alone in float": series(1)})
         return page.finish(
             "Sensitivity of each layer",
@@ -158,7 +158,7 @@ def _losses(identifier: str, layers: Sequence[ComparedLayer], found: Comparison)
                 bar = axes.barh(at + offset, 100 * share, height=0.34, color=colour)
                 page.tell(bar[0], f"{layer.name}: {100 * share:.3g} % of the values are {word}")
         largest = max(max(layer.saturation_share, layer.underflow_share) for layer in shown)
-        axes.set(xlabel="share of the values (%)", xlim=(0, max(100 * largest * 1.05, 0.1)))
+        axes.set(xlabel="share of the values, %", xlim=(0, max(100 * largest * 1.05, 0.1)))
         legend(page, {"saturated": role("warn"), "vanished": series(4)})
         worst = max(shown, key=lambda layer: layer.saturation_share)
         return page.finish(
@@ -188,8 +188,8 @@ def _heat(
         axes = _rows(page, [layer.name for layer in shown])
         shade(axes, picture, 1.0, len(shown))
         axes.set_yticks([at + 0.5 for at in range(len(shown))], labels([layer.name for layer in shown], NAME_LIMIT))
-        axes.set_xticks([0, 0.5, 1], ["first", "middle", "last"])
-        axes.set(ylabel="layer", xlabel="channel")
+        axes.set_xticks([0, 0.5, 1], ["0", "50", "100"])
+        axes.set(ylabel="layer, in execution order", xlabel="place of the channel, %")
         uneven = max(shown, key=lambda layer: max(read(layer)) - float(np.median(read(layer))))
         bits = read(uneven)
         return [
