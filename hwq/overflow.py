@@ -189,8 +189,13 @@ def _headroom(graph: Graph, node: Node, matrix: Array, groups: int) -> float:
     """Bits between the largest accumulator that an input reaches and 2^31, from the kernels' own proof."""
     a, w = (graph.tensors[name] for name in node.inputs[:2])
     assert a.quantization is not None and w.quantization is not None
+    if a.quantization.dtype.endswith("16"):
+        return math.inf  # sums of 64 bits
     low, high = (0, 255) if a.quantization.dtype == "uint8" else (-128, 127)
-    zero = a.quantization.zero_points().reshape(-1).astype(np.int64)[:1]
+    if a.quantization.dynamic:  # any zero point of the type
+        low, high, zero = low - high, high - low, np.zeros(1, np.int64)
+    else:
+        zero = a.quantization.zero_points().reshape(-1).astype(np.int64)[:1]
     points = (
         np.broadcast_to(w.quantization.zero_points().reshape(-1).astype(np.int64), (matrix.shape[1],))
         if w.quantization.zero_points().size in (1, matrix.shape[1])
@@ -201,7 +206,7 @@ def _headroom(graph: Graph, node: Node, matrix: Array, groups: int) -> float:
     bias = graph.tensors[node.inputs[2]].data if len(node.inputs) > 2 and node.inputs[2] else None
     offset = (
         bias.astype(np.int64).reshape(-1)
-        if bias is not None and bias.size in (1, matrix.shape[1])
+        if bias is not None and bias.dtype.kind == "i" and bias.size in (1, matrix.shape[1])
         else np.zeros(1, np.int64)
     )
     top = offset + (high - zero) * positive + (zero - low) * negative

@@ -92,6 +92,7 @@ class Weights:
             flat = np.ascontiguousarray(data.reshape(taps * channels, columns))
             if not scaled:
                 return Matrix(kernels.pack(flat, zero_point=points))
+            bits = 4 if bits == 8 and _fits_nibbles(flat, points) else bits  # few bits that lowering widened to bytes
             steps = np.ascontiguousarray(self.scales[group][None], np.float32)
             return Matrix(kernels.pack(flat, zero_point=points[None], bits=bits, scales=steps))
         unit = 32 if bits < 8 else 4
@@ -110,6 +111,12 @@ class Weights:
             scales=np.ascontiguousarray(self.scales[group].reshape(taps * blocks, columns), np.float32),
         )
         return Matrix(packed, blocks, self.block, width)
+
+
+def _fits_nibbles(data: Array, points: Array) -> bool:
+    low, high = (0, 15) if data.dtype == np.uint8 else (-8, 7)
+    every = [int(edge) for values in (data, points) if values.size for edge in (values.min(), values.max())]
+    return all(low <= edge <= high for edge in every)
 
 
 def weights_of(scope: Scope) -> Weights:

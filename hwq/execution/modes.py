@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution.gathering import Matrix, Weights, apply, clamped, convolved, gathered, offsets_of, weights_of
+from hwq.execution.gathering import Weights, apply, channels_second, clamped, convolved, offsets_of, weights_of
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, scalar, writing
 from hwq.graph import Array
+from hwq.ops import spatial
 from hwq.ops.quantize import dequantize
 from hwq.ops.storage import integer_range
 
@@ -136,24 +137,25 @@ def _sixteen(scope: Scope) -> Kernel:
             kind="requant", rounding="f64", multipliers=real / np.float64(scale), zero_point=out_point, dtype=made.dtype,
             clamp=clamp_of(scope, made.dtype, scale, out_point),
         )  # fmt: skip
-    depthwise = weights.data.shape[2] == 1 and weights.data.shape[0] > 1
-    if finish is not None and not depthwise:
-        return _requantized(scope, weights, point, joined, real)
-    sums = _depthwise(scope, weights, point) if depthwise else _sums(scope, weights, point)
+    convolution = scope.node.op == "Conv"
+    if finish is not None and not convolution:
+        return _requantized(scope, weights, point, joined, finish)
+    sums = _by_bytes(scope, point) if convolution else _sums(scope, weights, point)
 
-    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        acc = sums(_signed(present(operands[0])), settings)
-        last = np.ascontiguousarray(np.moveaxis(acc, 1, -1)) if scope.node.op == "Conv" else acc
-        total = last if joined is None else last + joined
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        total = sums(_signed(present(operands[0])), settings)
+        if joined is not None:
+            total += joined
         if finish is not None:
-            result = kernels.requantize(total, finish)
-        else:
-            result = (total.astype(np.float64) * real).astype(np.float32)
-            if offsets is not None and joined is None:
-                result = result + offsets
-        return np.ascontiguousarray(np.moveaxis(result, -1, 1)) if scope.node.op == "Conv" else result
+            return channels_second(kernels.requantize(total, finish), out)
+        result = (total.astype(np.float64) * real).astype(np.float32)
+        if offsets is not None and joined is None:
+            result += offsets
+        if convolution:
+            return channels_second(result, out)
+        return result
 
-    return adapt(run)
+    return writing(run)
 
 
 def _signed(x: Array) -> Array:
@@ -161,28 +163,17 @@ def _signed(x: Array) -> Array:
     return x if x.dtype == np.int16 else (x ^ np.uint16(1 << 15)).view(np.int16)
 
 
-def _requantized(scope: Scope, weights: Weights, point: int, bias: Array | None, real: Array) -> Kernel:
-    """Sums of 64 bits that leave the kernel requantized."""
-    made = scope.result().quantization
-    assert made is not None
-    scale, out_point = scalar(scope.node, made)
-    count = weights.data.shape[-1]
-    matrices = [weights.matrix(group, scaled=False) for group in range(weights.data.shape[0])]
-    columns = [slice(group * count, (group + 1) * count) for group in range(len(matrices))]
-    finishes = [
-        kernels.Epilogue(kind="requant", rounding="f64", multipliers=real[part] / np.float64(scale), zero_point=out_point,
-                         dtype=made.dtype, clamp=clamp_of(scope, made.dtype, scale, out_point))
-        for part in columns
-    ]  # fmt: skip
+def _requantized(scope: Scope, weights: Weights, point: int, bias: Array | None, finish: kernels.Epilogue) -> Kernel:
+    """A product whose sums of 64 bits leave the kernel requantized."""
+    matrix = weights.matrix(0, scaled=False)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         def product(group: int, rows: Array) -> Array:
             return kernels.gemm(
-                rows, matrices[group].packed, a_zero_point=point, epilogue=finishes[group], threads=settings.threads,
-                bias=None if bias is None else np.ascontiguousarray(bias[columns[group]]),
-            )  # fmt: skip
+                rows, matrix.packed, a_zero_point=point, bias=bias, epilogue=finish, threads=settings.threads
+            )
 
-        return apply(scope, matrices, _signed(present(operands[0])), point, product)
+        return apply(scope, [matrix], _signed(present(operands[0])), point, product)
 
     return adapt(run)
 
@@ -191,44 +182,48 @@ Sums = Callable[[Array, Settings], Array]
 
 
 def _sums(scope: Scope, weights: Weights, point: int) -> Sums:
-    """``sum of (a - za)(w - zw)`` in int64: int32 sums over runs of k that cannot overflow, added."""
-    parts = []
-    for group in range(weights.data.shape[0]):
-        flat = weights.data[group].reshape(-1, weights.data.shape[-1])
-        packed = kernels.pack(np.ascontiguousarray(flat), zero_point=weights.points[group])
-        least, most = packed.accumulator_range("int16", point)
-        fits = packed.n == 0 or (int(least.min()) >= -(2**31) and int(most.max()) < 2**31)
-        size = max(flat.shape[0], 1) if fits else SAFE_K
-        runs = [slice(first, first + size) for first in range(0, flat.shape[0], size)]
-        parts.append([(run, packed if fits else kernels.pack(np.ascontiguousarray(flat[run]), zero_point=weights.points[group]))
-                      for run in runs])  # fmt: skip
-    whole = [Matrix(run[0][1]) for run in parts]
+    """``sum of (a - za)(w - zw)`` of a product in int64: int32 sums over runs of k that cannot overflow, added."""
+    flat, points = weights.data[0].reshape(-1, weights.data.shape[-1]), weights.points[0]
+    parts = [
+        (first, kernels.pack(np.ascontiguousarray(flat[first : first + SAFE_K]), zero_point=points))
+        for first in range(0, flat.shape[0], SAFE_K)
+    ]
 
     def sums(x: Array, settings: Settings) -> Array:
-        def product(group: int, rows: Array) -> Array:
-            total = np.zeros((*rows.shape[:-1], weights.data.shape[-1]), np.int64)
-            for run, packed in parts[group]:
-                total += kernels.gemm(
-                    np.ascontiguousarray(rows[..., run]), packed, a_zero_point=point, threads=settings.threads
-                )
-            return total
-
-        return apply(scope, whole, x, point, product)
+        total = np.zeros((*x.shape[:-1], flat.shape[1]), np.int64)
+        for first, packed in parts:
+            run = np.ascontiguousarray(np.atleast_2d(x)[..., first : first + SAFE_K])
+            total += kernels.gemm(run, packed, a_zero_point=point, threads=settings.threads).reshape(total.shape)
+        return total
 
     return sums
 
 
-def _depthwise(scope: Scope, weights: Weights, point: int) -> Sums:
-    """One channel in per group: every product of a window at once, in float64, whose 53 bits hold the sums."""
-    taps = weights.data[:, :, 0, :].astype(np.float64) - weights.points[:, None, :]
+def _by_bytes(scope: Scope, point: int) -> Sums:
+    """The sums of a convolution in int64, channel-last: int16 is 256 times a signed byte and an unsigned one, and so is za.
+
+    ``x - za = 256 (high - high(za)) + (low - low(za))``, so two convolutions of bytes, exact in int32 by the bound of bytes, give
+    ``256 acc_high + acc_low``.
+    """
     tensor = scope.operand(1)
-    assert tensor is not None
-    kernel = [int(dim) for dim in tensor.shape[2:]]
+    assert tensor is not None and tensor.data is not None
+    points = scope.quantization(1).zero_points()
+    packed = kernels.pack_conv(tensor.data, zero_point=points, groups=int(scope.node.attributes.get("group", 1)))
 
     def sums(x: Array, settings: Settings) -> Array:
-        rows, space = gathered(scope.node, x, kernel, point)
-        acc = np.matmul(rows[..., 0].astype(np.float64) - point, taps).astype(np.int64)
-        whole = acc.transpose(1, 0, 2).reshape(x.shape[0], *space, -1)
-        return np.moveaxis(whole, -1, 1)
+        windows = spatial.windows_of(scope.node, x.shape[2:], packed.kernel)
+        last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        parts = (last >> 8).astype(np.int8), (last & 255).astype(np.uint8)
+        high, low = (
+            kernels.conv2d(
+                part, packed, strides=windows.strides, pads=(*windows.begin, *windows.end), dilations=windows.dilations,
+                layout="NHWC", a_zero_point=zero, threads=settings.threads,
+            )
+            for part, zero in zip(parts, (point >> 8, point & 255), strict=True)
+        )  # fmt: skip
+        total = high.astype(np.int64)
+        total *= 256
+        total += low
+        return total
 
     return sums

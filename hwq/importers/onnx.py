@@ -71,7 +71,8 @@ def read(
     Returns
     -------
     Graph
-        Source form, dialect ``ort``, shapes inferred, computations about shapes folded.
+        Source form, dialect ``ort`` (``hwq`` where hwq wrote the file by such a plan), shapes inferred, computations about
+        shapes folded.
 
     Raises
     ------
@@ -344,7 +345,13 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
         "ir_version": int(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
-    return Graph(reader.nodes, reader.tensors.values(), reader.inputs, outputs, name=name, dialect="ort", source=source)
+    own = model.producer_name == "hwq" and any(
+        (entry.key, entry.value) == ("hwq.dialect", "hwq") for entry in model.metadata_props
+    )
+    dialect = "hwq" if own else "ort"  # a plan for hwq's own kernels keeps them
+    return Graph(
+        reader.nodes, reader.tensors.values(), reader.inputs, outputs, name=name, dialect=dialect, source=source
+    )
 
 
 def _require_known(nodes: Sequence[Node]) -> None:

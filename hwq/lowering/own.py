@@ -105,7 +105,7 @@ def group_integer_products(draft: Draft) -> bool:
         )  # fmt: skip
         stored = draft.tensors[node.inputs[0]]
         draft.tensors[stored.name] = dataclasses.replace(
-            stored, quantization=Quantization(stored.dtype, *maker[1].outputs[1:])
+            stored, quantization=Quantization(stored.dtype, maker[1].outputs[1], maker[1].outputs[2])
         )
         for other, _ in parts:
             draft.remove(other)
