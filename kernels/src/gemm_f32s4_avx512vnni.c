@@ -14,7 +14,7 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma")
 #define SET1_FLOAT _mm512_set1_ps
 #define FMA _mm512_fmadd_ps
 #define ZERO_FLOATS _mm512_setzero_ps()
-enum { LANES = 16, CHAINS = 8 };
+enum { TOGETHER = 8, SHIFT = 0, LANES = 16, CHAINS = 8 };
 
 static inline __m512i load(const void *p)
 {

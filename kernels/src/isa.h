@@ -32,7 +32,7 @@
     X(layer_norm_s16, )
 #define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(conv_s32, )
 #define HWQ_ROW_avx512vnni(X)                                                                                                 \
-    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_f32, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
     X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, )
 #define HWQ_ROW_neon(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
@@ -75,7 +75,7 @@ hwq_gemm_fn hwq_gemm_u8s8__avx2, hwq_gemm_s8s8__avx2, hwq_gemm_saturating__avx2,
     hwq_gemm_u8s8__avx512vnni, hwq_gemm_s8s8__avx512vnni;
 hwq_gemm_s4_fn hwq_gemm_s4__avx2, hwq_gemm_s4__avxvnni, hwq_gemm_s4__avx512vnni, hwq_gemm_f32s4__avx2, hwq_gemm_f32s4__avx512vnni;
 hwq_gemm_f32s8_fn hwq_gemm_f32s8__avx2, hwq_gemm_f32s8__avx512vnni;
-hwq_gemm_f32_fn hwq_gemm_f32__avx2;
+hwq_gemm_f32_fn hwq_gemm_f32__avx2, hwq_gemm_f32__avx512vnni;
 hwq_gemm_sequential_fn hwq_gemm_sequential__avx2;
 hwq_requantize_fn hwq_requantize__avx2, hwq_requantize__avx512vnni;
 hwq_sum_f32_fn hwq_sum_f32__avx2;
