@@ -24,6 +24,21 @@ static inline __attribute__((always_inline)) __m512 half_sums(const int strips, 
     return pair_sums(first, strips > 1 ? pair_sums(acc[2], acc[3]) : first);
 }
 
+/* 8 k of `rows` rows and of the columns of `vectors` vectors. */
+static inline __attribute__((always_inline)) void step(const int rows, const int vectors, const float *a, int64_t a_stride, const float *w, int64_t k8,
+                                                       __m512 acc[ROWS][4])
+{
+    __m512 b[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) b[v] = _mm512_loadu_ps(w + v / 2 * 4 * k8 + v % 2 * 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        const __m512 left = _mm512_broadcast_f32x8(_mm256_loadu_ps(a + r * a_stride));
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[r][v] = _mm512_fmadd_ps(left, b[v], acc[r][v]);
+    }
+}
+
 static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const hwq_gemm_f32_args *args, int64_t row, int64_t column)
 {
     const int64_t k = args->k, whole = k / HWQ_LANES, rest = k % HWQ_LANES, k8 = (k + HWQ_LANES - 1) / HWQ_LANES * HWQ_LANES;
@@ -34,37 +49,26 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) acc[r][v] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < whole + (rest != 0); i++, a += HWQ_LANES, w += 4 * HWQ_LANES) {
-        __m512 b[4];
-        float tails[ROWS][HWQ_LANES];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) b[v] = _mm512_loadu_ps(w + v / 2 * 4 * k8 + v % 2 * 16);
-        if (i == whole) {
-            memset(tails, 0, sizeof tails);
-            for (int r = 0; r < rows; r++) memcpy(tails[r], a + r * args->a_stride, (size_t)rest * sizeof(float));
-        }
-        const float *from = i == whole ? tails[0] : a;
-        const int64_t stride = i == whole ? HWQ_LANES : args->a_stride;
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            const __m512 left = _mm512_broadcast_f32x8(_mm256_loadu_ps(from + r * stride));
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) acc[r][v] = _mm512_fmadd_ps(left, b[v], acc[r][v]);
-        }
+    for (int64_t i = 0; i < whole; i++, a += HWQ_LANES, w += 4 * HWQ_LANES) step(rows, vectors, a, args->a_stride, w, k8, acc);
+    if (rest) {
+        float tails[ROWS][HWQ_LANES] = {{0}};
+        for (int r = 0; r < rows; r++) memcpy(tails[r], a + r * args->a_stride, (size_t)rest * sizeof(float));
+        step(rows, vectors, tails[0], HWQ_LANES, w, k8, acc);
     }
     const int64_t left = args->n - column, width = left < 4 * strips ? left : 4 * strips;
-    const __mmask8 mask = (__mmask8)((1u << width) - 1);
-    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    const __m256 bias = args->bias ? _mm256_maskz_loadu_ps(mask, args->bias + column) : _mm256_setzero_ps();
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)width), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m512i lower = _mm512_set_epi32(27, 19, 26, 18, 25, 17, 24, 16, 11, 3, 10, 2, 9, 1, 8, 0); /* of two rows, columns in order */
+    const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(4));
+    const __m256 bias = args->bias ? _mm256_maskload_ps(args->bias + column, mask) : _mm256_setzero_ps();
     float *out = args->out + row * args->out_stride + column;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r += 2) {
         const __m512 one = half_sums(strips, acc[r]), other = r + 1 < rows ? half_sums(strips, acc[r + 1]) : one;
-        const __m512 sums = _mm512_add_ps(_mm512_shuffle_f32x4(one, other, 0x88), _mm512_shuffle_f32x4(one, other, 0xDD));
-        const __m512 y = _mm512_permutexvar_ps(order, sums);
+        float y[16];
+        _mm512_storeu_ps(y, _mm512_add_ps(_mm512_permutex2var_ps(one, lower, other), _mm512_permutex2var_ps(one, upper, other)));
         for (int s = 0; s < 2 && r + s < rows; s++) {
-            const __m256 v = s ? _mm512_extractf32x8_ps(y, 1) : _mm512_castps512_ps256(y);
-            _mm256_mask_storeu_ps(out + (r + s) * args->out_stride, mask, args->bias ? _mm256_add_ps(v, bias) : v);
+            const __m256 v = _mm256_loadu_ps(y + 8 * s);
+            _mm256_maskstore_ps(out + (r + s) * args->out_stride, mask, args->bias ? _mm256_add_ps(v, bias) : v);
         }
     }
 }

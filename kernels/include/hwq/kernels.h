@@ -404,7 +404,7 @@ const char *hwq_op_name(int op);
 int hwq_op_present(int op, int path); /* does the path have its own code for the op (on its own architecture) */
 
 /* For benchmarks: `rounds` of a scheme's instructions without loads ("int8-avx2", "int4-avx2", "float32-avx2",
- * "int8-avx512vnni"); returns the MACs they stand for, 0 where the CPU lacks them. */
+ * "int8-avx512vnni", "float32-avx512vnni"); returns the MACs they stand for, 0 where the CPU lacks them. */
 int64_t hwq_ceiling(const char *scheme, int64_t rounds);
 
 #endif
