@@ -43,7 +43,8 @@ static int plan_of(const hwq_conv *c, plan *p)
     p->quads = (p->run + HWQ_QUAD - 1) / HWQ_QUAD;
     p->repacked = p->run % HWQ_QUAD != 0;
     p->copied = padded || c->a_type == HWQ_S8 || p->repacked;
-    p->flat = !p->copied && w->kernel[1] == 1 && w->kernel[2] == 1 && w->stride[1] == 1 && w->stride[2] == 1;
+    p->flat = !padded && !p->repacked && w->kernel[1] == 1 && w->kernel[2] == 1 && w->stride[1] == 1 && w->stride[2] == 1 &&
+              w->in[1] == w->out[1] && w->in[2] == w->out[2];
     p->wide = p->flat ? FLAT : w->out[2];
     p->high = p->flat ? (w->out[1] * w->out[2] + FLAT - 1) / FLAT : w->out[1];
     p->step = w->stride[2] * c->channels;
@@ -53,7 +54,7 @@ static int plan_of(const hwq_conv *c, plan *p)
     p->rows = p->row_step && BLOCK_BYTES / p->row_step > 1 ? BLOCK_BYTES / p->row_step : 1;
     if (p->rows > p->high) p->rows = p->high;
     const int64_t in_rows = (p->rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1;
-    p->image_bytes = p->copied ? hwq_align(in_rows * p->in_row + SLACK) : 0;
+    p->image_bytes = p->copied ? hwq_align((p->flat ? p->rows * p->row_step : in_rows * p->in_row) + SLACK) : 0;
     p->weight_bytes = p->repacked ? (c->weights->n + HWQ_STRIP - 1) / HWQ_STRIP * p->runs * p->quads * HWQ_STRIP * HWQ_QUAD : 0;
     return 1;
 }
@@ -156,6 +157,16 @@ static void some(int64_t positions, int vectors, const plan *p, const uint8_t *a
     switch (positions) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) default: CASE(12) }
 }
 
+/* n bytes, their signs flipped. */
+static void flip_bytes(const uint8_t *from, int64_t n, uint8_t *to)
+{
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    for (int64_t i = 0; i < n; i += 64) {
+        const __mmask64 mask = n - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n - i)) - 1;
+        _mm512_mask_storeu_epi8(to + i, mask, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from + i), flip));
+    }
+}
+
 /* Output rows [top, bottom) need input rows [top * stride - pad, ...): padding filled, signs flipped. */
 static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, int64_t top, int64_t bottom, uint8_t fill, uint8_t *to)
 {
@@ -163,7 +174,11 @@ static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, i
     const int64_t rows = (bottom - 1 - top) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1, row_bytes = w->in[2] * c->channels;
     const int64_t before = w->pad[2] * c->channels < p->in_row ? w->pad[2] * c->channels : p->in_row;
     const int64_t inside = p->in_row - before < row_bytes ? p->in_row - before : row_bytes;
-    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    if (p->flat) {
+        const int64_t positions = w->out[1] * w->out[2], last = bottom * p->wide < positions ? bottom * p->wide : positions;
+        flip_bytes(image + top * p->wide * c->channels, (last - top * p->wide) * c->channels, to);
+        return;
+    }
     for (int64_t r = 0; r < rows; r++, to += p->in_row) {
         const int64_t y = top * w->stride[1] - w->pad[1] + r;
         if (y < 0 || y >= w->in[1]) {
@@ -173,11 +188,7 @@ static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, i
         const uint8_t *from = image + y * row_bytes;
         memset(to, fill, (size_t)before);
         if (c->a_type == HWQ_U8) memcpy(to + before, from, (size_t)inside);
-        else
-            for (int64_t i = 0; i < inside; i += 64) {
-                const __mmask64 mask = inside - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (inside - i)) - 1;
-                _mm512_mask_storeu_epi8(to + before + i, mask, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from + i), flip));
-            }
+        else flip_bytes(from, inside, to + before);
         memset(to + before + inside, fill, (size_t)(p->in_row - before - inside));
     }
 }
