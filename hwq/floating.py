@@ -124,8 +124,9 @@ class _Retyper:
 
     def _type(self, node: Node) -> str:
         planned: str = self.plan.activations_of(node.outputs, (node,)).dtype
-        if planned not in REALS and node.op in MATRIX and not node.domain and self._parameter(node.inputs[1]):
-            planned = self.plan.weights_of(node, node.inputs[1]).dtype
+        weights = [name for name in node.inputs[1::-1] if self._parameter(name)]
+        if planned not in REALS and node.op in MATRIX and not node.domain and weights:
+            planned = self.plan.weights_of(node, weights[0]).dtype
         return planned if planned in HALVES and node.op not in MAKERS else "float32"
 
     def _parameter(self, name: str) -> bool:

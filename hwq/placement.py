@@ -291,8 +291,7 @@ class _Placer:
 
     def _keeps_floats(self, node: Node) -> bool:
         """Whether the plan keeps the node's weights floating-point: such a layer has no integer arithmetic."""
-        name = node.inputs[1]
-        return self._parameter(name) and self.plan.weights_of(node, name).floating
+        return any(self._parameter(name) and self.plan.weights_of(node, name).floating for name in node.inputs[:2])
 
     def _request(self, tensor: str, wanted: Activations | None) -> None:
         """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float."""

@@ -389,3 +389,54 @@ def test_one_bound_for_exact_groups() -> None:
 
     assert scales.EXACT_GROUP == own.EXACT_GROUP == scaled.EXACT_GROUP
     assert 255 * 255 * scaled.EXACT_GROUP < 2**24
+
+
+def odd(form: str) -> tuple[Graph, np.ndarray]:
+    random = np.random.default_rng(3)
+    convolutions: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, object]]] = {
+        "one dimension": ((6, 9), (5, 6, 3), {"pads": [1, 1]}),
+        "three dimensions": ((3, 4, 5, 4), (5, 3, 2, 2, 2), {}),
+        "groups, dilated": ((8, 6, 6), (6, 4, 3, 3), {"group": 2, "dilations": [2, 1]}),
+        "same padding": ((5, 7, 7), (4, 5, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        "two a channel": ((4, 6, 6), (8, 1, 3, 3), {"group": 4, "pads": [1, 1, 1, 1]}),
+    }
+    if form in convolutions:
+        shape, weight, attributes = convolutions[form]
+        node, constants = (
+            helper.make_node("Conv", ["x", "w", "b"], ["y"], "c", **attributes),
+            {"b": random.normal(size=weight[0])},
+        )
+        made = ["N", *["d"] * len(shape)]
+    else:
+        shape, weight, made, constants = {
+            "scaled": ((20,), (20, 6), ["N", 6], {"b": random.normal(size=(1, 6))}),
+            "weights left": ((20, 5), (6, 20), ["N", 6, 5], {}),
+            "stacked weights": ((3, 20), (1, 20, 6), ["N", 3, 6], {}),
+            "vector": ((20,), (20,), ["N"], {}),
+        }[form]
+        inputs = ["w", "x"] if form == "weights left" else ["x", "w", *constants]
+        extra = {"alpha": 0.5, "beta": 2.0} if form == "scaled" else {}
+        node = helper.make_node("Gemm" if extra else "MatMul", inputs, ["y"], "m", **extra)
+    graph = tiny.graph(
+        tiny.model([node], {"x": ["N", *shape]}, {"y": made}, {"w": random.normal(size=weight), **constants})
+    )
+    return graph, random.normal(size=(16, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["one dimension", "three dimensions", "groups, dilated", "same padding", "two a channel", "scaled", "weights left",
+     "stacked weights", "vector"],
+)  # fmt: skip
+def test_odd_forms_have_the_values_of_the_source_form(form: str) -> None:
+    graph, x = odd(form)
+    cal = hwq.calibrate(graph, x)
+    for name in ("static uint8", "static int4 groups", "static int16", "dynamic", "dynamic row", "dynamic row int4 groups",
+                 "weight-only int8 groups", "float16"):  # fmt: skip
+        q = hwq.quantize(graph, plan_of(name), cal)
+        program = hwq.compile(q)
+        y, plain = program(x), hwq.execute(q, x, dialect="onnx")
+        step = 1.01 / 255 if name.startswith("static") else 2e-3 if name == "float16" else 1e-5
+        assert np.abs(y - plain).max() <= step * 2 * np.abs(plain).max(), name
+        assert np.array_equal(program.session(threads=2)(x), y), name
+        assert program(x[:0]).shape == (0, *y.shape[1:]), name

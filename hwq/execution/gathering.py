@@ -6,6 +6,7 @@ are filled up to what the kernels take with activations that stand for 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ class Matrix:
         for index in range(self.blocks):
             part = rows[..., index * self.block : (index + 1) * self.block]
             whole[..., index, : part.shape[-1]] = part
-        return whole.reshape(*lead, -1)
+        return whole.reshape(*lead, taps * self.blocks * self.width)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def gathered(node: Node, x: Array, kernel: Sequence[int], fill: int) -> tuple[Ar
         view, (shape[0], groups, each, *shape[2:]), (steps[0], steps[1] * each, *steps[1:]), writeable=False
     )
     rows = split.transpose(1, 0, *range(3, 3 + 2 * rank), 2)
-    return rows.reshape(groups, x.shape[0] * int(np.prod(windows.sizes)), -1, each), windows.sizes
+    positions, taps = math.prod(windows.sizes), math.prod(windows.kernel)
+    return rows.reshape(groups, x.shape[0] * positions, taps, each), windows.sizes
 
 
 def apply(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ def over_rows(scope: Scope) -> Kernel:
         if axes != tuple(range(x.ndim - len(axes), x.ndim)):
             return dynamic_rows.quantize_rows(x, axes, symmetric=False)
         lead = x.shape[: x.ndim - len(axes)]
-        q, s, z = kernels.dynamic_quantize(x.reshape(*lead, -1), per_row=True, threads=threads)
+        row = math.prod(x.shape[len(lead) :])
+        q, s, z = kernels.dynamic_quantize(x.reshape(*lead, row), per_row=True, threads=threads)
         rows = (*lead, *(1,) * len(axes))
         return q.reshape(x.shape), s.reshape(rows), z.reshape(rows)
 
