@@ -92,26 +92,32 @@ def _grouped(scope: Scope) -> Kernel:
 
     Stored: ``rint(clip(f32(f32(y + f32(b / sa)) * f32(sa / sy)))) + zy``; float: ``f32(y * sa) + b``.
     """
-    (step, zero), made = scope.pair(0), scope.result().quantization
-    matrix = weights_of(scope).matrix(0)
-    offsets = offsets_of(scope, matrix.packed.n)
-    if made is None:
-        finish = kernels.Epilogue(kind="float", multipliers=step, float_bias=offsets)
-    else:
+    (step, zero), made, weights = scope.pair(0), scope.result().quantization, weights_of(scope)
+    matrices = [weights.matrix(group) for group in range(weights.data.shape[0])]
+    offsets, count = offsets_of(scope, weights.outputs), weights.data.shape[-1]
+
+    def finish(bias: Array | None) -> kernels.Epilogue:
+        if made is None:
+            return kernels.Epilogue(kind="float", multipliers=step, float_bias=bias)
         scale, point = scalar(scope.node, made)
         with np.errstate(all="ignore"):
-            added = None if offsets is None else (offsets / step).astype(np.float32)
+            added = None if bias is None else (bias / step).astype(np.float32)
             ratio = np.float32(step / scale)
-        finish = kernels.Epilogue(
+        return kernels.Epilogue(
             kind="requant", rounding="fp32", multipliers=ratio, zero_point=point, dtype=made.dtype, float_bias=added,
             clamp=clamp_of(scope, made.dtype, scale, point),
         )  # fmt: skip
 
+    parts = [None if offsets is None else offsets[first : first + count] for first in range(0, weights.outputs, count)]
+    finishes = [finish(part) for part in parts]
+
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         def product(group: int, rows: Array) -> Array:
-            return kernels.gemm(rows, matrix.packed, a_zero_point=zero, epilogue=finish, threads=settings.threads)
+            return kernels.gemm(
+                rows, matrices[group].packed, a_zero_point=zero, epilogue=finishes[group], threads=settings.threads
+            )
 
-        return apply(scope, [matrix], present(operands[0]), zero, product)
+        return apply(scope, matrices, present(operands[0]), zero, product)
 
     return adapt(run)
 

@@ -139,16 +139,17 @@ def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
 def _grouped(scope: Scope) -> Kernel:
     """Groups of scales: ``a - za`` as floats, whose sums in a group are exact integers (kernels/README.md)."""
     weights = weights_of(scope)
-    matrix, offsets = weights.matrix(0), offsets_of(scope, weights.outputs)
+    matrices = [weights.matrix(group) for group in range(weights.data.shape[0])]
+    offsets = offsets_of(scope, weights.outputs)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         a, s, z = (present(operands[place]) for place in (0, 3, 4))
         centered = a.astype(np.float32) - z.astype(np.float32)
 
         def multiply(group: int, rows: Array) -> Array:
-            return kernels.gemm(rows, matrix.packed, threads=settings.threads)
+            return kernels.gemm(rows, matrices[group].packed, threads=settings.threads)
 
-        made: Array = apply(scope, [matrix], centered, 0, multiply) * s
+        made: Array = apply(scope, matrices, centered, 0, multiply) * s
         channels = (-1, *(1,) * (a.ndim - 2)) if scope.node.op == "Conv" else (-1,)
         return clamped(scope, made if offsets is None else made + offsets.reshape(channels))
 

@@ -224,7 +224,7 @@ def _weights(draft: Draft, node: Node, dequantize: Node) -> Affine | None:
         return found
     if found.block is None:
         return found if found.axis == channel and found.scale.ndim == 1 else None
-    if int(node.attributes.get("group", 1)) > 1 or found.axis != along or found.scale.ndim != data.ndim:
+    if found.axis != along or found.scale.ndim != data.ndim:
         return None
     return found
 
