@@ -343,3 +343,39 @@ def test_weights_shared_with_another_layer_are_copied():
     x = rng.normal(size=(5, 3)).astype(np.float32)
     assert relative(run(graph, x), run(made, x)) < 1e-5
     assert np.array_equal(made.constant("v"), graph.constant("v"))
+
+
+def test_a_normalization_in_parts_takes_the_factor_too():
+    rng = np.random.default_rng(0)
+    constants = {"gain": rng.uniform(0.5, 30.0, 6), "shift": rng.normal(size=6), "a": rng.normal(size=(6, 4)), "b": rng.normal(size=(6, 4))}  # fmt: skip
+    nodes = [N("Mul", ["x", "gain"], ["m"], "gain_of"), N("Add", ["m", "shift"], ["n"], "shift_of"), N("MatMul", ["n", "a"], ["u"], "one"),
+             N("MatMul", ["n", "b"], ["v"], "two"), N("Sub", ["u", "v"], ["y"], "difference")]  # fmt: skip
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 3, 6]}, {"y": ["N", 3, 4]}, constants))
+    x = rng.normal(size=(8, 3, 6)).astype(np.float32)
+    cal = hwq.calibrate(graph, x)
+    made = smooth(graph, cal)
+    assert relative(run(graph, x), run(made, x)) < 1e-5
+    assert np.allclose(graph.constant("gain") / made.constant("gain"), graph.constant("shift") / made.constant("shift"))
+    again = hwq.calibrate(made, x)["n"]
+    assert np.ptp(np.log(again.maxima - again.minima)) < 0.6 * np.ptp(np.log(cal["n"].maxima - cal["n"].minima))
+
+
+def test_what_stands_beside_changes_nothing():
+    graph = mobile()
+    rng = np.random.default_rng(5)
+    beside = [
+        hwq.graph.Node("Conv", "beside", ("x", "wb"), ("cb",), {"pads": (1, 1, 1, 1)}, layout="NCHW"),
+        hwq.graph.Node("Sigmoid", "curve", ("cb",), ("z",)),
+    ]
+    tensors = [hwq.graph.Tensor("wb", "float32", (2, 3, 3, 3), rng.normal(size=(2, 3, 3, 3)).astype(np.float32)),
+               *(hwq.graph.Tensor(name, "float32", ("N", 2, 8, 8)) for name in ("cb", "z"))]  # fmt: skip
+    wider = graph.replace(
+        nodes=[*beside, *graph.nodes], tensors=[*graph.tensors.values(), *tensors], outputs=("y", "z")
+    )
+    one, other = equalize(graph), equalize(wider)
+    for name in ("w1", "b1", "w2", "b2", "w3", "w4", "b4"):
+        assert np.array_equal(one.constant(name), other.constant(name))
+    assert np.array_equal(other.constant("wb"), wider.constant("wb"))
+    # An output of the model keeps its numbers: a value that is read outside is no place for a factor.
+    shown = graph.replace(outputs=("y", "r1"))
+    assert "r1" not in equalize(shown).source["rescaled"]

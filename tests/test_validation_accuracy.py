@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from hwq.validation.contenders import CONTENDERS, stored_bytes
 from hwq.validation.methods import METHODS
 from hwq.validation.networks import digits
 
+REPORT = Path(__file__).resolve().parent.parent / "reports" / "accuracy" / "rows.csv"
 FEW = tuple(one for one in METHODS if (one.group, one.name) in {
     ("W8A8 static", "minmax"), ("W8A8 static", "mse, bias"), ("W8A8 static", "percentile, bias"), ("W4A8", "mse"),
 })  # fmt: skip
@@ -116,3 +119,18 @@ def test_the_command_prints_one_json_document(monkeypatch, tmp_path):
 def test_published_measurements_are_another_matter():
     with pytest.raises(Error, match="measured, not read"):
         validate("accuracy")
+
+
+def test_the_committed_report_keeps_its_rule():
+    rows = list(csv.DictReader(REPORT.read_text().splitlines()))
+    assert {"digits", "DS-CNN", "ResNet-8"} <= {row["model"] for row in rows}
+    for model in {row["model"] for row in rows}:
+        for group in {row["group"] for row in rows} - {"float32"}:
+            held = [row for row in rows if row["model"] == model and row["group"] == group and row["held_back_kl"]]
+            best = min(held, key=lambda row: float(row["held_back_kl"]))
+            assert [row["method"] for row in held if row["chosen"] == "True"] == [best["method"]]
+    # Accuracy and McNemar's counts belong together.
+    for row in rows:
+        change = (int(row["gained"]) - int(row["lost"])) / int(row["samples"])
+        assert float(row["accuracy"]) - float(row["float_accuracy"]) == pytest.approx(change, abs=1e-5)
+        assert 0 <= float(row["p"]) <= 1 and np.isfinite(float(row["kl"]))
