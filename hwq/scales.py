@@ -215,7 +215,7 @@ class Scales:
         weighing = None if importance is None or how.scale != "weighted" else _groups(importance, constant)
         scale, zero = weight_affine(groups, how, minimum, weighing)
         shape = _scale_shape(data.shape, constant)
-        return self._alive(node, constant, scale).reshape(shape), zero.reshape(shape)
+        return self.alive(node, constant, scale).reshape(shape), zero.reshape(shape)
 
     def require_weight(self, node: Node, constant: Constant) -> None:
         """Refuse a weight that the dialect cannot take or that no method is built for."""
@@ -279,7 +279,7 @@ class Scales:
         zero = np.zeros(1, np.int64) if zero is None else zero
         return np.broadcast_to(values.reshape(-1), wanted).copy(), np.broadcast_to(zero.reshape(-1), wanted).copy()
 
-    def _alive(self, node: Node, constant: Constant, scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    def alive(self, node: Node, constant: Constant, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give rows of zeros a scale, and raise scales so small that a bias, or the product with the input's scale,
         would not fit.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -145,3 +146,19 @@ def test_keyword_spotting(dtype, agreement):
     quantized = hwq.quantize(graph, plan_of(dtype), hwq.calibrate(graph, samples), samples)
     wanted = next(iter(evaluate(graph, {graph.inputs[0]: held}).values())).argmax(1)
     assert (hwq.execute(quantized, held).argmax(1) == wanted).mean() >= agreement
+
+
+def test_weights_next_to_nothing_keep_their_bias_in_int32():
+    # A searched scale is a share of the largest weight; here even the whole of it is at the edge of what a bias allows.
+    graph = tiny.graph(tiny.cnn())
+    weight, bias = graph.constant("w1").copy(), graph.constant("b1").copy()
+    weight[3] *= 1e-12
+    bias[3] = 0.7
+    changed = {"w1": weight, "b1": bias}
+    faint = graph.replace(
+        tensors=[dataclasses.replace(one, data=changed.get(one.name, one.data)) for one in graph.tensors.values()]
+    )
+    samples, x = tiny.images(32), tiny.images(16)
+    for dtype in ("int4", "int8"):
+        quantized = hwq.quantize(faint, plan_of(dtype), hwq.calibrate(faint, samples), samples)
+        assert np.abs(hwq.execute(quantized, x) - hwq.execute(faint, x)).max() < 0.1

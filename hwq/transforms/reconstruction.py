@@ -291,7 +291,9 @@ def _candidates(
         yield scale, zero
         return
     for share in FINE_SHARES if integer_range(how.dtype)[1] >= 2 ** (FINE_BITS - 1) - 1 else COARSE_SHARES:
-        yield (scale * np.float32(share)).astype(np.float32), zero
+        # A smaller scale may ask too much of an int32 bias where the weights are next to nothing.
+        smaller = (scale * np.float32(share)).astype(np.float32)
+        yield scales.alive(node, constant, smaller.reshape(-1)).reshape(scale.shape), zero
 
 
 def _expanded(values: Array, shape: tuple[int, ...], constant: Constant) -> Array:
