@@ -97,6 +97,15 @@ cdef extern from "hwq/kernels.h" nogil:
         int32_t accumulate
         float *out
         int64_t out_stride
+    ctypedef struct hwq_gemm_planes_args:
+        int64_t m, n, k
+        int32_t bits
+        const uint8_t *a
+        int64_t a_stride
+        const uint8_t *planes
+        int32_t *out
+        int64_t out_stride
+        uint8_t *scratch
     ctypedef struct hwq_window:
         int64_t in_ "in"[3]
         int64_t kernel[3]
@@ -151,6 +160,7 @@ cdef extern from "hwq/kernels.h" nogil:
     int64_t hwq_ceiling(const char *, int64_t)
     void hwq_gemm_f32(const hwq_gemm_f32_args *)
     void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
+    void hwq_gemm_planes(const hwq_gemm_planes_args *)
     void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)
     int64_t hwq_conv_workspace(const hwq_conv *)
     int hwq_conv_takes_winograd(const hwq_conv *)

@@ -151,6 +151,9 @@ def gemm_f32(
 def gemm_sequential(
     a: Buffer, first_row: int, rows: int, k: int, n: int, block: int, b: Buffer, accumulate: bool, out: Buffer
 ) -> None: ...
+def gemm_planes(
+    a: Buffer, first_row: int, rows: int, k: int, n: int, bits: int, planes: Buffer, out: Buffer, scratch: Buffer
+) -> None: ...
 def sum_f32(outer: int, k: int, inner: int, x: Buffer, out: Buffer) -> None: ...
 def conv(
     geometry: Geometry,

@@ -125,6 +125,19 @@ def histogram(int64_t n, x, double inverse, int64_t half, counts, squares):
         hwq_state_leave(state)
 
 
+def gemm_planes(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, int32_t bits, planes, out, scratch):
+    cdef _Views v = _Views()
+    cdef hwq_gemm_planes_args args
+    cdef int64_t end = first_row + rows, pairs = (k + 7) // 8
+    args.m, args.n, args.k, args.bits, args.a_stride, args.out_stride = rows, n, k, bits, k, n
+    args.a = <const uint8_t *>v.read(a, end * k) + first_row * k
+    args.planes = <const uint8_t *>v.read(planes, (n + 31) // 32 * pairs * 32 * bits)
+    args.out = <int32_t *>v.write(out, end * n * 4) + first_row * n
+    args.scratch = <uint8_t *>v.write(scratch, pairs * 64)
+    with nogil:
+        hwq_gemm_planes(&args)
+
+
 def lut_s16(x, table, out, int64_t n):
     cdef _Views v = _Views()
     cdef const int16_t *px = <const int16_t *>v.read(x, n * 2)

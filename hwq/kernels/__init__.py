@@ -19,6 +19,7 @@ from hwq.kernels.histograms import histogram
 from hwq.kernels.int16 import gemm_int16, lut_int16
 from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
+from hwq.kernels.planes import Planes, gemm_planes, pack_planes
 from hwq.kernels.products import gemm, gemm_saturating, gemm_sequential, matmul, matmul_f32, sum_f32
 from hwq.kernels.rows import dynamic_quantize, layer_norm, softmax
 from hwq.kernels.state import default_state
@@ -29,6 +30,7 @@ __all__ = [
     "Binary",
     "Epilogue",
     "Packed",
+    "Planes",
     "add",
     "available_isas",
     "average_pool",
@@ -39,6 +41,7 @@ __all__ = [
     "dynamic_quantize",
     "gemm",
     "gemm_int16",
+    "gemm_planes",
     "gemm_saturating",
     "gemm_sequential",
     "histogram",
@@ -56,6 +59,7 @@ __all__ = [
     "pack_conv",
     "pack_float",
     "pack_int4",
+    "pack_planes",
     "quantize",
     "quantize_multiplier",
     "requantize",

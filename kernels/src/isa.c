@@ -162,6 +162,7 @@ void hwq_gemm_saturating(const hwq_gemm_args *args) { HWQ_FIND(gemm_saturating)(
 void hwq_gemm_s4(const hwq_gemm_s4_args *args) { HWQ_FIND(gemm_s4)(args); }
 void hwq_gemm_f32s4(const hwq_gemm_s4_args *args) { HWQ_FIND(gemm_f32s4)(args); }
 void hwq_gemm_f32s8(const hwq_gemm_f32s8_args *args) { HWQ_FIND(gemm_f32s8)(args); }
+void hwq_gemm_planes(const hwq_gemm_planes_args *args) { HWQ_FIND(gemm_planes)(args); }
 void hwq_gemm_f32(const hwq_gemm_f32_args *args) { HWQ_FIND(gemm_f32)(args); }
 void hwq_gemm_sequential(const hwq_gemm_sequential_args *args) { HWQ_FIND(gemm_sequential)(args); }
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out) { HWQ_FIND(sum_f32)(outer, k, inner, x, out); }

@@ -21,7 +21,7 @@
     X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)                                       \
     X(gemm_s16s8, hwq_gemm_s16_fn) X(widen, hwq_widen_fn) X(narrow, hwq_narrow_fn)                                            \
     X(dynamic_quantize, hwq_dynamic_fn) X(lut_s16, hwq_lut_s16_fn) X(softmax_run, hwq_softmax_fn)                             \
-    X(layer_norm_s16, hwq_layer_norm_fn)
+    X(layer_norm_s16, hwq_layer_norm_fn) X(gemm_planes, hwq_gemm_planes_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
@@ -29,7 +29,7 @@
     X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
-    X(layer_norm_s16, )
+    X(layer_norm_s16, ) X(gemm_planes, )
 #define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(conv_s32, )
 #define HWQ_ROW_avx512vnni(X)                                                                                                 \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_f32, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
@@ -66,6 +66,7 @@ typedef void hwq_dynamic_fn(int32_t, int64_t, int64_t, const float *, void *, fl
 typedef void hwq_lut_s16_fn(int64_t, const int16_t *, const int16_t *, int16_t *);
 typedef void hwq_softmax_fn(const hwq_softmax *, int64_t, int64_t, const void *, void *);
 typedef void hwq_layer_norm_fn(const hwq_layer_norm *, int64_t, const int16_t *, int16_t *);
+typedef void hwq_gemm_planes_fn(const hwq_gemm_planes_args *);
 typedef void hwq_unpack_int4_fn(int64_t, const uint8_t *, int32_t, int8_t *);
 
 #define HWQ_DECLARE(op, type) type hwq_##op##__ref;
@@ -95,6 +96,7 @@ hwq_widen_fn hwq_widen__avx2, hwq_widen__neon;
 hwq_narrow_fn hwq_narrow__avx2, hwq_narrow__neon;
 hwq_dynamic_fn hwq_dynamic_quantize__avx2, hwq_dynamic_quantize__neon;
 hwq_lut_s16_fn hwq_lut_s16__avx2;
+hwq_gemm_planes_fn hwq_gemm_planes__avx2;
 hwq_softmax_fn hwq_softmax_run__avx2;
 hwq_layer_norm_fn hwq_layer_norm_s16__avx2;
 hwq_quantize_fn hwq_quantize__avx512vnni;

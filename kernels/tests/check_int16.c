@@ -101,6 +101,24 @@ static void norms(int path, int64_t columns)
     check_guard(&x), check_guard(&out), check_guard(&want), check_guard(&weights), check_guard(&bias);
 }
 
+static void planes(int path, int64_t m, int64_t n, int64_t k, int32_t bits, int extreme)
+{
+    const int64_t pairs = (k + 7) / 8, size = (n + 31) / 32 * pairs * 32 * bits;
+    guarded a = guard((size_t)(m * k), 0), packed = guard((size_t)size, 0), scratch = guard((size_t)pairs * 64, 0);
+    guarded out = guard((size_t)(m * n) * 4, 0), want = guard((size_t)(m * n) * 4, 0);
+    fill_bytes(a.data, m * k, 0), fill_bytes(packed.data, size, 0);
+    if (extreme) memset(a.data, 255, (size_t)(m * k)), memset(packed.data, 255, (size_t)size);
+    hwq_gemm_planes_args args = {.m = m, .n = n, .k = k, .bits = bits, .a = a.data, .a_stride = k, .planes = packed.data,
+                                 .out = out.data, .out_stride = n, .scratch = scratch.data};
+    hwq_gemm_planes(&args);
+    args.out = want.data;
+    hwq_path_choose(0);
+    hwq_gemm_planes(&args);
+    hwq_path_choose(path);
+    check_equal(out.data, want.data, (size_t)(m * n) * 4, "ref");
+    check_guard(&a), check_guard(&packed), check_guard(&scratch), check_guard(&out), check_guard(&want);
+}
+
 void check_int16(void)
 {
     static const int cases[][3] = {{HWQ_SOFTMAX_GEMMLOWP, HWQ_S8, HWQ_S8}, {HWQ_SOFTMAX_GEMMLOWP, HWQ_U8, HWQ_U8},
@@ -115,6 +133,12 @@ void check_int16(void)
         for (int64_t m = 0; m <= 5; m++) products(m, 8, 20, 0, 1, 0, 2);
         products(3, 5000, 17, 1, 0, 0, 2), products(3, 5000, 17, 1, 1, 0, 2); /* past a run of int32, at the extremes */
         products(2, 6, 50, 0, 1, 1, 2);
+        check_begin("gemm_planes", path);
+        for (int32_t bits = 1; bits <= 3; bits++) {
+            for (int64_t n = 0; n <= 66; n++) planes(path, 1, n, 17, bits, 0);
+            for (int64_t k = 0; k <= 40; k++) planes(path, 2, 33, k, bits, 0);
+            planes(path, 3, 40, 3000, bits, 1), planes(path, 2, 32, 129, bits, 1); /* the 16-bit sums at their bound */
+        }
         check_begin("lut_s16", path);
         tables(path);
         check_begin("softmax_run", path);

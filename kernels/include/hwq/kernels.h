@@ -209,6 +209,21 @@ typedef struct {
     int64_t out_stride;
 } hwq_gemm_f32_args;
 void hwq_gemm_f32(const hwq_gemm_f32_args *args);
+/* out[i][j] = sum over k of a[i][k] * p[k][j], modulo 2^32, with p of `bits` bits in planes (zero points are the caller's):
+ * |sum| <= 255 * 7 * k stays in int32 up to k = 1,203,000. Packed: for each plane, block of 32
+ * columns and 8 values of k, 32 bytes; byte c holds column c's bits of k..k+3 low and of k+4..k+7 high. What hangs over n or k is
+ * 0. scratch: 64 bytes for each 8 of k, rounded up. */
+typedef struct {
+    int64_t m, n, k;
+    int32_t bits;                /* 1..3 */
+    const uint8_t *a;            /* m rows of k */
+    int64_t a_stride;
+    const uint8_t *planes;
+    int32_t *out;
+    int64_t out_stride;
+    uint8_t *scratch;
+} hwq_gemm_planes_args;
+void hwq_gemm_planes(const hwq_gemm_planes_args *args);
 /* Float32 in sequential order: chain = +0, then chain = fma(a[k], b[k], chain) for `block` consecutive k; the chains of the
  * blocks are added in order (to what `out` holds, if accumulate). With block = 128, 256, ... this is the order of MLAS's SGEMM
  * on x86-64 with FMA, and so onnxruntime's. k = 0 gives +0, or leaves out as it is. */
