@@ -26,7 +26,7 @@ VERBS = [
     "accelerators",
     "dialects",
 ]
-LATER = ["check", "search", "diff", "plan", "fit"]
+LATER = ["check", "search", "diff", "fit"]
 
 
 def run(*arguments: object, code: int = 0):
@@ -210,7 +210,7 @@ BAD = {
     "no such dialect": ("run", "{0}/model.onnx", "--data", "{0}/test.npz", "--dialect", "tpu"),
     "a dialect of later": ("run", "{0}/q.onnx", "--data", "{0}/test.npz", "--dialect", "tensorrt"),
     "an existing file": ("export", "{0}/q.onnx", "-o", "{0}/model.onnx"),
-    "a format of later": ("export", "{0}/q.onnx", "-o", "{0}/never.onnx", "--format", "aimet"),
+    "encodings of a float model": ("export", "{0}/model.onnx", "-o", "{0}/never.onnx", "--format", "aimet"),
     "no such rules": ("lower", "{0}/model.onnx", "--to", "abacus"),
     "no such accelerator": ("accelerators", "show", "abacus"),
     "verify": ("dialects", "--verify", "abacus"),

@@ -277,13 +277,7 @@ def compare(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="With --against: draw differences by depth (SVG)."),
     ] = None,
-    sensitivity: Annotated[
-        bool,
-        typer.Option(
-            "--sensitivity",
-            help="Also run each layer quantized alone and each alone in float, and try changes of the worst: what to change, with the measured gain.",
-        ),
-    ] = False,
+    sensitivity: options.Sensitivity = False,
     sensitivity_samples: Annotated[
         int | None,
         typer.Option(

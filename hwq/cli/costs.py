@@ -88,6 +88,7 @@ def report(
     precision: options.Precision = None,
     batch: options.Batch = 1,
     samples: options.Count = None,
+    sensitivity: options.Sensitivity = False,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
     overwrite: options.Overwrite = False,
@@ -119,8 +120,12 @@ def report(
         )
         with progress("calibrating") as told:
             statistics = hwq.calibrate(graph, source.batches(CHUNK), progress=told)
-        subject = hwq.quantize(graph, chosen, statistics)
-        items += [statistics, hwq.compare(graph, subject, found.batches(CHUNK), labels=found.labels)]
+        subject = hwq.quantize(graph, chosen, statistics, source.batches(CHUNK))
+        with progress("comparing") as told:
+            compared = hwq.compare(
+                graph, subject, found.batches(CHUNK), labels=found.labels, sensitivity=sensitivity, progress=told
+            )
+        items += [statistics, compared]
     for machine in options.machines(on):
         items.append(hwq.estimate(subject, machine, plan=None if subject is not graph else chosen, batch=batch))
     hwq.report(items, str(out), overwrite=overwrite)

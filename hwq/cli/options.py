@@ -74,6 +74,14 @@ DialectName = Annotated[
     typer.Option("--dialect", metavar="NAME", help="Whose bits: `hwq dialects` lists them. Default: the graph's own."),
 ]
 
+Sensitivity = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        help="Also run each layer quantized alone and each alone in float, and try changes of the worst: what to change, with the measured gain.",
+    ),
+]
+
 # Uniform plans by name: weights, activations.
 PRECISIONS = {"int8": ("int8", "uint8"), "int4": ("int4", "int4"), "fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
               "fp32": ("float32", "float32")}  # fmt: skip

@@ -16,12 +16,15 @@ from hwq.reporting.tables import Cell, Column, Table, number, percent
 
 __all__ = ["changes", "drawings", "rules", "sensitivities", "table"]
 
-# Layers that one figure shows; a longer model keeps the worst, in order.
+# Layers side by side, and below one another: a longer model keeps the worst, in order.
 MAX_LAYERS = 80
+MAX_ROWS = 36
 # Channels side by side; more are drawn as the largest of their neighbors.
 MAX_CHANNELS = 96
 # Widest a layer's name may be, in characters.
 NAME_LIMIT = 20
+# Channels that differ by less than this are even.
+EVEN_BITS = 0.25
 # Bits of the whole range of a stored type, where it is symmetric one less.
 TYPE_BITS = 8.0
 
@@ -41,8 +44,8 @@ def drawings(prefix: str, found: Comparison) -> list[Drawing]:
     return drawn
 
 
-def _worst(layers: Sequence[ComparedLayer]) -> list[ComparedLayer]:
-    keep = sorted(range(len(layers)), key=lambda index: layers[index].sqnr_db)[:MAX_LAYERS]
+def _worst(layers: Sequence[ComparedLayer], most: int = MAX_LAYERS) -> list[ComparedLayer]:
+    keep = sorted(range(len(layers)), key=lambda index: layers[index].sqnr_db)[:most]
     return [layers[index] for index in sorted(keep)]
 
 
@@ -118,12 +121,12 @@ def _sensitivity(identifier: str, found: Comparison) -> Drawing:
             "Sensitivity of each layer",
             "Upper bar: how far the output's SQNR falls below 60 dB when only this layer is quantized. Lower bar: the dB that "
             f"the output gains when only this layer is float. Measured on {found.analysed} samples by running the network.",
-            f"{len(layers)} of {len(found.sensitivities)} layers.",
+            f"{len(layers)} of {len(found.sensitivities)} layers, those that cost most.",
         )
 
 
 def _telling(layers: Sequence[SensitiveLayer]) -> list[SensitiveLayer]:
-    keep = set(sorted(range(len(layers)), key=lambda at: -_loss(layers[at].only))[:MAX_LAYERS])
+    keep = set(sorted(range(len(layers)), key=lambda at: -_loss(layers[at].only))[:MAX_ROWS])
     return [one for at, one in enumerate(layers) if at in keep]
 
 
@@ -146,7 +149,7 @@ def _told(effect: OutputEffect | None) -> str:
 
 def _losses(identifier: str, layers: Sequence[ComparedLayer], found: Comparison) -> Drawing:
     """Shares of values that are cut or vanish."""
-    order = sorted(layers, key=lambda layer: -max(layer.saturation_share, layer.underflow_share))[:MAX_LAYERS]
+    order = sorted(layers, key=lambda layer: -max(layer.saturation_share, layer.underflow_share))[:MAX_ROWS]
     shown = [layer for layer in layers if layer in order]
     with canvas(identifier, 372, 76 + 19 * len(shown)) as page:
         axes = _rows(page, [layer.name for layer in shown])
@@ -176,9 +179,10 @@ def _heat(
     what: str,
     found: Comparison,
 ) -> list[Drawing]:
-    """Bits that each channel uses, one row a layer; nothing where no layer has two channels."""
-    shown = [layer for layer in _worst(layers) if len(read(layer)) > 1]
-    if not shown:
+    """Bits that each channel uses, one row a layer; nothing where no layer has channels that differ."""
+    shown = _worst([layer for layer in layers if len(read(layer)) > 1], MAX_ROWS)
+    # With a scale of its own every channel uses its whole range, and there is nothing to see.
+    if all(max(read(layer)) - min(read(layer)) < EVEN_BITS for layer in shown):
         return []
     rows = [_columns(np.asarray(read(layer), np.float64) / TYPE_BITS) for layer in shown]
     picture = np.zeros((len(rows), MAX_CHANNELS))
