@@ -59,3 +59,29 @@ def test_installed_litert_agrees(dialect: str) -> None:
     made = verify(dialect, values=1)
     assert made.passed, [case for case in made.cases if case.differing or case.failure]
     assert made.runtime == "ai-edge-litert" and made.version and made.values > 10_000
+
+
+def test_integers_are_padded_as_onnxruntime_pads_them() -> None:
+    """quantize_static's QOperator form pads stored bytes with a stored constant."""
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    import hwq
+    from hwq.importers.onnx import read
+
+    constants = {"s": np.float32(0.05), "z": np.uint8(100), "p": np.array([0, 0, 1, 0, 0, 2, 0, 1]), "v": np.uint8(7)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("Pad", ["q", "p", "v"], ["padded"]),
+        helper.make_node("DequantizeLinear", ["padded", "s", "z"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2, None, None]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    )
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    x = np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    for dialect in ("ort", "ort-unfused"):
+        np.testing.assert_array_equal(hwq.execute(read(data), x, dialect), session.run(None, {"x": x})[0])

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwq.errors import Error
 from hwq.execution.loop import Loop, emit
-from hwq.execution.steps import Kernel, View, is_group
+from hwq.execution.steps import ON_STORED, Kernel, View, is_group
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.lowering.liveness import Lifetime, place
@@ -113,7 +113,7 @@ def specialize(graph: Graph, kernels: Sequence[Kernel], shapes: Mapping[str, tup
 def _infer(graph: Graph, node: Node, operands: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The outputs with their shapes; stored types come from the lowered graph."""
     given = list(operands)
-    if is_group(graph, node):
+    if is_group(graph, node) and (node.body or node.op not in ON_STORED):
         # Shapes follow from the source operator, whose operands are real numbers.
         first = 1 if node.op == "Where" else 0
         given = [

@@ -238,6 +238,10 @@ ON_STORED = frozenset(
         "ArgMax",
         "Resize",
         "Concat",
+        "Pad",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "GatherND",
     }
 )
 
