@@ -85,3 +85,36 @@ def test_integers_are_padded_as_onnxruntime_pads_them() -> None:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for dialect in ("ort", "ort-unfused"):
         np.testing.assert_array_equal(hwq.execute(read(data), x, dialect), session.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_shares_beyond_the_type_leave_softmax_as_onnxruntime_s(dtype: str, columns: int) -> None:
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    import hwq
+    from hwq.importers.onnx import read
+
+    kind = TensorProto.INT8 if dtype == "int8" else TensorProto.UINT8
+    for scale in (1 / 512, 1 / 300, 1 / 256, 1 / 128):
+        constants = {
+            "s": np.float32(0.05),
+            "z": np.array(3, dtype),
+            "so": np.float32(scale),
+            "zo": np.array(np.iinfo(dtype).min, dtype),
+        }
+        node = helper.make_node(
+            "QLinearSoftmax", ["q", "s", "z", "so", "zo"], ["y"], domain="com.microsoft", axis=-1, opset=13
+        )
+        ends = [helper.make_tensor_value_info(name, kind, [40, columns]) for name in ("q", "y")]
+        graph = helper.make_graph(
+            [node], "g", ends[:1], ends[1:], [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+        )
+        domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+        data = helper.make_model(graph, opset_imports=domains, ir_version=9).SerializeToString()
+        info = np.iinfo(dtype)
+        x = np.random.default_rng(0).integers(info.min, info.max + 1, (40, columns)).astype(dtype)
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        np.testing.assert_array_equal(hwq.execute(read(data), x, "ort"), session.run(None, {"q": x})[0])
