@@ -283,12 +283,17 @@ def softmax(scope: Scope) -> Kernel:
         # The largest element takes the last entry, so the sum is at least its exponential: no overflow, no zero.
         found = exponentials[stored - stored.max(axis=-1, keepdims=True, initial=-128) + 255]
         total = np.add.accumulate(found, axis=-1, dtype=np.float32)[..., -1:]
-        with np.errstate(over="ignore"):  # one column: the product may be infinite, and saturates
+        with np.errstate(over="ignore"):  # with few columns the product may be infinite
             shares = np.rint((found * inverse).astype(np.float32) / total)
-        steps = np.minimum(shares, np.float32(1 << 20)).astype(np.int64) + made_zero
-        # Above 255 it saturates; int8 wraps from 128 up to there, as the kernel's cast does (qlinear_softmax.cc).
-        kind = carrier(made.dtype)
-        narrowed = np.where(steps > 255, np.iinfo(kind).max, np.minimum(steps, 255).astype(kind)).astype(kind)
+        # The kernel's int32 is INT32_MIN where a share does not fit (x86), and wraps; int8 saturates at both ends, uint8
+        # above only (qlinear_softmax.cc).
+        fits = shares < np.float32(2.0**31)
+        steps = arithmetic.wrap_int32(
+            np.where(fits, np.where(fits, shares, 0), -(2.0**31)).astype(np.int64) + made_zero
+        )
+        signed = made.dtype == "int8"
+        narrowed = np.clip(steps, -128, 127) if signed else np.minimum(steps, 255) & 255
+        narrowed = narrowed.astype(carrier(made.dtype))
         return np.ascontiguousarray(np.moveaxis(narrowed, -1, axis))
 
     def emit(site: Site) -> bool:
@@ -297,7 +302,7 @@ def softmax(scope: Scope) -> Kernel:
         # The table's last entry is at most FLT_MAX / (148 count): its product with `inverse` must stay finite.
         if axis % max(len(shape), 1) != len(shape) - 1 or not count or not 0 < inverse < 64 * count:
             return False
-        if made.dtype == "int8" and inverse + made_zero > 255:  # saturates behind the wrap, which the step does not
+        if made.dtype == "int8" and inverse + made_zero > 127:  # the step does not saturate int8
             return False
         exponentials = _exponentials(scale, count)
         x, y, dtype = site.read(0), site.make(), site.dtype(0)
