@@ -176,7 +176,7 @@ def _schemes() -> dict[str, str]:
         named = {
             "int8": f"int8-{vector}",
             "int4": "int8-avx512vnni" if path == "avx512vnni" else "int4-avx2",
-            "float32": "float32-avx2",
+            "float32": f"float32-{vector}",
         }
     return named
 
