@@ -45,6 +45,31 @@ static inline __m256i emulated_bytes(simde__m512i v)
     for (int i = 0; i < 32; i++) bytes[i] = (uint8_t)(words[i] < 255 ? words[i] : 255);
     return _mm256_loadu_si256((const __m256i *)bytes);
 }
+static inline simde__m512i emulated_shift(simde__m512i v, unsigned count)
+{
+    __m256i halves[2];
+    memcpy(halves, &v, sizeof v);
+    for (int i = 0; i < 2; i++) halves[i] = _mm256_sra_epi32(halves[i], _mm_cvtsi32_si128((int)count));
+    memcpy(&v, halves, sizeof v);
+    return v;
+}
+static inline simde__m512i emulated_shift_by(simde__m512i v, __m128i count) { return emulated_shift(v, (unsigned)_mm_cvtsi128_si32(count)); }
+/* SIMDe 0.7.4 gives this name the masked instruction's arguments. */
+static inline simde__m512i emulated_pairs(simde__m512i a, simde__m512i b)
+{
+    __m256i left[2], right[2];
+    memcpy(left, &a, sizeof a);
+    memcpy(right, &b, sizeof b);
+    for (int i = 0; i < 2; i++) left[i] = _mm256_madd_epi16(left[i], right[i]);
+    memcpy(&a, left, sizeof a);
+    return a;
+}
+#undef _mm512_srai_epi32
+#undef _mm512_sra_epi32
+#define _mm512_sra_epi32 emulated_shift_by
+#undef _mm512_madd_epi16
+#define _mm512_srai_epi32 emulated_shift
+#define _mm512_madd_epi16 emulated_pairs
 #undef _mm512_cvtepu8_epi16
 #undef _mm512_cvtusepi16_epi8
 #undef _mm512_cvtepi32_ps
