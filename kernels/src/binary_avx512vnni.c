@@ -27,8 +27,9 @@ static void xnnpack_sum(const hwq_binary *p, int64_t n, const char *a, const cha
         const __m512i first = a_type == HWQ_U8 ? _mm512_cvtepu8_epi32(x) : _mm512_cvtepi8_epi32(x);
         const __m512i second = b_type == HWQ_U8 ? _mm512_cvtepu8_epi32(y) : _mm512_cvtepi8_epi32(y);
         const __m512i pairs = _mm512_mask_blend_epi16(0xAAAAAAAA, first, _mm512_slli_epi32(second, 16));
-        const __m512i low = _mm512_add_epi32(_mm512_madd_epi16(pairs, lower), _mm512_set1_epi32((int32_t)constant));
-        const __m512i v = _mm512_sra_epi32(_mm512_add_epi32(low, _mm512_slli_epi32(_mm512_madd_epi16(pairs, upper), 10)), shift);
+        const __m512i low = _mm512_dpwssd_epi32(_mm512_set1_epi32((int32_t)constant), pairs, lower);
+        const __m512i high = _mm512_slli_epi32(_mm512_dpwssd_epi32(_mm512_setzero_si512(), pairs, upper), 10);
+        const __m512i v = _mm512_sra_epi32(_mm512_add_epi32(low, high), shift);
         const __m512i bytes = _mm512_min_epi32(_mm512_max_epi32(_mm512_add_epi32(v, zero_point), lo), hi);
         _mm_mask_storeu_epi8(out + i, mask, _mm512_cvtepi32_epi8(bytes));
     }

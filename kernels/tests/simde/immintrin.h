@@ -166,4 +166,14 @@ static inline simde__m512i hwq_emulated_wide_byte_load(uint64_t mask, const void
     memcpy(&v, bytes, sizeof v);
     return v;
 }
+/* Of the sums of bytes: absent from SIMDe 0.7.4. */
+#undef _mm512_sra_epi32
+#define _mm512_sra_epi32 hwq_emulated_shift
+static inline simde__m512i hwq_emulated_shift(simde__m512i v, __m128i by)
+{
+    __m256i halves[2];
+    memcpy(halves, &v, sizeof v);
+    for (int i = 0; i < 2; i++) halves[i] = _mm256_sra_epi32(halves[i], by);
+    return *(simde__m512i *)memcpy(&v, halves, sizeof v);
+}
 #endif
