@@ -166,9 +166,11 @@ static inline simde__m512i hwq_emulated_wide_byte_load(uint64_t mask, const void
     memcpy(&v, bytes, sizeof v);
     return v;
 }
-/* Of the sums of bytes: absent from SIMDe 0.7.4. */
+/* Of sums of bytes and of 8-bit weights beside floats: absent from SIMDe 0.7.4. */
 #undef _mm512_sra_epi32
+#undef _mm512_srai_epi32
 #define _mm512_sra_epi32 hwq_emulated_shift
+#define _mm512_srai_epi32(v, by) hwq_emulated_shift(v, _mm_cvtsi32_si128((int)(by)))
 static inline simde__m512i hwq_emulated_shift(simde__m512i v, __m128i by)
 {
     __m256i halves[2];
