@@ -13,6 +13,7 @@ import tiny
 import hwq
 from hwq import demo
 from hwq.errors import Error
+from hwq.graph import Node, Tensor
 from hwq.ops.evaluate import evaluate
 from hwq.plan import Plan
 
@@ -162,3 +163,31 @@ def test_weights_next_to_nothing_keep_their_bias_in_int32():
     for dtype in ("int4", "int8"):
         quantized = hwq.quantize(faint, plan_of(dtype), hwq.calibrate(faint, samples), samples)
         assert np.abs(hwq.execute(quantized, x) - hwq.execute(faint, x)).max() < 0.1
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_channels_last_is_the_same_layer(channels):
+    # Three channels under a 3 x 3 kernel have the same shape in both layouts.
+    rng = np.random.default_rng(4)
+    weight, x = rng.normal(size=(5, channels, 3, 3)), rng.normal(size=(12, channels, 6, 6))
+    made = []
+    for layout in ("NCHW", "NHWC"):
+        data, samples = (
+            np.ascontiguousarray(one if layout == "NCHW" else np.moveaxis(one, 1, -1), np.float32)
+            for one in (weight, x)
+        )
+        graph = hwq.Graph(
+            [Node("Conv", "c", ("x", "w", "b"), ("y",), layout=layout)],
+            [
+                Tensor("x", "float32", samples.shape),
+                Tensor("w", "float32", data.shape, data),
+                Tensor("b", "float32", (5,), np.zeros(5, np.float32)),
+                Tensor("y", "float32", (12, 5, 4, 4) if layout == "NCHW" else (12, 4, 4, 5)),
+            ],
+            ["x"],
+            ["y"],
+        )
+        plan = plan_of(rounding="coordinate", softmax=False)
+        y = hwq.execute(hwq.quantize(graph, plan, hwq.calibrate(graph, samples), samples), samples)
+        made.append(y if layout == "NCHW" else np.moveaxis(y, -1, 1))
+    assert np.array_equal(*made)

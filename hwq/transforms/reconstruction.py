@@ -104,9 +104,8 @@ def _matrix(layer: Linear, weight: Array) -> Array:
 def _weight(layer: Linear, matrix: Array, like: Array) -> Array:
     """The inverse of `_matrix`."""
     if layer.node.op == "Conv":
-        first = filters_first(like, layer.node)
-        made = matrix.reshape(first.shape)
-        return made if first.shape == like.shape else np.moveaxis(made, 1, -1).reshape(like.shape)
+        made = matrix.reshape(filters_first(like, layer.node).shape)
+        return np.moveaxis(made, 1, -1) if layer.node.layout == "NHWC" else made
     return matrix if layer.node.op == "Gemm" and layer.node.attributes.get("transB", 0) else matrix.T
 
 
