@@ -20,6 +20,7 @@ CASES = json.loads((GOLDEN / "provenance.json").read_text())["cases"]
 OUTPUTS = np.load(GOLDEN / "outputs.npz")
 # The same modules and inputs under qemu-x86_64-static 7.2 -cpu EPYC-Rome (AVX2, no VNNI), torch 2.13.0:
 # qemu-x86_64-static -cpu EPYC-Rome python hwq/verification/emulated_torch.py OUTPUTS.npz 20000
+# (the LSTM cases: the same command with 1 for 20000).
 SATURATING = np.load(GOLDEN / "saturating.npz")
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
@@ -127,8 +128,8 @@ def test_quantized_modules_without_a_stand_in_are_named() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        recurrent = torch.nn.ModuleDict({"memory": torch.nn.LSTM(4, 4)})
-        recurrent = torch.ao.quantization.quantize_dynamic(recurrent, {torch.nn.LSTM}, dtype=torch.qint8)
+        recurrent = torch.nn.ModuleDict({"memory": torch.nn.GRU(4, 4)})
+        recurrent = torch.ao.quantization.quantize_dynamic(recurrent, {torch.nn.GRU}, dtype=torch.qint8)
         with pytest.raises(Error, match="not reproduced") as caught:
             hwq.from_torch(recurrent, torch.randn(3, 1, 4))
     assert "memory" in str(caught.value.where)

@@ -6,7 +6,18 @@ from typing import Any
 
 from hwq.dialect import find
 from hwq.errors import Error
-from hwq.execution import elementwise, islands, movement, products, run_time, saturation, standard, tflite, tflite_bytes
+from hwq.execution import (
+    aten,
+    elementwise,
+    islands,
+    movement,
+    products,
+    run_time,
+    saturation,
+    standard,
+    tflite,
+    tflite_bytes,
+)
 from hwq.execution.program import Program
 from hwq.execution.representation import require_representable
 from hwq.execution.session import Input, Session
@@ -18,7 +29,7 @@ from hwq.lowering import lower
 __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 
 # Importing a module of builders registers them.
-BUILDERS = (elementwise, islands, movement, products, run_time, saturation, standard, tflite, tflite_bytes)
+BUILDERS = (aten, elementwise, islands, movement, products, run_time, saturation, standard, tflite, tflite_bytes)
 
 
 @default_state()

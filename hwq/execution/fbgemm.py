@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from hwq.errors import NotSupportedYet
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present
 from hwq.graph import Array
 
-__all__ = ["depthwise", "dynamic_linear", "fused"]
+__all__ = ["Linear", "depthwise", "dynamic_linear", "fused"]
 
 
 def depthwise(scope: Scope) -> bool:
@@ -36,6 +38,21 @@ def depthwise(scope: Scope) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Linear:
+    """A matrix made ready for dynamic products: `kernels.pack` of int8 (K, N), float32 scales (1 or N), biases (N)."""
+
+    packed: Any
+    scales: Array
+    offsets: Array
+
+    def __call__(self, x: Array, threads: int) -> Array:
+        """``fma(f32(acc), f32(sx * sw), bias)``; one range for all of `x`, whose last axis is K. No sum wraps below 2^16 terms."""
+        stored, scale, point = kernels.dynamic_quantize(x, formula="torch-reduced")
+        acc = kernels.gemm(stored, self.packed, a_zero_point=int(point), threads=threads, wrap=True)
+        return fused(acc.astype(np.float32), (scale * self.scales).astype(np.float32), self.offsets)
+
+
 def dynamic_linear(scope: Scope) -> Kernel:
     """quantized.linear_dynamic: ``fma(f32(acc), f32(sx * sw), bias)`` over activations of 7 bits, one range a call.
 
@@ -54,14 +71,11 @@ def dynamic_linear(scope: Scope) -> Kernel:
     if bias is not None and bias.data is None:
         return interpret(scope)
     columns = weights.data.shape[1]
-    packed = kernels.pack(weights.data)
-    steps = scales.data.reshape(-1)
     offsets = np.zeros(columns, np.float32) if bias is None or bias.data is None else bias.data.reshape(-1)
+    linear = Linear(kernels.pack(weights.data), scales.data.reshape(-1), offsets)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        stored, scale, point = kernels.dynamic_quantize(present(operands[0]), formula="torch-reduced")
-        acc = kernels.gemm(stored, packed, a_zero_point=int(point), threads=settings.threads, wrap=True)
-        return fused(acc.astype(np.float32), (scale * steps).astype(np.float32), offsets)
+        return linear(present(operands[0]), settings.threads)
 
     return adapt(run)
 

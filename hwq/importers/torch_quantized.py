@@ -10,6 +10,7 @@ import copy
 from typing import Any
 
 from hwq.errors import Error
+from hwq.importers import torch_recurrent
 
 __all__ = ["stand_in", "translations"]
 
@@ -186,6 +187,8 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
     dynamic = type(module).__module__.startswith(f"{_NAMESPACES[0]}.dynamic")
     if kind == "Linear" and dynamic:
         return Dynamic()
+    if kind == "LSTM" and dynamic:
+        return torch_recurrent.lstm(torch, module, where)
     if kind in {"Conv2d", "ConvReLU2d"} and not dynamic and module.padding_mode != "zeros":
         raise Error(f"padding_mode {module.padding_mode} is not reproduced", where=where, remedy="pad with zeros")
     if kind == "Quantize" and module.dtype != torch.quint8:
@@ -195,6 +198,6 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
         "Quantize": Quantize, "DeQuantize": nn.Identity, "QFunctional": Functional,
     }  # fmt: skip
     if dynamic or kind not in table:
-        names = ", ".join(dict.fromkeys([*table, "dynamic Linear"]))
+        names = ", ".join(dict.fromkeys([*table, "dynamic Linear", "dynamic LSTM"]))
         raise Error("this quantized module is not reproduced", where=where, remedy=f"those that are: {names}")
     return table[kind]()

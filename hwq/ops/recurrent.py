@@ -16,7 +16,7 @@ from hwq.ops import accounting, arithmetic, contributed, dims, functions
 from hwq.ops.base import Inferred, Op, register
 from hwq.work import Work
 
-__all__ = ["MAX_STEPS", "bounded"]
+__all__ = ["MAX_STEPS", "Recurrence", "bounded"]
 
 # Steps of one sequence, about 0.2 to 1 ms each.
 MAX_STEPS = 1 << 16

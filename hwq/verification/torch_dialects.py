@@ -29,7 +29,7 @@ from hwq.progress import Progress
 from hwq.verification import Case, Verification, Verifier
 from hwq.verification.onnx_dialects import EMULATED_CPU, differing, emulator, has_vnni
 
-__all__ = ["EAGER", "RATES", "REFERENCE", "VERIFIERS", "Draw", "modules", "quietly"]
+__all__ = ["EAGER", "EAGER_RATES", "RATES", "REFERENCE", "VERIFIERS", "Draw", "modules", "quietly"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,47 @@ def _dynamic(torch: Any, rng: np.random.Generator, full: bool) -> Any:
     return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
 
 
+def _recurrent(small: bool, batch_first: bool) -> Callable[[Any, np.random.Generator, bool], Any]:
+    """Two layers of dynamic LSTM, both directions, its states cut out of the input; output and states in one vector.
+
+    `small` keeps every argument of tanh below 2^-12, where tanh(x) rounds to x whoever computes it: MKL's own bits are not
+    in the comparison then. Gates and products are of ordinary size, with a scale for each row.
+    """
+
+    def build(torch: Any, rng: np.random.Generator, full: bool) -> Any:
+        size, layers = 48, 2
+
+        class Recurrent(torch.nn.Module):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.lstm = torch.nn.LSTM(32, size, layers, batch_first=batch_first, bidirectional=True)
+
+            def forward(self, x: Any) -> Any:
+                states = x.transpose(0, 1)[: 2 * layers] if batch_first else x[: 2 * layers]
+                states = states.repeat(1, 1, 2)[:, :, :size].contiguous()
+                factor = 2.0**-18 if small else 0.0625
+                y, (h, c) = self.lstm(x, (states * factor, states.flip(2) * factor))
+                return torch.cat([y.flatten(), h.flatten(), c.flatten()])
+
+        module = Recurrent().eval()
+        for name, part in module.named_parameters():
+            values = rng.standard_normal(part.shape).astype(np.float32) * np.float32(0.06)
+            if small:
+                # States are about 2^-17 then; what multiplies them is large, what makes cells is small.
+                values *= np.float32(2.0**16 if "hh" in name or ("ih_l1" in name and "weight" in name) else 1.0)
+                values *= np.float32(2.0**-16 if "bias_hh" in name else 1.0)
+                values[2 * size : 3 * size] *= np.float32(2.0**-16)
+            part.data = torch.from_numpy(values)
+        config = (
+            torch.ao.quantization.per_channel_dynamic_qconfig
+            if small
+            else torch.ao.quantization.default_dynamic_qconfig
+        )
+        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.LSTM: config}, dtype=torch.qint8)
+
+    return build
+
+
 def _decomposed(dtype: str, low: int, high: int, op: str) -> Callable[[Any, np.random.Generator, bool], Any]:
     def build(torch: Any, rng: np.random.Generator, full: bool) -> Any:
         own = torch.ops.quantized_decomposed
@@ -176,6 +217,8 @@ EAGER: Mapping[str, Draw] = MappingProxyType(
         "mul": Draw(_binary("mul"), (64, 128)),
         "relu, max_pool2d, flatten": Draw(_moved, (2, 16, 14, 14)),
         "linear_dynamic": Draw(_dynamic, (64, 64)),
+        "lstm_dynamic, small cells": Draw(_recurrent(True, False), (12, 5, 32)),
+        "lstm_dynamic batch_first, small cells": Draw(_recurrent(True, True), (5, 12, 32)),
     }
 )
 REFERENCE: Mapping[str, Draw] = MappingProxyType(
@@ -188,8 +231,9 @@ REFERENCE: Mapping[str, Draw] = MappingProxyType(
         "mul": Draw(_decomposed("int8", -128, 127, "mul"), (128, 64)),
     }
 )
-# The order of a float product is torch's own.
+# The order of a float product is torch's own, and tanh is MKL's.
 RATES: Mapping[str, Draw] = MappingProxyType({"linear": Draw(_decomposed("uint8", 0, 255, "linear"), (128, 64))})
+EAGER_RATES: Mapping[str, Draw] = MappingProxyType({"lstm_dynamic": Draw(_recurrent(False, False), (12, 5, 32))})
 
 
 def quietly(torch: Any, module: Any, x: Array) -> Array:
@@ -244,7 +288,7 @@ def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verific
     if dialect == "torch-fbgemm" and "fbgemm" not in torch.backends.quantized.supported_engines:
         raise Error("this build of torch has no fbgemm engine", remedy="verify on x86-64")
     table = EAGER if dialect == "torch-fbgemm" else REFERENCE
-    rates = {} if dialect == "torch-fbgemm" else RATES
+    rates = EAGER_RATES if dialect == "torch-fbgemm" else RATES
     cases: list[Case] = []
     for done, (name, draw, rate_only) in enumerate(
         [*((name, draw, False) for name, draw in table.items()), *((name, draw, True) for name, draw in rates.items())],
@@ -253,7 +297,7 @@ def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verific
         cases.append(_compare(torch, name, draw, values, rate_only))
         if progress is not None:
             progress(done, len(table) + len(rates), name)
-    command = "torch.backends.quantized.engine = 'fbgemm'; module(x)" if rates == {} else "module(x)"
+    command = "torch.backends.quantized.engine = 'fbgemm'; module(x)" if table is EAGER else "module(x)"
     return Verification(dialect, "torch", str(torch.__version__), command, tuple(cases))
 
 

@@ -1,0 +1,197 @@
+"""PyTorch's dynamic LSTM on the fbgemm engine: products of 7-bit activations, gates as ATen's CPU kernels compute them.
+
+aten/src/ATen/native/RNN.cpp: one range for the whole input of a layer and direction, one for each step's hidden state; the
+recurrent product, with its bias, plus the input's, with its own. Sigmoid is ``1 / (1 + exp(-x))``: whole vectors of a row
+take Sleef's expf_u10, the columns behind them the C library's expf. Tanh is MKL's, whose bits are unpublished and depend on the
+CPU: here the exact value rounded once, which MKL misses by an ulp in at most 1 of 40 arguments (measured in kernels/README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from hwq import kernels
+from hwq.errors import NotSupportedYet
+from hwq.execution import fbgemm
+from hwq.execution.emission import Emitter
+from hwq.execution.steps import Kernel, Scope, Settings, interpret, register
+from hwq.graph import Array, Node
+from hwq.numerics import fused_multiply_add
+from hwq.ops import dims
+from hwq.ops.recurrent import Recurrence
+
+__all__ = ["COLUMNS", "exp_c", "exp_sleef", "sigmoid"]
+
+f32 = np.float32
+# Columns that one iteration of an elementwise kernel takes, two vectors of float32 (ATen's VectorizedLoop2d).
+COLUMNS = {"aten-avx512": 32, "aten-avx2": 16}
+# Sleef 3's expf_u10 (Shibata and Petrogalli 2020): log2(e), -ln(2) in two parts, the polynomial of (exp(s) - 1 - s) / s^2.
+LOG2E = f32(1.442695040888963407)
+LN2 = (f32(-0.693145751953125), f32(-1.428606765330187045e-06))
+SLEEF = tuple(
+    f32(value)
+    for value in (
+        0.000198527617612853646278381,
+        0.00139304355252534151077271,
+        0.00833336077630519866943359,
+        0.0416664853692054748535156,
+        0.166666671633720397949219,
+        0.5,
+    )
+)
+# glibc 2.27 and later, from Arm's optimized routines: 2^(i / 32), and 2^(r / 32) as a cubic in float64.
+PARTS = 32
+POWERS = np.array([float(Decimal(2) ** (Decimal(index) / PARTS)) for index in range(PARTS)])
+CUBIC = tuple(
+    float.fromhex(value) / PARTS**power
+    for value, power in (("0x1.c6af84b912394p-5", 3), ("0x1.ebfce50fac4f3p-3", 2), ("0x1.62e42ff0c52d6p-1", 1))
+)
+LOG2E_PARTS = float.fromhex("0x1.71547652b82fep+0") * PARTS
+
+
+def exp_sleef(x: Array) -> Array:
+    """Sleef's expf_u10 with FMA; float32 in and out. Lanes are independent, so AVX2 and AVX-512 agree."""
+    x = np.asarray(x, f32)
+    # Beyond these bounds Sleef selects 0 and infinity; inside them |q| <= 151.
+    inside = np.clip(np.where(np.isnan(x), f32(0), x), f32(-104), f32(100))
+    q = np.rint(inside * LOG2E)
+    s = inside
+    for part in LN2:
+        s = _fma(q, part, s)
+    u = np.full_like(s, SLEEF[0])
+    for term in SLEEF[1:]:
+        u = _fma(u, s, term)
+    u = f32(1) + fused_multiply_add((s * s).astype(f32), u, s)
+    with np.errstate(over="ignore", under="ignore"):
+        made = np.ldexp(u.astype(f32), q.astype(np.int32))
+    made = np.where(x < -104, f32(0), np.where(x > 100, f32(np.inf), made))
+    return np.where(np.isnan(x), x, made).astype(f32)
+
+
+def exp_c(x: Array) -> Array:
+    """glibc's expf: float64 inside, rounded once."""
+    wide = np.asarray(x, f32).astype(np.float64)
+    # 2^+-160 rounds to infinity and to 0 in float32.
+    inside = np.clip(np.where(np.isnan(wide), 0.0, wide), -110.0, 110.0)
+    z = inside * LOG2E_PARTS
+    k = np.rint(z)
+    r, whole = z - k, k.astype(np.int64)
+    scale = np.ldexp(POWERS[whole % PARTS], (whole // PARTS).astype(np.int32))
+    with np.errstate(over="ignore", under="ignore"):
+        made = (((CUBIC[0] * r + CUBIC[1]) * (r * r) + (CUBIC[2] * r + 1.0)) * scale).astype(f32)
+    return np.where(np.isnan(wide), np.asarray(x, f32), made).astype(f32)
+
+
+def sigmoid(x: Array, columns: int) -> Array:
+    """ATen's sigmoid of float32 rows (rows, n), on one thread.
+
+    Parameters
+    ----------
+    x : float32 array (rows, n)
+    columns : int
+        Columns an iteration, of `COLUMNS`; the last ``n % columns`` of a row are computed one by one.
+    """
+    whole = x.shape[1] // columns * columns
+    # A NaN stays one, whatever its bits.
+    x = np.where(np.isnan(x), f32(np.nan), x)
+    e = np.concatenate([exp_sleef(-x[:, :whole]), exp_c(-x[:, whole:])], axis=1)
+    made: Array = (f32(1) / (f32(1) + e)).astype(f32)
+    return made
+
+
+def tanh(x: Array) -> Array:
+    """The exact value, rounded once."""
+    return np.asarray(np.tanh(x.astype(np.float64)).astype(f32))
+
+
+def _fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
+    return fused_multiply_add(a, np.broadcast_to(b, a.shape), np.broadcast_to(c, a.shape))
+
+
+class Cells(Recurrence):
+    """`Recurrence` with ATen's cell; both products hold their biases already."""
+
+    columns = 0
+
+    def _step(self, index: int, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array]:
+        gates = self.by_hidden(hidden, index) + x
+        opened, outside, kept, candidate = (np.ascontiguousarray(part) for part in np.split(gates, 4, axis=1))
+        opened, outside, kept = (sigmoid(part, self.columns) for part in (opened, outside, kept))
+        made = kept * cell + opened * tanh(candidate)
+        return outside * tanh(made), made
+
+
+@dataclass(frozen=True)
+class Lstm:
+    """One layer, made ready: a packed matrix, scales and biases for each direction and side."""
+
+    node: Node
+    columns: int
+    sides: tuple[tuple[fbgemm.Linear, ...], tuple[fbgemm.Linear, ...]]
+    in_place: bool = False
+    emit: Emitter | None = None
+
+    def __call__(
+        self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
+    ) -> Sequence[Array]:
+        """See `Kernel`."""
+        by_input, by_hidden = self.sides
+        cells = Cells(
+            self.node,
+            operands,
+            lambda x, index: by_input[index](np.ascontiguousarray(x), settings.threads),
+            lambda x, index: by_hidden[index](np.ascontiguousarray(x), settings.threads),
+        )
+        cells.columns = self.columns
+        for state in cells.start:
+            if state.shape != (cells.count, cells.batch, cells.size):
+                want = (cells.count, cells.batch, cells.size)
+                raise dims.fault(self.node, f"a state of shape {state.shape} is given, {want} is needed")
+        return cells.run()
+
+
+@register("com.microsoft::DynamicQuantizeLSTM")
+def lstm(scope: Scope) -> Kernel:
+    """torch.quantized_lstm where the dialect says so, else `hwq.ops`' own.
+
+    Raises
+    ------
+    NotSupportedYet
+        Weights that are computed or have zero points, and what torch's LSTM does not have: lengths, peepholes, clipping,
+        other functions.
+    """
+    columns = COLUMNS.get(scope.dialect.formulas.get("DynamicQuantizeLSTM", ""))
+    if columns is None:
+        return interpret(scope)
+    node, where = scope.node, f"node {scope.node.name}"
+    constants = [scope.operand(index) for index in (1, 2, 8, 9, 10, 11)]
+    if any(one is None or one.data is None for one in constants):
+        raise NotSupportedYet(f"computed weights in dialect {scope.dialect.name}", where=where)
+    weights, recurrent, scales, points, r_scales, r_points = (one.data for one in constants if one is not None)
+    assert weights is not None and recurrent is not None and scales is not None and r_scales is not None
+    if weights.dtype != np.int8 or recurrent.dtype != np.int8 or np.any(points) or np.any(r_points):
+        raise NotSupportedYet(f"weights with a zero point in dialect {scope.dialect.name}", where=where)
+    unknown = {"clip", "input_forget", "activations"} & set(node.attributes)
+    if unknown or node.attributes.get("direction", "forward") == "reverse":
+        raise NotSupportedYet(f"an LSTM with {', '.join(sorted(unknown)) or 'direction reverse'}", where=where)
+    bias = scope.operand(3)
+    if scope.operand(4) is not None or scope.operand(7) is not None or (bias is not None and bias.data is None):
+        raise NotSupportedYet("an LSTM with lengths, peepholes or computed biases in this dialect", where=where)
+    count, width = weights.shape[0], weights.shape[2]
+    offsets = np.zeros((count, 2 * width), f32) if bias is None or bias.data is None else bias.data
+
+    def side(matrices: Array, steps: Array, first: int) -> tuple[fbgemm.Linear, ...]:
+        return tuple(
+            fbgemm.Linear(
+                kernels.pack(np.ascontiguousarray(matrices[index])),
+                np.ascontiguousarray(steps[index]).reshape(-1),
+                np.ascontiguousarray(offsets[index, first : first + width]),
+            )
+            for index in range(count)
+        )
+
+    return Lstm(node, columns, (side(weights, scales, 0), side(recurrent, r_scales, width)))

@@ -1,0 +1,167 @@
+"""PyTorch's dynamic LSTM: torch's bits with torch's own tanh, few ulps with the exact one, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hwq
+from hwq.errors import Error, NotSupportedYet
+from hwq.execution import aten
+from hwq.graph import Array
+
+MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
+needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+# The dialect whose sigmoid has the vectors of torch's build for this CPU.
+DIALECTS = {"AVX512": "torch-fbgemm", "AVX2": "torch-fbgemm-avx2-saturating"}
+
+
+def _torch() -> tuple[Any, str]:
+    import torch
+
+    dialect = DIALECTS.get(torch.backends.cpu.get_cpu_capability())
+    if dialect is None or "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("torch runs neither its AVX2 nor its AVX-512 kernels here, or has no fbgemm engine")
+    return torch, dialect
+
+
+def _quantized(torch: Any, *sizes: int, **options: Any) -> Any:
+    class Memory(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = torch.nn.LSTM(*sizes, **options)
+
+        def forward(self, x: Any, h: Any = None, c: Any = None) -> Any:
+            y, (hidden, cell) = self.memory(x, None if h is None else (h, c))
+            return y, hidden, cell
+
+    torch.manual_seed(3)
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        return torch.ao.quantization.quantize_dynamic(Memory().eval(), {torch.nn.LSTM}, dtype=torch.qint8)
+    finally:
+        torch.backends.quantized.engine = before
+
+
+def _imported(torch: Any, module: Any, arguments: tuple[Any, ...]) -> tuple[hwq.Graph, list[Array]]:
+    """The graph, and torch's results on one thread."""
+    before, threads = torch.backends.quantized.engine, torch.get_num_threads()
+    torch.backends.quantized.engine = "fbgemm"
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            graph = hwq.from_torch(module, arguments)
+            want = [one.numpy() for one in module(*arguments)]
+    finally:
+        torch.backends.quantized.engine = before
+        torch.set_num_threads(threads)
+    return graph, want
+
+
+SHAPES = {
+    "both directions, two layers": ((12, 40), {"num_layers": 2, "bidirectional": True}, (6, 3), True),
+    "batch first, no states": ((12, 20), {"num_layers": 2, "bidirectional": True, "batch_first": True}, (3, 6), False),
+    "batch first, three layers": ((5, 33), {"num_layers": 3, "batch_first": True}, (1, 40), True),
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("case", SHAPES)
+def test_an_lstm_gives_torchs_bits_but_for_tanh(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, dialect = _torch()
+    sizes, options, lead, given = SHAPES[case]
+    module = _quantized(torch, *sizes, **options)
+    x = torch.randn(*lead, sizes[0]) * 2
+    batch = lead[0] if options.get("batch_first") else lead[1]
+    count = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    states = (torch.randn(count, batch, sizes[1]) / 2, torch.randn(count, batch, sizes[1])) if given else ()
+    graph, wanted = _imported(torch, module, (x, *states))
+    assert graph.dialect == "torch-fbgemm" and len(graph.inputs) == 1 + len(states)
+    feeds = {name: value.numpy() for name, value in zip(graph.inputs, (x, *states), strict=True)}
+    made = hwq.execute(graph, feeds, dialect)
+    for name, want in zip(graph.outputs, wanted, strict=True):
+        assert made[name].shape == want.shape and len(np.unique(want)) > 4
+        assert np.mean(made[name] != want) < 0.2 and np.abs(made[name] - want).max() <= 2.0**-20
+
+    def theirs(values: Array) -> Array:
+        return np.asarray(torch.tanh(torch.from_numpy(np.ascontiguousarray(values))).numpy())
+
+    monkeypatch.setattr(aten, "tanh", theirs)
+    made = hwq.execute(graph, feeds, dialect)
+    for name, want in zip(graph.outputs, wanted, strict=True):
+        assert np.array_equal(made[name].view(np.uint32), want.view(np.uint32))
+
+
+@needs_torch
+def test_sigmoid_gives_torchs_bits_in_vectors_and_behind_them() -> None:
+    torch, dialect = _torch()
+    columns = aten.COLUMNS[hwq.dialect.find(dialect).formulas["DynamicQuantizeLSTM"]]
+    rng = np.random.default_rng(7)
+    bits = rng.integers(0, 2**32, 300_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    near = rng.standard_normal(300_000).astype(np.float32) * 4
+    x = np.concatenate([bits, near, rng.uniform(-105, 105, 300_000).astype(np.float32)])
+    for width in (2 * columns, columns + 9, 3):
+        rows = x[: len(x) // width * width].reshape(-1, width)
+        wide = torch.from_numpy(np.concatenate([rows, rows], axis=1))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            want = wide[:, :width].sigmoid().numpy()  # a view, as the gates are: every row has its own tail
+        finally:
+            torch.set_num_threads(threads)
+        assert np.array_equal(aten.sigmoid(rows, columns), want, equal_nan=True)
+
+
+@needs_torch
+def test_tanh_of_mkl_is_within_an_ulp_and_mostly_the_exact_value() -> None:
+    torch, _ = _torch()
+    x = np.random.default_rng(8).uniform(-6, 6, 400_000).astype(np.float32)
+    want, made = torch.tanh(torch.from_numpy(x)).numpy(), aten.tanh(x)
+    assert np.abs(want.view(np.int32) - made.view(np.int32)).max() <= 1
+    assert np.mean(want != made) < 0.025
+
+
+@needs_torch
+def test_what_has_no_stand_in_is_named() -> None:
+    torch, _ = _torch()
+    half = torch.ao.quantization.quantize_dynamic(
+        torch.nn.ModuleDict({"memory": torch.nn.LSTM(4, 4)}), {torch.nn.LSTM}, dtype=torch.float16
+    )
+    with pytest.raises(Error, match="quantized_fp16") as caught:
+        hwq.from_torch(half, torch.randn(3, 1, 4))
+    assert "memory" in str(caught.value.where)
+
+
+def _node(**attributes: Any) -> hwq.Graph:
+    rng = np.random.default_rng(1)
+    weights = {
+        "w": rng.integers(-9, 9, (1, 3, 16)).astype(np.int8),
+        "r": rng.integers(-9, 9, (1, 4, 16)).astype(np.int8),
+        "s": np.full((1, 16), 0.01, np.float32),
+        "z": np.zeros((1, 16), np.int8),
+    }
+    tensors = [hwq.Tensor(name, str(data.dtype), data.shape, data) for name, data in weights.items()]
+    tensors += [hwq.Tensor("x", "float32", (5, 2, 3)), hwq.Tensor("h", "float32", ("directions", "batch", 4))]
+    tensors += [hwq.Tensor("y", "float32", (5, 1, 2, 4))]
+    inputs = ("x", "w", "r", "", "", "h", "", "", "s", "z", "s", "z")
+    node = hwq.Node(
+        "DynamicQuantizeLSTM", "memory", inputs, ("y",), {"hidden_size": 4, **attributes}, domain="com.microsoft"
+    )
+    return hwq.Graph([node], tensors, ["x", "h"], ["y"])
+
+
+def test_states_of_another_shape_and_clipped_cells_are_refused() -> None:
+    feeds = {"x": np.ones((5, 2, 3), np.float32), "h": np.zeros((1, 2, 4), np.float32)}
+    made = hwq.execute(_node(), feeds, "torch-fbgemm")
+    assert made.shape == (5, 1, 2, 4) and np.all(made[1:] != made[:-1])
+    with pytest.raises(Error, match="state of shape"):
+        hwq.execute(_node(), {**feeds, "h": np.zeros((1, 1, 4), np.float32)}, "torch-fbgemm")
+    with pytest.raises(NotSupportedYet, match="clip"):
+        hwq.execute(_node(clip=1.0), feeds, "torch-fbgemm")
