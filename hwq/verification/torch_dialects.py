@@ -294,7 +294,9 @@ def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verific
         [*((name, draw, False) for name, draw in table.items()), *((name, draw, True) for name, draw in rates.items())],
         1,
     ):
-        cases.append(_compare(torch, name, draw, values, rate_only))
+        # On an AVX2 CPU torch's sigmoid has shorter vectors, those of torch-fbgemm-avx2-saturating.
+        shorter = "lstm" in name and torch.backends.cpu.get_cpu_capability() != "AVX512"
+        cases.append(_compare(torch, name, draw, values, rate_only or shorter))
         if progress is not None:
             progress(done, len(table) + len(rates), name)
     command = "torch.backends.quantized.engine = 'fbgemm'; module(x)" if table is EAGER else "module(x)"
