@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import c_checks
@@ -14,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("make") is None or shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler or no make"
+    shutil.which("make") is None or shutil.which(os.environ.get("CC", "cc").split()[0]) is None,
+    reason="no C compiler or no make",
 )
 
 
@@ -29,6 +31,14 @@ def test_every_path_equals_ref_in_c() -> None:
 def test_the_sanitizers_find_nothing() -> None:
     out = c_checks.output("sanitized")
     assert "checks, 0 failed" in out or "skipped" in out
+
+
+def test_the_engines_without_python() -> None:
+    out = subprocess.run(
+        ["make", "-C", str(ROOT / "simulators" / "tests")], capture_output=True, text=True, timeout=900
+    )
+    assert out.returncode == 0, (out.stdout + out.stderr)[-4000:]
+    assert len(re.findall(r"\d{4,} checks, 0 failed", out.stdout)) == (1 if "skipped" in out.stdout else 2)
 
 
 def need(present: bool, what: str) -> None:

@@ -299,7 +299,8 @@ static int64_t serve(hwq_scalesim *sim, hwq_read_buffer *b, const request *q, in
 
 hwq_sim_status hwq_scalesim_advance(hwq_scalesim *sim, int64_t budget) {
     const int64_t cycles = sim->row_folds * sim->col_folds * sim->fold_cycles;
-    const int64_t stop = sim->ifmap.work + sim->filter.work + budget;
+    const int64_t done = sim->ifmap.work + sim->filter.work;
+    const int64_t stop = budget > INT64_MAX / 2 - done ? INT64_MAX / 2 : done + budget; /* no sum beyond it wraps */
     int64_t fold = sim->cycle / sim->fold_cycles, t = sim->cycle % sim->fold_cycles, spent = 0;
     int64_t fr = fold % sim->row_folds, fc = fold / sim->row_folds;
     while (sim->cycle < cycles) {

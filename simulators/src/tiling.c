@@ -11,11 +11,13 @@
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+__extension__ typedef unsigned __int128 wide;
+
 /* ceil(bytes * part / whole); the product needs up to 2^41 * 2^62. */
 static int64_t share(int64_t bytes, int64_t part, int64_t whole) {
     if (part >= whole) return bytes;
     if (bytes < INT64_C(1) << 31 && part < INT64_C(1) << 31) return bytes * part / whole + (bytes * part % whole != 0);
-    return (int64_t)(((unsigned __int128)bytes * (uint64_t)part + (uint64_t)whole - 1) / (uint64_t)whole);
+    return (int64_t)(((wide)bytes * (uint64_t)part + (uint64_t)whole - 1) / (uint64_t)whole);
 }
 
 static int64_t in_bursts(int64_t bytes, int64_t burst) { return ceil_div(bytes, burst) * burst; }
