@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq import kernels
 from hwq.errors import Error
 from hwq.graph import Array
 
 __all__ = ["BINS", "Moments", "Statistics", "observe"]
 
-# Bins on both sides of zero together. Bin widths are powers of two, so growing merges whole bins and loses nothing,
-# and at
+# Bins on both sides of zero together. Bin widths are powers of two, so growing merges whole bins and loses nothing, and at
 # least BINS / 4 bins cover the largest magnitude (2048, what TensorRT's entropy calibration asks for).
 BINS = 8192
 _HALF = BINS // 2
@@ -179,5 +177,7 @@ def observe(array: Array, axis: int | None = None) -> Statistics:
     # frexp: largest < 2^e, so bins of 2^(e - 12) put it inside the 2^12 bins on its side.
     reach = math.frexp(largest)[1] - (_HALF.bit_length() - 1)
     exponent = max(reach, _LOWEST_EXPONENT) if largest else _LOWEST_EXPONENT
+    from hwq import kernels  # estimates read statistics' types and need no kernels
+
     histogram, squares = kernels.histogram(np.ascontiguousarray(values), exponent, BINS)
     return Statistics(values.size, float(totals.sum()), squares, exponent, histogram, axis, minima, maxima, totals)
