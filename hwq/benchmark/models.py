@@ -8,11 +8,10 @@ ours in its own dialect, bit for bit, before anything is timed.
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import hwq
+from hwq.benchmark.rounds import pinned
 from hwq.graph import Array, Graph
 
 __all__ = ["Contender", "Row", "contenders", "geometric_mean", "measure"]
@@ -70,20 +70,6 @@ class Row:
     exact: bool | None
     samples: int
     undisturbed: bool
-
-
-@contextlib.contextmanager
-def _pinned() -> Iterator[None]:
-    """Keep the process on one of its cores, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def contenders(model: str, *, threads: int = 1, seed: int = 0) -> list[Contender]:
@@ -207,7 +193,7 @@ def measure(name: str, runs: Sequence[Contender], *, seconds: float = 2.0, threa
     for one in runs:
         one.run()
         exact.append(None if one.ours is None else one.output().tobytes() == one.ours().tobytes())
-    with _pinned() if threads == 1 else contextlib.nullcontext():
+    with pinned() if threads == 1 else contextlib.nullcontext():
         calls = [max(1, round(SAMPLE_SECONDS / max(_sample(one.run, 3, threads)[0], 1e-7))) for one in runs]
         rounds: list[list[tuple[float, bool]]] = []
         end = time.perf_counter() + seconds

@@ -184,24 +184,17 @@ def relu(scope: Scope) -> Kernel:
 @register("Sigmoid", "LeakyRelu")
 def table(scope: Scope) -> Kernel:
     """A function of one byte: 256 entries, DQ then the float function then Q."""
-    entries = _table(scope, lambda real: evaluate_node(scope.node, [real])[0])
-
-    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
-        return kernels.lut(present(operands[0]), entries, out=out)
-
-    def emit(site: Site) -> bool:
-        last, _, size = _lines(site, None)
-        x, y, dtype = site.read(0, last), site.make(last), site.dtype(0)
-        site.step([x], y, lambda steps, at: steps.lut(at(x), size, dtype, entries, out=at(y)))
-        return True
-
-    return writing(run, emit)
+    return _looked_up(_table(scope, lambda real: evaluate_node(scope.node, [real])[0]))
 
 
 @register("hwq::Table")
 def exact_table(scope: Scope) -> Kernel:
     """A function of one byte, exactly rounded over all 256."""
-    entries = table_entries(scope.node, scope.graph)
+    return _looked_up(table_entries(scope.node, scope.graph))
+
+
+def _looked_up(entries: Array) -> Kernel:
+    """256 entries, indexed by the operand's byte."""
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         return kernels.lut(present(operands[0]), entries, out=out)
