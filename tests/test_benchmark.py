@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from hwq import kernels
 from hwq.benchmark import rounds
@@ -39,6 +40,19 @@ def test_register_loops_stand_for_macs() -> None:
     assert ceiling("no such scheme", 10) == 0
     if "avx2" in kernels.available_isas():
         assert ceiling("int8-avx2", 10) == 10 * 8 * 32
+
+
+def test_the_register_loop_runs_as_long_as_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock of steps of 10 us that only the loop moves: a nanosecond a round."""
+    run = [0]
+
+    def loop(scheme: str, count: int) -> int:
+        run[0] += count
+        return count
+
+    monkeypatch.setattr(rounds, "ceiling", loop)
+    monkeypatch.setattr(rounds.time, "process_time", lambda: run[0] // 10_000 * 1e-5)
+    assert rounds._loop_rounds("any") == pytest.approx(rounds.SAMPLE_SECONDS / 1e-9, rel=0.02)
 
 
 def test_convolutions_of_ours_are_exact() -> None:

@@ -77,6 +77,8 @@ class Contender:
         Greatest difference that still counts as exact: 0 for integers, K rounding errors for floats.
     scheme : str, optional
         int8, int4 or float32: which register-only loop it is measured beside.
+    economy : float
+        MACs that one product of the loop stands for: 36 / 16 where Winograd's F(2x2, 3x3) runs.
     ours : bool
     threads : int
         Above 1 the wall's time counts.
@@ -88,6 +90,7 @@ class Contender:
     tolerance: float = 0.0
     scheme: str | None = None
     ours: bool = False
+    economy: float = 1.0
     threads: int = 1
 
 
@@ -136,7 +139,7 @@ def _verdict(one: Contender) -> tuple[bool, float, float]:
 def _rates(
     macs: int, contenders: Sequence[Contender], seconds: float, shared: bool
 ) -> tuple[list[list[float]], list[list[float]]]:
-    schemes = {} if shared else _schemes()
+    schemes = {} if shared else {kind: (loop, _loop_rounds(loop)) for kind, loop in _schemes().items()}
     rates: list[list[tuple[float, bool]]] = [[] for _ in contenders]
     shares: list[list[float]] = [[] for _ in contenders]
     calls = []
@@ -157,9 +160,21 @@ def _rates(
             scheme = schemes.get(one.scheme or "")
             if scheme is not None:
                 start = time.process_time()
-                loop = ceiling(scheme, 4000)
-                shares[i].append(rate / (loop / (time.process_time() - start) * 1e-9))
+                products = ceiling(*scheme)
+                shares[i].append(rate / (one.economy * products / (time.process_time() - start) * 1e-9))
     return [_kept(rate) for rate in rates], shares
+
+
+def _loop_rounds(scheme: str) -> int:
+    """Rounds of a register-only loop that take as long as a contender's sample."""
+    rounds = 1000
+    while True:
+        start = time.process_time()
+        ceiling(scheme, rounds)
+        spent = time.process_time() - start
+        if spent >= SAMPLE_SECONDS / 2 or rounds > 1 << 40:
+            return max(1, int(rounds * SAMPLE_SECONDS / spent)) if spent > 0 else rounds
+        rounds *= 2
 
 
 def _kept(rates: Sequence[tuple[float, bool]]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,7 @@ def bench(
     """Measure hwq beside other programs, on the same work, in one run."""
     from hwq.errors import Error
 
+    _keep_libraries_to_one_thread()
     if models:
         _bench_models(inputs or ["zoo:mobilenet_v2"], seconds, threads, json)
         return
@@ -96,6 +98,12 @@ def bench(
     emit("bench", result, show, json)
     if not result["identical"]:
         raise typer.Exit(1)
+
+
+def _keep_libraries_to_one_thread() -> None:
+    """Before NumPy loads: a second thread of its BLAS that waits for work takes the core from whoever is measured."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 def _bench_models(names: list[str], seconds: float, threads: int, json: bool) -> None:
