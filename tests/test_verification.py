@@ -24,6 +24,29 @@ def test_installed_runtime_agrees(dialect: str) -> None:
     assert all(case.values for case in made.cases)
 
 
+@pytest.mark.parametrize("dialect", ["ort", "ort-unfused"])
+def test_exact_products_are_verified_without_vnni(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On such a CPU onnxruntime is asked for the same integers unsigned; elsewhere both answers are one."""
+    import numpy as np
+
+    from hwq.verification import onnx_dialects
+    from hwq.verification.unsigned import OPERANDS, unsigned
+
+    mixed = {}
+    for name, draw in onnx_dialects.CASES.items():
+        model, feeds = onnx_dialects.drawn(name, draw, 0)
+        other, moved = unsigned(model, feeds)
+        if other is not model:
+            mixed[name] = draw
+            assert all(value.dtype != np.int8 for value in moved.values())
+    assert {name.split(" ")[0] for name in mixed} == set(OPERANDS)
+    monkeypatch.setattr(onnx_dialects, "has_vnni", lambda: False)
+    monkeypatch.setattr(onnx_dialects, "CASES", mixed)
+    monkeypatch.setattr(onnx_dialects, "RATES", {})
+    made = verify(dialect, values=1)
+    assert made.passed and "uint8 x uint8" in made.command
+
+
 def test_planted_error_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from hwq.verification import onnx_dialects
 

@@ -1,6 +1,7 @@
 """How the ONNX dialects are verified: by onnxruntime (`ort`, `ort-unfused`, `ort-avx2-saturating`) and by onnx's evaluator.
 
-``ort`` names onnxruntime's exact kernels: session.x64quantprecision=1 asks for them on every x86-64 CPU. What
+``ort`` names onnxruntime's exact kernels: session.x64quantprecision=1 asks for them on every x86-64 CPU, and what it does
+not reach without VNNI is asked for unsigned (`hwq.verification.unsigned`). What
 ``ort-avx2-saturating`` names is the default of a CPU without VNNI; on others it runs under qemu's user emulation.
 """
 
@@ -27,6 +28,7 @@ from hwq.importers.onnx import read
 from hwq.progress import Progress
 from hwq.verification import Case, Verification, Verifier
 from hwq.verification.onnx_models import CASES, RATES, Builder, Draw
+from hwq.verification.unsigned import unsigned
 
 __all__ = [
     "VERIFIERS",
@@ -44,6 +46,8 @@ EMULATORS = ("qemu-x86_64-static", "qemu-x86_64")
 # Cases that the standard's evaluator computes: its own operators, and float ones whose order leaves no choice.
 STANDARD = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger",
             "ConvInteger", "QDQ Add", "QDQ Mul", "QDQ Concat", "island Relu", "island MaxPool")  # fmt: skip
+# Dialects of exact products: on a CPU without VNNI onnxruntime is asked for the same integers unsigned.
+EXACT = ("ort", "ort-unfused")
 
 
 def drawn(name: str, draw: Draw, index: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -112,11 +116,12 @@ def evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialec
 
 def _compare(name: str, draw: Draw, values: int, dialect: str, rate_only: bool) -> Case:
     outputs = evaluator_outputs if dialect == "onnx" else onnxruntime_outputs
+    exact = dialect in EXACT and not has_vnni()
     compared = wrong = index = 0
     try:
         while compared < values or index < 2:
             model, feeds = drawn(name, draw, index)
-            theirs = outputs(model, feeds, dialect)
+            theirs = outputs(*(unsigned(model, feeds) if exact else (model, feeds)), dialect)
             ours = np.asarray(execute(read(model), feeds, dialect))
             compared, wrong, index = compared + theirs.size, wrong + differing(ours, theirs), index + 1
     except Exception as error:  # whatever the runtime raises belongs to this case alone
@@ -139,6 +144,8 @@ def _native(dialect: str, values: int, progress: Progress | None) -> Verificatio
     package, command = (
         ("onnx", "onnx.reference.ReferenceEvaluator") if dialect == "onnx" else ("onnxruntime", "InferenceSession")
     )
+    if dialect in EXACT and not has_vnni():
+        command += " (uint8 x int8 products as uint8 x uint8: this CPU has no VNNI)"
     return Verification(dialect, package, _version(package), command, tuple(cases))
 
 
