@@ -229,6 +229,8 @@ cdef extern from "hwq/kernels.h" nogil:
     int hwq_op_count()
     const char *hwq_op_name(int)
     int hwq_op_present(int, int)
+    int hwq_cpuid_mask()
+    int hwq_cpuid_masked()
 
 cdef extern from "hwq/program.h" nogil:
     ctypedef struct hwq_place:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hwq"
 
 # Rank of every room, lowest first; a room covers the modules below it. The longest matching prefix counts.
 RANKS = {
-    "hwq._kernels": 1, "hwq._simulators": 1, "hwq.names": 1, "hwq.errors": 1, "hwq.files": 1, "hwq.numerics": 1, "hwq.progress": 1,
+    "hwq._kernels": 1, "hwq._simulators": 1, "hwq.names": 1, "hwq.errors": 1, "hwq.files": 1, "hwq.numerics": 1, "hwq.progress": 1, "hwq.masking": 1,
     "hwq.graph": 2, "hwq.graph_file": 2, "hwq.elements": 1, "hwq.topology": 2, "hwq.dialect": 2, "hwq.work": 2, "hwq.kernels": 2,
     "hwq.validation.accuracy": 9, "hwq.validation.networks": 9, "hwq.validation.contenders": 9, "hwq.validation.methods": 8,
     "hwq.ops": 3, "hwq.range_search": 5, "hwq.standardization": 4,
@@ -26,8 +26,8 @@ RANKS = {
 }  # fmt: skip
 # Rooms of the same rank that must never see each other.
 STRANGERS = [("hwq.execution", "hwq.simulators")]
-# Each door has one user.
-DOORS = {"hwq._kernels": "hwq.kernels", "hwq._simulators": "hwq.simulators"}
+# Who opens each door; masking must come before NumPy, which hwq.kernels loads.
+DOORS = {"hwq._kernels": ("hwq.kernels", "hwq.masking"), "hwq._simulators": ("hwq.simulators",)}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -84,7 +84,7 @@ def test_imports_point_down(path: Path) -> None:
             f"{path.name}:{line}: {here} must not see {there}"
         )
         if there in DOORS:
-            assert here == DOORS[there], f"{path.name}:{line}: only {DOORS[there]} opens {there}"
+            assert here in DOORS[there], f"{path.name}:{line}: only {DOORS[there]} opens {there}"
 
 
 @pytest.mark.parametrize("house", ["kernels", "simulators"])

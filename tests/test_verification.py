@@ -7,9 +7,10 @@ import types
 
 import pytest
 
+from hwq import masking
 from hwq.dialect import DIALECTS
 from hwq.errors import Error
-from hwq.verification import verifiable, verify
+from hwq.verification import avx2, verifiable, verify
 
 pytest.importorskip("onnxruntime")
 RUNTIMES = {"ort": "onnxruntime", "ort-unfused": "onnxruntime", "onnx": "onnx"}
@@ -40,7 +41,7 @@ def test_exact_products_are_verified_without_vnni(dialect: str, monkeypatch: pyt
             mixed[name] = draw
             assert all(value.dtype != np.int8 for value in moved.values())
     assert {name.split(" ")[0] for name in mixed} == set(OPERANDS)
-    monkeypatch.setattr(onnx_dialects, "has_vnni", lambda: False)
+    monkeypatch.setattr(avx2, "has_vnni", lambda: False)
     monkeypatch.setattr(onnx_dialects, "CASES", mixed)
     monkeypatch.setattr(onnx_dialects, "RATES", {})
     made = verify(dialect, values=1)
@@ -68,12 +69,19 @@ def test_what_has_no_runtime_is_refused() -> None:
 
 
 def test_saturating_dialect_needs_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwq.verification import onnx_dialects
-
-    monkeypatch.setattr(onnx_dialects, "has_vnni", lambda: True)
-    monkeypatch.setattr(onnx_dialects, "emulator", lambda: None)
+    monkeypatch.setattr(avx2, "has_vnni", lambda: True)
+    monkeypatch.setattr(avx2, "emulator", lambda: None)
+    monkeypatch.setattr(masking, "maskable", lambda: False)
     with pytest.raises(Error, match="cannot be verified on this CPU"):
         verify("ort-avx2-saturating", values=1)
+
+
+@pytest.mark.skipif(not masking.maskable(), reason="no CPUID faulting here (cpuid_fault in /proc/cpuinfo)")
+def test_a_masked_cpu_verifies_it() -> None:
+    told: list[str] = []
+    made = verify("ort-avx2-saturating", values=1, progress=lambda done, total, name: told.append(name))
+    assert made.passed, [case for case in made.cases if case.differing or case.failure]
+    assert made.values > 100_000 and {case.name for case in made.cases} == set(told)
 
 
 @pytest.mark.parametrize("dialect", ["litert-ref", "litert-xnnpack"])

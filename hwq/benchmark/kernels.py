@@ -10,7 +10,7 @@ from hwq.benchmark.rounds import Row, measure
 __all__ = ["CASES", "compare"]
 
 # Seconds of each contender in a case; a contender needs five samples at least, however long one takes.
-SECONDS, QUICK_SECONDS = 0.5, 0.1
+SECONDS, QUICK_SECONDS = 0.4, 0.08
 # Multiply-accumulates of the greatest case that is quick.
 QUICK_MACS = 70e6
 

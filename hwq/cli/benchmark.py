@@ -39,12 +39,18 @@ def bench(
         typer.Option("--only", metavar="TEXT", help="Cases whose name contains it: int8, int4, 512x512, ..."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes, a fifth of the time.")] = False,
+    cpu: Annotated[
+        str | None,
+        typer.Option("--cpu", metavar="avx2", help="Show every contender a CPU without AVX-512, VNNI and AMX."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Measure hwq beside other programs, on the same work, in one run."""
     from hwq.errors import Error
 
     _keep_libraries_to_one_thread()
+    if cpu is not None:
+        _masked(cpu)
     if models:
         _bench_models(inputs or ["zoo:mobilenet_v2"], seconds, threads, json)
         return
@@ -106,6 +112,30 @@ def _keep_libraries_to_one_thread() -> None:
         os.environ.setdefault(name, "1")
 
 
+def _masked(cpu: str) -> None:
+    """Run this command again in a process that sees that CPU, and exit as it does; go on if this is the process."""
+    import subprocess
+    import sys
+
+    from hwq import masking
+    from hwq.errors import Error
+
+    if cpu != "avx2":
+        raise Error(f"no CPU {cpu} can be shown", remedy="--cpu avx2")
+    if masking.masked():
+        return
+    sys.stdout.flush()
+    done = subprocess.run(masking.command("-m", "hwq", *sys.argv[1:]))
+    raise typer.Exit(done.returncode)
+
+
+def _shown() -> str:
+    """Which CPU the contenders saw: avx2, or native for this one as it is."""
+    from hwq import masking
+
+    return "avx2" if masking.masked() else "native"
+
+
 def _bench_models(names: list[str], seconds: float, threads: int, json: bool) -> None:
     import dataclasses
 
@@ -115,11 +145,17 @@ def _bench_models(names: list[str], seconds: float, threads: int, json: bool) ->
     for name in names:
         rows += measure(Path(name).name, contenders(name, threads=threads), seconds=seconds, threads=threads)
     mean = geometric_mean(rows)
-    result = {"rows": [dataclasses.asdict(row) for row in rows], "geometric_mean": mean}
+    result = {"cpu": _shown(), "rows": [dataclasses.asdict(row) for row in rows], "geometric_mean": mean}
 
     def show(console: Console) -> None:
         drawn = table(
-            "one inference, batch 1, interleaved", "model", "runtime", "us", "time / ours", "our bits", "samples"
+            f"one inference, batch 1, interleaved, {_shown()} CPU",
+            "model",
+            "runtime",
+            "us",
+            "time / ours",
+            "our bits",
+            "samples",
         )
         for row in rows:
             bits = "" if row.exact is None else "its own" if row.exact else "DIFFERENT"
@@ -148,7 +184,7 @@ def _products(only: str | None, quick: bool, json: bool) -> None:
 
     def show(console: Console) -> None:
         drawn = table(
-            f"path {kernels.isa()}, one thread, processor time",
+            f"path {kernels.isa()}, {_shown()} CPU, one thread, processor time",
             "case",
             "contender",
             "GMAC/s",
@@ -160,7 +196,7 @@ def _products(only: str | None, quick: bool, json: bool) -> None:
             drawn.add_row(row.case, row.contender, f"{row.gmacs:.1f}", share, row.verdict)
         console.print(drawn)
 
-    emit("bench", {"path": kernels.isa(), "rows": [asdict(row) for row in rows]}, show, json)
+    emit("bench", {"cpu": _shown(), "path": kernels.isa(), "rows": [asdict(row) for row in rows]}, show, json)
     if wrong:
         raise typer.Exit(1)
 

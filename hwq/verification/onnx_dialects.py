@@ -2,16 +2,14 @@
 
 ``ort`` names onnxruntime's exact kernels: session.x64quantprecision=1 asks for them on every x86-64 CPU, and what it does
 not reach without VNNI is asked for unsigned (`hwq.verification.unsigned`). What
-``ort-avx2-saturating`` names is the default of a CPU without VNNI; on others it runs under qemu's user emulation.
+``ort-avx2-saturating`` names is the default of a CPU without VNNI; others are masked, or run it under qemu.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,28 +19,24 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hwq import masking
 from hwq.errors import Error
 from hwq.execution import execute
 from hwq.graph import Array
 from hwq.importers.onnx import read
 from hwq.progress import Progress
-from hwq.verification import Case, Verification, Verifier
+from hwq.verification import Case, Verification, Verifier, avx2, masked
 from hwq.verification.onnx_models import CASES, RATES, Builder, Draw
 from hwq.verification.unsigned import unsigned
 
 __all__ = [
     "VERIFIERS",
     "drawn",
-    "emulator",
     "evaluator_outputs",
-    "has_vnni",
     "onnxruntime_outputs",
     "saturating_outputs",
 ]
 
-# A CPU model of qemu that has AVX2 and FMA and neither AVX-512 nor VNNI.
-EMULATED_CPU = "EPYC-Rome"
-EMULATORS = ("qemu-x86_64-static", "qemu-x86_64")
 # Cases that the standard's evaluator computes: its own operators, and float ones whose order leaves no choice.
 STANDARD = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger",
             "ConvInteger", "QDQ Add", "QDQ Mul", "QDQ Concat", "island Relu", "island MaxPool")  # fmt: skip
@@ -55,20 +49,6 @@ def drawn(name: str, draw: Draw, index: int) -> tuple[onnx.ModelProto, dict[str,
     builder = Builder(np.random.default_rng([index, zlib.crc32(name.encode())]), ties=bool(index % 2))
     made = draw(builder)
     return builder.model(made), builder.feeds
-
-
-def has_vnni() -> bool:
-    """Whether this CPU has AVX512-VNNI or AVX-VNNI (Linux tells)."""
-    try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "avx512_vnni" in facts or "avx_vnni" in facts
-
-
-def emulator() -> str | None:
-    """qemu's user emulation of x86-64, where it is installed."""
-    return next((found for name in EMULATORS if (found := shutil.which(name))), None)
 
 
 def differing(ours: Array, theirs: Array) -> int:
@@ -116,7 +96,7 @@ def evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialec
 
 def _compare(name: str, draw: Draw, values: int, dialect: str, rate_only: bool) -> Case:
     outputs = evaluator_outputs if dialect == "onnx" else onnxruntime_outputs
-    exact = dialect in EXACT and not has_vnni()
+    exact = dialect in EXACT and not avx2.has_vnni()
     compared = wrong = index = 0
     try:
         while compared < values or index < 2:
@@ -144,7 +124,7 @@ def _native(dialect: str, values: int, progress: Progress | None) -> Verificatio
     package, command = (
         ("onnx", "onnx.reference.ReferenceEvaluator") if dialect == "onnx" else ("onnxruntime", "InferenceSession")
     )
-    if dialect in EXACT and not has_vnni():
+    if dialect in EXACT and not avx2.has_vnni():
         command += " (uint8 x int8 products as uint8 x uint8: this CPU has no VNNI)"
     return Verification(dialect, package, _version(package), command, tuple(cases))
 
@@ -160,8 +140,10 @@ def _with_onnx(dialect: str, values: int, progress: Progress | None) -> Verifica
 
 def _saturating(dialect: str, values: int, progress: Progress | None) -> Verification:
     version = _version("onnxruntime")
-    if sys.platform == "linux" and not has_vnni():
+    if not avx2.has_vnni():
         return _native(dialect, values, progress)
+    if masking.maskable():
+        return masked.verify(dialect, values, progress)
     prepared = dict(_prepared(values))
     made, command = saturating_outputs(prepared)
     cases: dict[str, Case] = {}
@@ -184,7 +166,7 @@ def _saturating(dialect: str, values: int, progress: Progress | None) -> Verific
 def saturating_outputs(
     prepared: Mapping[str, tuple[onnx.ModelProto, Mapping[str, Array]]],
 ) -> tuple[dict[str, Array], str]:
-    """onnxruntime's default outputs of models on a CPU without VNNI, in a process of its own, emulated where need be.
+    """onnxruntime's default outputs of models on a CPU without VNNI, in a process of its own.
 
     Returns
     -------
@@ -196,19 +178,9 @@ def saturating_outputs(
     Raises
     ------
     Error
-        This CPU has VNNI and there is no emulator.
+        This CPU has VNNI, cannot be masked, and there is no emulator.
     """
-    command = [sys.executable, str(Path(__file__).with_name("emulated.py"))]
-    told = "python emulated.py"
-    if has_vnni():
-        found = emulator()
-        if found is None:
-            raise Error(
-                "dialect ort-avx2-saturating cannot be verified on this CPU",
-                why="it has VNNI, where onnxruntime's default products are exact",
-                remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
-            )
-        command, told = [found, "-cpu", EMULATED_CPU, *command], f"{Path(found).name} -cpu {EMULATED_CPU} {told}"
+    command, told = avx2.command("ort-avx2-saturating", Path(__file__).with_name("emulated.py"))
     arrays = {
         f"{key}|model": np.frombuffer(model.SerializeToString(), np.uint8) for key, (model, _) in prepared.items()
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
-import sys
 import tempfile
 import warnings
 import zlib
@@ -26,8 +25,9 @@ from hwq.execution import compile as make_program
 from hwq.graph import Array
 from hwq.importers.torch import VERSION, from_torch
 from hwq.progress import Progress
-from hwq.verification import Case, Verification, Verifier
-from hwq.verification.onnx_dialects import EMULATED_CPU, differing, emulator, has_vnni
+from hwq.verification import Case, Verification, Verifier, avx2
+from hwq.verification.avx2 import has_vnni
+from hwq.verification.onnx_dialects import differing
 
 __all__ = ["EAGER", "EAGER_RATES", "RATES", "REFERENCE", "VERIFIERS", "Draw", "modules", "quietly"]
 
@@ -304,17 +304,8 @@ def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verific
 
 
 def _without_vnni(dialect: str, values: int, progress: Progress | None) -> Verification:
-    """Weights and activations over all 8 bits on a CPU without VNNI, an emulated one where this one has it."""
-    command, told = [sys.executable, str(Path(__file__).with_name("emulated_torch.py"))], "python emulated_torch.py"
-    if has_vnni():
-        found = emulator()
-        if found is None:
-            raise Error(
-                f"dialect {dialect} cannot be verified on this CPU",
-                why="it has VNNI, where fbgemm's products are exact",
-                remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
-            )
-        command, told = [found, "-cpu", EMULATED_CPU, *command], f"{Path(found).name} -cpu {EMULATED_CPU} {told}"
+    """Weights and activations over all 8 bits on a CPU without VNNI."""
+    command, told = avx2.command(dialect, Path(__file__).with_name("emulated_torch.py"))
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:

@@ -418,6 +418,12 @@ int hwq_op_count(void);
 const char *hwq_op_name(int op);
 int hwq_op_present(int op, int path); /* does the path have its own code for the op (on its own architecture) */
 
+/* From now on CPUID shows this thread, and all that it starts, no AVX-512, VNNI, AVX-VNNI and AMX: call it before the
+ * libraries that shall believe it are loaded. Takes SIGSEGV for that and hands on every other fault. x86-64 Linux on
+ * processors with CPUID faulting; 0, or -1 elsewhere. */
+int hwq_cpuid_mask(void);
+int hwq_cpuid_masked(void); /* 1, 0 where it could be, -1 where it cannot */
+
 /* For benchmarks: `rounds` of a scheme's instructions without loads ("int8-avx2", "int4-avx2", "float32-avx2",
  * "int8-avx512vnni", "float32-avx512vnni"); returns the MACs they stand for, 0 where the CPU lacks them. */
 int64_t hwq_ceiling(const char *scheme, int64_t rounds);

@@ -21,7 +21,7 @@ import numpy as np
 
 import hwq
 from hwq.exporters.onnx import to_model
-from hwq.verification.onnx_dialects import EMULATED_CPU, emulator, has_vnni
+from hwq.verification import avx2
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent.parent / "reports"))
@@ -57,14 +57,9 @@ def models(only: str = "") -> Any:
             )
 
 
-def run(graph: hwq.Graph, test: Any) -> tuple[Any, list[str]]:
+def run(graph: hwq.Graph, test: Any) -> tuple[Any, str]:
     """The default session's outputs, in a process of its own."""
-    name = "hwq/verification/emulated.py"
-    command = [sys.executable, str(HERE.parent.parent.parent / name)]
-    if has_vnni():
-        found = emulator()
-        assert found is not None, "this CPU has VNNI and qemu-user-static is not installed"
-        command = [found, "-cpu", EMULATED_CPU, *command]
+    command, told = avx2.command("ort-avx2-saturating", HERE.parent.parent.parent / "hwq/verification/emulated.py")
     model = np.frombuffer(to_model(graph).SerializeToString(), np.uint8)
     arrays = {}
     for first in range(0, len(test), CHUNK):
@@ -77,15 +72,15 @@ def run(graph: hwq.Graph, test: Any) -> tuple[Any, list[str]]:
         subprocess.run([*command, str(source), str(target)], check=True, stderr=subprocess.DEVNULL)
         made = np.load(target)
         outputs = np.concatenate([made[f"{key}|out|0"] for key in sorted({name.split("|")[0] for name in arrays})])
-    return outputs, [Path(part).name if part.startswith("/") else part for part in command]
+    return outputs, told
 
 
 def main() -> None:
     """Write outputs, hashes and provenance."""
     arrays, facts = {}, {}
     for key, graph, test, _ in models():
-        arrays[key], command = run(graph, test)
-        facts[key] = {"constants": constants_hash(graph), "samples": len(test), "command": " ".join(command)}
+        arrays[key], told = run(graph, test)
+        facts[key] = {"constants": constants_hash(graph), "samples": len(test), "command": told}
         print(key, facts[key], flush=True)
     np.savez_compressed(HERE / "saturation.npz", **arrays)
     provenance = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwq.verification.onnx_dialects import has_vnni
+from hwq.verification.avx2 import has_vnni
 from hwq.verification.torch_dialects import EAGER, REFERENCE, modules, quietly
 
 HERE = Path(__file__).resolve().parent

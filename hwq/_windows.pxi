@@ -1,0 +1,90 @@
+# Windows: convolution and pooling. Included by _kernels.pyx.
+
+
+cdef int _fill(hwq_window *w, geometry) except -1:
+    sizes, kernel, stride, dilation, pad, out = geometry
+    cdef int d
+    for d in range(3):
+        w.in_[d], w.kernel[d], w.stride[d] = sizes[d], kernel[d], stride[d]
+        w.dilation[d], w.pad[d], w.out[d] = dilation[d], pad[d], out[d]
+    return 0
+
+
+def conv(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_t groups, int layout, int a_type, int a_zero_point, x,
+         Packed weights, taps, weights_f32, bias, Epilogue epilogue, residual, out, int64_t first, int64_t last):
+    """One of four: integer or float32 (by a_type), depthwise (taps given, or groups == channels with float taps) or any groups."""
+    cdef _Views v = _Views()
+    cdef hwq_conv c
+    cdef hwq_epilogue e
+    cdef int64_t out_size = 4, total, inputs, n = out_channels // groups, k
+    cdef bint depthwise = taps is not None
+    memset(&c, 0, sizeof(c))
+    _fill(&c.window, geometry)
+    inputs = c.window.in_[0] * c.window.in_[1] * c.window.in_[2]
+    total = batch * c.window.out[0] * c.window.out[1] * c.window.out[2]
+    k = c.window.kernel[0] * c.window.kernel[1] * c.window.kernel[2]
+    if depthwise and not groups == channels == out_channels:
+        raise ValueError("depthwise weights take one channel a group")
+    if first < 0 or last > total:
+        raise ValueError("positions outside the output")
+    c.batch, c.channels, c.out_channels, c.groups, c.layout = batch, channels, out_channels, groups, layout
+    c.a_type, c.a_zero_point, c.depthwise, c.first, c.last = a_type, a_zero_point, depthwise, first, last
+    c.x = v.read(x, batch * inputs * channels * _size(a_type))
+    if a_type == HWQ_F32:
+        if depthwise:
+            c.weights_f32 = <const float *>v.read(taps, k * out_channels * 4)
+        else:
+            c.weights_f32 = <const float *>v.read(weights_f32, groups * hwq_packed_f32_floats(k * (channels // groups), n) * 4)
+        c.bias_f32 = <const float *>v.read(bias, out_channels * 4)
+    else:
+        epilogue.check(out_channels)
+        e = epilogue.c
+        out_size = _size(e.out_type)
+        if depthwise:
+            c.taps_s16 = <const int16_t *>v.read(taps, k * out_channels * 2)
+        else:
+            if weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
+                raise ValueError("the packed weights have another shape")
+            c.weights = &weights.c
+            weights.prepare(&c)
+        c.bias = <const int32_t *>v.read(bias, out_channels * 4)
+        if e.residual_op is not NULL:
+            e.residual = v.read(residual, total * out_channels * _size(e.residual_op.b_type))
+        c.epilogue = &e
+    c.out = v.write(out, total * out_channels * out_size)
+    cdef void *memory = malloc(<size_t>hwq_conv_workspace(&c) + 64)
+    if memory is NULL:
+        raise MemoryError
+    c.workspace = _align(memory)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        if a_type == HWQ_F32:
+            if depthwise:
+                hwq_depthwise_f32(&c)
+            else:
+                hwq_conv_f32(&c)
+        elif depthwise:
+            hwq_depthwise_s32(&c)
+        else:
+            hwq_conv_s32(&c)
+        hwq_state_leave(state)
+        free(memory)
+
+
+def pool(geometry, pad_end, int64_t batch, int64_t channels, int layout, int kind_of_data, int kind, bint count_padding, int lo, int hi, x, out):
+    cdef _Views v = _Views()
+    cdef hwq_pool p
+    cdef int d
+    memset(&p, 0, sizeof(p))
+    _fill(&p.window, geometry)
+    for d in range(3):
+        p.pad_end[d] = pad_end[d]
+    p.batch, p.channels, p.layout, p.type, p.kind, p.count_padding, p.lo, p.hi = batch, channels, layout, kind_of_data, kind, count_padding, lo, hi
+    p.x = v.read(x, batch * channels * p.window.in_[0] * p.window.in_[1] * p.window.in_[2] * _size(kind_of_data))
+    p.out = v.write(out, batch * channels * p.window.out[0] * p.window.out[1] * p.window.out[2] * _size(kind_of_data))
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_pool_run(&p)
+        hwq_state_leave(state)

@@ -1,0 +1,111 @@
+"""A masked process sees an AVX2-only CPU, whichever library asks; a real fault stays one; what cannot be masked is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hwq import masking
+from hwq.errors import Error
+
+needs_faulting = pytest.mark.skipif(
+    not masking.maskable(), reason="no CPUID faulting here (cpuid_fault in /proc/cpuinfo)"
+)
+
+
+def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(code)
+    return subprocess.run(masking.command(str(script), *arguments), capture_output=True, text=True, timeout=120)
+
+
+@needs_faulting
+def test_every_library_believes_it(tmp_path: Path) -> None:
+    code = """
+import sys, threading
+from hwq import masking
+assert masking.masked()
+from hwq.kernels import available_isas
+from numpy._core._multiarray_umath import __cpu_features__ as features
+assert not any(on for name, on in features.items() if "AVX512" in name), features
+found = []
+for _ in range(2):
+    found.append(available_isas())
+    thread = threading.Thread(target=lambda: found.append(available_isas()))
+    thread.start(), thread.join()
+assert len(set(found)) == 1, found
+print(*found[0], *sys.argv[1:])
+"""
+    done = run(tmp_path, code, "an argument")
+    assert done.returncode == 0, done.stderr
+    paths = done.stdout.split()
+    assert not any("vnni" in path for path in paths) and "ref" in paths and paths[-2:] == ["an", "argument"]
+    assert "avx2" in paths or "avx2" not in Path("/proc/cpuinfo").read_text()
+
+
+@needs_faulting
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+def test_onnxruntime_saturates_there(tmp_path: Path) -> None:
+    # 255 x 127 twice is 64770; VPMADDUBSW gives 32767, VPDPBUSD the sum. Eight rows and columns, so that the packed kernel runs.
+    code = """
+import numpy as np, onnx, onnxruntime
+from onnx import helper, numpy_helper
+w = numpy_helper.from_array(np.full((64, 32), 127, np.int8), "w")
+node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", 2, [8, 64])], [helper.make_tensor_value_info("y", 6, [8, 32])], [w])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+print(*np.unique(session.run(None, {"x": np.full((8, 64), 255, np.uint8)})[0]))
+"""
+    done = run(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(32 * 32767)]
+
+
+@needs_faulting
+def test_a_real_fault_stays_a_fault(tmp_path: Path) -> None:
+    for code in ("import ctypes; ctypes.string_at(8)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"):
+        assert run(tmp_path, code).returncode == -signal.SIGSEGV, code
+
+
+@needs_faulting
+def test_faults_go_to_the_handler_that_was_there(tmp_path: Path) -> None:
+    code = "import sys, ctypes, faulthandler; faulthandler.enable(); from hwq import masking; masking.mask(); import numpy; ctypes.string_at(8)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (
+        done.returncode == -signal.SIGSEGV and "Segmentation fault" in done.stderr and "Current thread" in done.stderr
+    )
+
+
+@needs_faulting
+def test_what_has_seen_the_cpu_cannot_be_masked() -> None:
+    import numpy  # noqa: F401
+
+    with pytest.raises(Error, match="numpy is loaded"):
+        masking.mask()
+    assert not masking.masked()
+
+
+def test_what_cannot_be_masked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwq._kernels.cpuid_masked", lambda: None)
+    assert not masking.maskable() and not masking.masked()
+    with pytest.raises(Error, match="lesser CPU"):
+        masking.command("script.py")
+
+
+@needs_faulting
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+def test_the_benchmark_runs_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hwq", "bench", "--cpu", "avx2", "--only", "int8 256x", "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    exact = {row["contender"]: row["exact"] for row in result["rows"]}
+    assert result["cpu"] == "avx2" and result["path"] in ("avx2", "ref")
+    assert exact["hwq u8s8"] and not exact["onnxruntime u8s8"]
