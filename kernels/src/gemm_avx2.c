@@ -9,8 +9,8 @@
  * four pipes (31.7 against 25.5 MAC a cycle in registers on Zen 3; the two are equal on Intel's three vector pipes).
  * Measured share of the register-only ceiling: reports/kernels, `hwq bench`.
  *
- * Blocks: rows of a, as int16 and at most 256 KB, stay in the second-level cache; a strip of 16 columns x 512 k of weights, widened
- * once, and one 4-row panel stay in the first; a tile of 4 x 16 accumulators stays in 8 registers. Fewer than 8 rows do not
+ * Blocks: rows of a, as int16 and at most 256 KB, stay in the second-level cache; 32 columns x 256 k of weights, widened once, and
+ * one 3-row panel stay in the first; a tile of 3 x 32 accumulators stays in 12 registers (tile_avx2.h). Fewer than 6 rows do not
  * repay the widening: they read the packed bytes. */
 #include "epilogue.h"
 #include "gemm.h"
@@ -20,19 +20,20 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { ROWS = HWQ_GEMM_ROWS, PANEL = 4, DEPTH = 128 /* quads of a block of k */, WIDEN_FROM = 8 };
+HWQ_TARGET("avx2,fma")
+#include "tile_avx2.h"
+
+enum { ROWS = HWQ_GEMM_ROWS, PANEL = TILE_ROWS, DEPTH = 64 /* quads of a block of k */, WIDEN_FROM = 6 };
 
 typedef struct {
-    int16_t widened[DEPTH * HWQ_QUAD * HWQ_STRIP]; /* a strip's block of k: per quad (b1, b3) x 16, then (b0, b2) x 16 */
-    int32_t block[ROWS * HWQ_STRIP];               /* accumulators of one strip */
-    int32_t sums[ROWS];                            /* sum of a - za */
-    int32_t products[ROWS];                        /* sum of a0 * a1 */
-    int16_t panels[];                              /* per 4 rows: k4 / 4 quads of 4 rows x (a0, a2, a1, a3) */
+    int16_t widened[DEPTH * TILE_QUAD];   /* a block of k of 32 columns: per quad (b1, b3) of each, then (b0, b2) */
+    int32_t block[ROWS * TILE_COLUMNS];   /* their accumulators */
+    int32_t sums[ROWS];                   /* sum of a - za */
+    int32_t products[ROWS];               /* sum of a0 * a1 */
+    int16_t panels[];                     /* per 3 rows: k4 / 4 quads of 3 rows x (a0, a2, a1, a3) */
 } scratch;
 
 _Static_assert(sizeof(scratch) <= HWQ_GEMM_FIXED, "the workspace holds it");
-
-HWQ_TARGET("avx2,fma")
 
 static inline __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline void store(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
@@ -90,75 +91,103 @@ static inline __attribute__((always_inline)) void widen(const int8_t *quad, __m2
     v[2] = _mm256_srai_epi16(_mm256_slli_epi16(low, 8), 8), v[3] = _mm256_srai_epi16(_mm256_slli_epi16(high, 8), 8);
 }
 
-/* One row of one quad. The intrinsics say what it does; the assembly, tested equal, keeps gcc 12 from hoisting the broadcasts
- * of all rows and spilling accumulators. */
-static inline __attribute__((always_inline)) void row_by_intrinsics(const int16_t *a, const __m256i b[4], __m256i acc_s32x8[2])
-{
-    int32_t pairs[2];
-    memcpy(pairs, a, 8);
-    const __m256i a02 = _mm256_set1_epi32(pairs[0]), a13 = _mm256_set1_epi32(pairs[1]);
-    acc_s32x8[0] = _mm256_add_epi32(acc_s32x8[0], _mm256_madd_epi16(_mm256_add_epi16(a02, b[0]), _mm256_add_epi16(a13, b[2])));
-    acc_s32x8[1] = _mm256_add_epi32(acc_s32x8[1], _mm256_madd_epi16(_mm256_add_epi16(a02, b[1]), _mm256_add_epi16(a13, b[3])));
-}
-#if defined(__GNUC__) && defined(__x86_64__) && !defined(HWQ_NO_ASM)
-#define LONG "%{vex3%} " /* 5 bytes: no more than 6 instructions in 32, the line of Intel's cache of decoded ones */
-static inline __attribute__((always_inline)) void row(const int16_t *a, const __m256i b[4], __m256i acc_s32x8[2])
-{
-    __m256i a02, a13, s, t;
-    __asm__("vpbroadcastd %[a], %[a02]\n\tvpbroadcastd 4+%[a], %[a13]\n\t"
-            LONG "vpaddw %[b0], %[a02], %[s]\n\t" LONG "vpaddw %[b2], %[a13], %[t]\n\t"
-            LONG "vpmaddwd %[t], %[s], %[s]\n\t" LONG "vpaddd %[s], %[c0], %[c0]\n\t"
-            LONG "vpaddw %[b1], %[a02], %[a02]\n\t" LONG "vpaddw %[b3], %[a13], %[a13]\n\t"
-            LONG "vpmaddwd %[a13], %[a02], %[a02]\n\t" LONG "vpaddd %[a02], %[c1], %[c1]"
-            : [c0] "+x"(acc_s32x8[0]), [c1] "+x"(acc_s32x8[1]), [a02] "=&x"(a02), [a13] "=&x"(a13), [s] "=&x"(s), [t] "=&x"(t)
-            : [b0] "x"(b[0]), [b1] "x"(b[1]), [b2] "x"(b[2]), [b3] "x"(b[3]), [a] "o"(*(const int64_t(*)[1])a));
-}
-#else
-#define row row_by_intrinsics
-#endif
+/* Columns of a strip or two, and which part of k of them a tile takes. */
+typedef struct {
+    __m256i terms[TILE_VECTORS], zero_points[TILE_VECTORS];
+    int with_points, first, last;
+} part;
 
-/* rows x 16 accumulators of `quads` quads added to c, which lies HWQ_STRIP apart. */
-static inline __attribute__((always_inline)) void tile(const int rows, const int widened, int64_t quads, const int16_t *a, const void *b, int32_t *c)
+/* Accumulators of one row at the start: what is not a product of the tile, or what earlier parts of k left. */
+static inline __attribute__((always_inline)) void begin_row(const int vectors, const part *g, int32_t sum, int32_t product, const int32_t *block, __m256i *acc_s32x8)
 {
-    __m256i acc_s32x8[PANEL][2];
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++) acc_s32x8[r][half] = load(c + r * HWQ_STRIP + 8 * half);
-    const char *from = b;
-    for (int64_t q = 0; q < quads; q++, a += PANEL * 4, from += widened ? 128 : 64) {
-        __m256i v[4];
-        if (widened)
-            for (int i = 0; i < 4; i++) v[i] = load(from + 32 * i);
-        else widen((const int8_t *)from, v);
-        for (int r = 0; r < rows; r++) row(a + 4 * r, v, acc_s32x8[r]);
+    for (int v = 0; v < vectors; v++) {
+        if (!g->first) acc_s32x8[v] = load(block + 8 * v);
+        else acc_s32x8[v] = _mm256_sub_epi32(g->terms[v], _mm256_set1_epi32(product));
+        if (g->first && g->with_points) acc_s32x8[v] = _mm256_sub_epi32(acc_s32x8[v], _mm256_mullo_epi32(g->zero_points[v], _mm256_set1_epi32(sum)));
     }
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++) store(c + r * HWQ_STRIP + 8 * half, acc_s32x8[r][half]);
 }
 
-static inline __attribute__((always_inline)) void tiles(const int widened, int64_t rows, int64_t quads, int64_t k4, const int16_t *a, const void *b, int32_t *c)
+/* rows x (8 vectors) of `quads` quads of widened weights; a, and what it adds, from row r on. */
+static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, const part *g, int64_t quads, const int16_t *a, const scratch *s, int64_t r,
+                                                       const finish *f, int32_t *block, char *out)
 {
-    for (; rows >= PANEL; rows -= PANEL, a += PANEL * k4, c += PANEL * HWQ_STRIP) tile(4, widened, quads, a, b, c);
-    if (rows == 3) tile(3, widened, quads, a, b, c);
-    else if (rows == 2) tile(2, widened, quads, a, b, c);
-    else if (rows == 1) tile(1, widened, quads, a, b, c);
-}
-
-/* c[r] = terms - products[r] (- zero_points * sums[r]): what is not a product of the tile. */
-static void begin_block(int64_t rows, const int32_t *terms, const int32_t *zero_points, const scratch *s, int32_t *c)
-{
-    const __m256i term[2] = {load(terms), load(terms + 8)};
-    if (!zero_points) {
-        for (int64_t r = 0; r < rows; r++)
-            for (int half = 0; half < 2; half++)
-                store(c + r * HWQ_STRIP + 8 * half, _mm256_sub_epi32(term[half], _mm256_set1_epi32(s->products[r])));
-        return;
+    __m256i acc_s32x8[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 3
+    for (int i = 0; i < rows; i++) begin_row(vectors, g, s->sums[r + i], s->products[r + i], block + i * TILE_COLUMNS, acc_s32x8[i]);
+    const int16_t *w = s->widened;
+    for (int64_t q = 0; q < quads; q++, a += PANEL * HWQ_QUAD, w += TILE_QUAD)
+#pragma GCC unroll 3
+        for (int i = 0; i < rows; i++) tile_row(vectors, 0, a + HWQ_QUAD * i, w, acc_s32x8[i]);
+#pragma GCC unroll 3
+    for (int i = 0; i < rows; i++) {
+        if (g->last && f->fast) finish_row(vectors, f, acc_s32x8[i], out + i * f->stride);
+        else
+            for (int v = 0; v < vectors; v++) store(block + i * TILE_COLUMNS + 8 * v, acc_s32x8[i][v]);
     }
-    const __m256i z[2] = {load(zero_points), load(zero_points + 8)};
-    for (int64_t r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++) {
-            const __m256i v = _mm256_sub_epi32(term[half], _mm256_mullo_epi32(z[half], _mm256_set1_epi32(s->sums[r])));
-            store(c + r * HWQ_STRIP + 8 * half, _mm256_sub_epi32(v, _mm256_set1_epi32(s->products[r])));
+}
+
+static inline __attribute__((always_inline)) void tiles(const int vectors, const part *given, int64_t rows, int64_t quads, int64_t k4, const int16_t *a, scratch *s,
+                                                        const finish *given_finish, char *out)
+{
+    const finish here = *given_finish, *f = &here; /* the output cannot alias them */
+    const part part_here = *given, *g = &part_here;
+    int64_t r = 0;
+#define TILE(count) tile(count, vectors, g, quads, a + r * k4, s, r, f, s->block + r * TILE_COLUMNS, out + r * f->stride)
+    for (; r + PANEL <= rows; r += PANEL) TILE(PANEL);
+    if (rows - r == 2) TILE(2);
+    else if (rows - r == 1) TILE(1);
+#undef TILE
+}
+
+/* The same of a few rows and one strip, weights widened in registers: all of k at once. */
+static inline __attribute__((always_inline)) void narrow_tile(const int rows, const part *g, int64_t quads, const int16_t *a, const int8_t *strip, const scratch *s,
+                                                              int64_t r, const finish *f, int32_t *block, char *out)
+{
+    __m256i acc_s32x8[TILE_ROWS][2];
+#pragma GCC unroll 3
+    for (int i = 0; i < rows; i++) begin_row(2, g, s->sums[r + i], s->products[r + i], NULL, acc_s32x8[i]);
+    for (int64_t q = 0; q < quads; q++, a += PANEL * HWQ_QUAD, strip += HWQ_QUAD * HWQ_STRIP) {
+        __m256i w[4];
+        widen(strip, w);
+#pragma GCC unroll 3
+        for (int i = 0; i < rows; i++) {
+            int32_t pairs[2];
+            memcpy(pairs, a + HWQ_QUAD * i, 8);
+            const __m256i a02 = _mm256_set1_epi32(pairs[0]), a13 = _mm256_set1_epi32(pairs[1]);
+            for (int v = 0; v < 2; v++)
+                acc_s32x8[i][v] = _mm256_add_epi32(acc_s32x8[i][v], _mm256_madd_epi16(_mm256_add_epi16(a02, w[v]), _mm256_add_epi16(a13, w[2 + v])));
         }
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < rows; i++) {
+        if (f->fast) finish_row(2, f, acc_s32x8[i], out + i * f->stride);
+        else
+            for (int v = 0; v < 2; v++) store(block + i * TILE_COLUMNS + 8 * v, acc_s32x8[i][v]);
+    }
+}
+
+static void few_rows(const part *g, int64_t rows, int64_t k4, const int8_t *strip, scratch *s, const finish *f, char *out)
+{
+    int64_t r = 0;
+#define TILE(count) narrow_tile(count, g, k4 / 4, s->panels + r * k4, strip, s, r, f, s->block + r * TILE_COLUMNS, out + r * f->stride)
+    for (; r + PANEL <= rows; r += PANEL) TILE(PANEL);
+    if (rows - r == 2) TILE(2);
+    else if (rows - r == 1) TILE(1);
+#undef TILE
+}
+
+/* Bias less the columns' products, and the zero points; 0 beyond `width`. */
+static void column_terms(const hwq_gemm_args *args, int64_t column, int64_t width, part *g)
+{
+    const hwq_packed *w = args->weights;
+    int32_t terms[TILE_COLUMNS] = {0}, zero_points[TILE_COLUMNS] = {0};
+    for (int64_t j = 0; j < width; j++) {
+        const int64_t i = args->group * w->n + column + j;
+        terms[j] = (int32_t)((args->bias ? (uint32_t)args->bias[i] : 0) - (uint32_t)w->column_products[i]);
+        if (w->zero_points) zero_points[j] = w->zero_points[i];
+    }
+    g->with_points = w->zero_points != NULL;
+    for (int v = 0; v < TILE_VECTORS; v++) g->terms[v] = load(terms + 8 * v), g->zero_points[v] = load(zero_points + 8 * v);
 }
 
 static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point)
@@ -169,39 +198,38 @@ static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point
     const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
     const int64_t out_size = hwq_type_size(args->epilogue->out_type);
     scratch *s = args->workspace;
+    finish f = finish_of(args->epilogue, args->out_stride);
+    f.fast = f.fast && !args->epilogue->residual_op;
 
     for (int64_t top = 0; top < args->m; top += block) {
-        const int64_t rows = args->m - top < block ? args->m - top : block;
+        const int64_t rows = args->m - top < block ? args->m - top : block, most = rows < WIDEN_FROM ? HWQ_STRIP : TILE_COLUMNS;
         for (int64_t r = 0; r < rows; r++)
             pack_row((const uint8_t *)args->a + (top + r) * args->a_stride, k, flip, zero_point,
-                     s->panels + r / PANEL * PANEL * k4 + r % PANEL * 4, &s->sums[r], &s->products[r]);
-        for (int64_t column = begin; column < end; column += HWQ_STRIP) {
-            const int64_t width = end - column < HWQ_STRIP ? end - column : HWQ_STRIP;
+                     s->panels + r / PANEL * PANEL * k4 + r % PANEL * HWQ_QUAD, &s->sums[r], &s->products[r]);
+        for (int64_t column = begin; column < end; column += most) {
+            const int64_t width = end - column < most ? end - column : most, strips = (width + HWQ_STRIP - 1) / HWQ_STRIP;
             const int8_t *strip = packed + column * k4;
-            int32_t terms[HWQ_STRIP] = {0}, zero_points[HWQ_STRIP] = {0};
-            for (int64_t j = 0; j < width; j++) {
-                const uint32_t bias = args->bias ? (uint32_t)args->bias[base + column + j] : 0;
-                terms[j] = (int32_t)(bias - (uint32_t)w->column_products[base + column + j]);
-                if (w->zero_points) zero_points[j] = w->zero_points[base + column + j];
-            }
-            begin_block(rows, terms, w->zero_points ? zero_points : NULL, s, s->block);
-            for (int64_t q = 0; q < k4 / 4; q += DEPTH) {
-                const int64_t quads = k4 / 4 - q < DEPTH ? k4 / 4 - q : DEPTH;
-                const int16_t *a = s->panels + q * PANEL * 4;
-                if (rows < WIDEN_FROM) {
-                    tiles(0, rows, quads, k4, a, strip + q * 64, s->block);
-                    continue;
+            char *out = (char *)args->out + (top * args->out_stride + column) * out_size;
+            part g = {.first = 1, .last = 1};
+            column_terms(args, column, width, &g);
+            finish_columns(&f, args->epilogue, base + column, width);
+            if (rows < WIDEN_FROM) few_rows(&g, rows, k4, strip, s, &f, out);
+            else
+                for (int64_t q = 0; q == 0 || q < k4 / 4; q += DEPTH) {
+                    const int64_t quads = k4 / 4 - q < DEPTH ? k4 / 4 - q : DEPTH;
+                    g.first = q == 0, g.last = q + quads == k4 / 4;
+                    for (int64_t half = 0; half < strips; half++)
+                        for (int64_t i = 0; i < quads; i++) {
+                            __m256i v[4];
+                            widen(strip + half * HWQ_STRIP * k4 + (q + i) * HWQ_QUAD * HWQ_STRIP, v);
+                            for (int j = 0; j < 4; j++) store(s->widened + i * TILE_QUAD + j / 2 * 64 + half * 32 + j % 2 * 16, v[j]);
+                        }
+                    if (strips == 2) tiles(4, &g, rows, quads, k4, s->panels + q * PANEL * HWQ_QUAD, s, &f, out);
+                    else tiles(2, &g, rows, quads, k4, s->panels + q * PANEL * HWQ_QUAD, s, &f, out);
                 }
-                for (int64_t i = 0; i < quads; i++) {
-                    __m256i v[4];
-                    widen(strip + (q + i) * 64, v);
-                    for (int j = 0; j < 4; j++) store(s->widened + 64 * i + 16 * j, v[j]);
-                }
-                tiles(1, rows, quads, k4, a, s->widened, s->block);
-            }
+            if (f.fast) continue;
             const hwq_epilogue epilogue = hwq_epilogue_at(args->epilogue, top, column);
-            hwq_requantize(&epilogue, rows, width, base + column, s->block, HWQ_S32, HWQ_STRIP,
-                           (char *)args->out + (top * args->out_stride + column) * out_size, args->out_stride);
+            hwq_requantize(&epilogue, rows, width, base + column, s->block, HWQ_S32, TILE_COLUMNS, out, args->out_stride);
         }
     }
 }

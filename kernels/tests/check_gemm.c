@@ -89,9 +89,12 @@ void check_gemm(void)
                 check_begin(a_type == HWQ_U8 ? "gemm_u8s8" : "gemm_s8s8", path);
                 for (int64_t n = 0; n <= 66; n += 1 + (n > 3 && n % 16 > 1)) /* tails of n, k, m to two tiles, one at a time */
                     run(&(problem){3, 9, n, a_type, w_type, 0, 1, (int)(n & 3), 0, 5}, path);
+                for (int64_t n = 0; n <= 66; n += 1 + (n > 3 && n % 16 > 1)) run(&(problem){7, 9, n, a_type, w_type, 0, (int)(n & 1), (int)(n & 3), 0, 5}, path);
                 for (int64_t k = 0; k <= 34; k++) run(&(problem){5, k, 17, a_type, w_type, 0, 1, (int)(k & 3), 0, 2}, path);
+                for (int64_t k = 0; k <= 34; k++) run(&(problem){8, k, 33, a_type, w_type, 0, 1, (int)(k & 3), 0, 3}, path);
                 for (int64_t m = 0; m <= 25; m++) run(&(problem){m, 12, 19, a_type, w_type, 0, (int)(m & 1), 1, 0, 2}, path);
                 for (int fill = 1; fill < FILLS; fill++) run(&(problem){6, 200, 18, a_type, w_type, fill, fill & 1, 0, 0, 2}, path);
+                run(&(problem){7, 530, 50, a_type, w_type, 0, 1, 1, 0, 4}, path);   /* past the blocks of k */
                 run(&(problem){67, 70, 280, a_type, w_type, 0, 1, 3, 0, 18}, path); /* past the row and column blocks */
                 run(&(problem){66, 21, 70, a_type, w_type, 0, 1, 0, 1, 2}, path);   /* a range of columns: the rest untouched */
                 run(&(problem){25, 11000, 17, a_type, w_type, 0, a_type == HWQ_U8, 0, 0, 3}, path); /* past the bytes of a block */
