@@ -21,7 +21,7 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
     if (c->depthwise) {
         s.rows = block * 4;
         s.tile = c->layout == HWQ_NCHW ? block * 4 : 0;
-        s.gemm = 0;
+        s.gemm = c->a_type == HWQ_F32 ? hwq_align(hwq_window_taps(&c->window) * (int64_t)sizeof(float *)) : 0; /* pixels under the taps */
     } else {
         s.rows = hwq_align(HWQ_CONV_ROWS * s.k * s.element);
         s.tile = c->layout == HWQ_NCHW ? hwq_align(HWQ_CONV_ROWS * (c->out_channels / c->groups) * s.out_element) : 0;
@@ -40,14 +40,19 @@ int64_t hwq_conv_workspace(const hwq_conv *conv)
     return most > direct ? most : direct;
 }
 
-static void turn(int64_t element, int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
+static inline __attribute__((always_inline)) void turn_sized(const int64_t element, int64_t rows, int64_t columns, const char *from,
+                                                             int64_t from_stride, char *to, int64_t to_stride)
 {
     for (int64_t j = 0; j < columns; j++)
-        for (int64_t i = 0; i < rows; i++) {
-            const int64_t f = i * from_stride + j, t = j * to_stride + i;
-            if (element == 1) to[t] = from[f];
-            else memcpy(to + t * element, from + f * element, element == 2 ? 2 : 4);
-        }
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(to + (j * to_stride + i) * element, from + (i * from_stride + j) * element, (size_t)element);
+}
+
+static void turn(int64_t element, int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
+{
+    if (element == 1) turn_sized(1, rows, columns, from, from_stride, to, to_stride);
+    else if (element == 2) turn_sized(2, rows, columns, from, from_stride, to, to_stride);
+    else turn_sized(4, rows, columns, from, from_stride, to, to_stride);
 }
 
 #if HWQ_X86 /* SSE2 is part of x86-64 */
@@ -63,8 +68,33 @@ static void turn16(const char *from, int64_t from_stride, char *to, int64_t to_s
     }
     for (int i = 0; i < 16; i++) _mm_storeu_si128((__m128i *)(to + i * to_stride), a[i]);
 }
+/* 4-byte elements in squares of 4, what is left one by one. */
+static void turn_words(int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
+{
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        int64_t j = 0;
+        for (; j + 4 <= columns; j += 4) {
+            __m128i a[4];
+            for (int r = 0; r < 4; r++) a[r] = _mm_loadu_si128((const __m128i *)(from + ((i + r) * from_stride + j) * 4));
+            const __m128i low = _mm_unpacklo_epi32(a[0], a[1]), high = _mm_unpackhi_epi32(a[0], a[1]);
+            const __m128i low2 = _mm_unpacklo_epi32(a[2], a[3]), high2 = _mm_unpackhi_epi32(a[2], a[3]);
+            char *place = to + (j * to_stride + i) * 4;
+            _mm_storeu_si128((__m128i *)place, _mm_unpacklo_epi64(low, low2));
+            _mm_storeu_si128((__m128i *)(place + to_stride * 4), _mm_unpackhi_epi64(low, low2));
+            _mm_storeu_si128((__m128i *)(place + to_stride * 8), _mm_unpacklo_epi64(high, high2));
+            _mm_storeu_si128((__m128i *)(place + to_stride * 12), _mm_unpackhi_epi64(high, high2));
+        }
+        turn(4, 4, columns - j, from + (i * from_stride + j) * 4, from_stride, to + (j * to_stride + i) * 4, to_stride);
+    }
+    turn(4, rows - i, columns, from + i * from_stride * 4, from_stride, to + i * 4, to_stride);
+}
 #else
 static void turn16(const char *from, int64_t from_stride, char *to, int64_t to_stride) { turn(1, 16, 16, from, from_stride, to, to_stride); }
+static void turn_words(int64_t rows, int64_t columns, const char *from, int64_t from_stride, char *to, int64_t to_stride)
+{
+    turn(4, rows, columns, from, from_stride, to, to_stride);
+}
 #endif
 
 /* to[column][row] = from[row][column], in squares that keep both sides in cache. */
@@ -77,6 +107,7 @@ void hwq_transpose(int64_t element, int64_t rows, int64_t columns, const char *f
             const char *corner = from + (top * from_stride + left) * element;
             char *place = to + (left * to_stride + top) * element;
             if (element == 1 && height == SIDE && width == SIDE) turn16(corner, from_stride, place, to_stride);
+            else if (element == 4) turn_words(height, width, corner, from_stride, place, to_stride);
             else turn(element, height, width, corner, from_stride, place, to_stride);
         }
 }
