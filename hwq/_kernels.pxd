@@ -206,6 +206,8 @@ cdef extern from "hwq/kernels.h" nogil:
         float inverse
         int32_t zero_point
     ctypedef struct hwq_layer_norm:
+        int32_t formula
+        int64_t epsilon
         int64_t columns
         const int16_t *weights
         const int32_t *bias
@@ -217,7 +219,7 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_gemm_half(const hwq_gemm_half_args *)
     void hwq_dynamic_quantize(int32_t, int64_t, int64_t, const float *, void *, float *, int32_t *)
     void hwq_histogram(int64_t, const float *, double, int64_t, int64_t *, double *)
-    void hwq_lut_s16(int64_t, const int16_t *, const int16_t *, int16_t *)
+    void hwq_lut_s16(int64_t, int32_t, const int16_t *, const int16_t *, int16_t *)
     void hwq_softmax_prepare(hwq_softmax *)
     void hwq_softmax_run(const hwq_softmax *, int64_t, int64_t, const void *, void *)
     void hwq_layer_norm_s16(const hwq_layer_norm *, int64_t, const int16_t *, int16_t *)

@@ -271,7 +271,7 @@ def dynamic_quantize(
     zero_points: Buffer,
 ) -> None: ...
 def histogram(n: int, x: Buffer, inverse: float, half: int, counts: Buffer, squares: Buffer) -> None: ...
-def lut_s16(x: Buffer, table: Buffer, out: Buffer, n: int) -> None: ...
+def lut_s16(x: Buffer, table: Buffer, out: Buffer, n: int, shift: int) -> None: ...
 def layer_norm_s16(
     first_row: int,
     rows: int,
@@ -281,7 +281,9 @@ def layer_norm_s16(
     bias: Buffer | None,
     multiplier: int,
     shift: int,
+    formula: int,
     variance_limit: int,
+    epsilon: int,
     out: Buffer,
 ) -> None: ...
 

@@ -138,20 +138,21 @@ def gemm_planes(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, int32_
         hwq_gemm_planes(&args)
 
 
-def lut_s16(x, table, out, int64_t n):
+def lut_s16(x, table, out, int64_t n, int shift):
     cdef _Views v = _Views()
     cdef const int16_t *px = <const int16_t *>v.read(x, n * 2)
-    cdef const int16_t *pt = <const int16_t *>v.read(table, 513 * 2)
+    cdef const int16_t *pt = <const int16_t *>v.read(table, ((65536 >> shift) + 1) * 2)
     cdef int16_t *po = <int16_t *>v.write(out, n * 2)
     with nogil:
-        hwq_lut_s16(n, px, pt, po)
+        hwq_lut_s16(n, shift, px, pt, po)
 
 
-def layer_norm_s16(int64_t first_row, int64_t rows, int64_t columns, x, weights, bias, int multiplier, int shift, int variance_limit, out):
+def layer_norm_s16(int64_t first_row, int64_t rows, int64_t columns, x, weights, bias, int multiplier, int shift, int formula, int variance_limit, int64_t epsilon, out):
     cdef _Views v = _Views()
     cdef hwq_layer_norm p
     cdef int64_t end = first_row + rows
     p.columns, p.multiplier, p.shift, p.variance_limit = columns, multiplier, shift, variance_limit
+    p.formula, p.epsilon = formula, epsilon
     p.weights = <const int16_t *>v.read(weights, columns * 2)
     p.bias = <const int32_t *>v.read(bias, columns * 4)
     cdef const int16_t *px = <const int16_t *>v.read(x, end * columns * 2) + first_row * columns

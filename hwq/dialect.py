@@ -138,11 +138,11 @@ _TABLE = (
     replace(
         _ORT,
         name="hwq",
-        summary="hwq's own: as ort, and every mode of a plan runs on its kernels: 2 to 4 bits, groups of scales, int16 and run-time activations, exact tables of functions of a byte",
+        summary="hwq's own: as ort, and every mode of a plan runs on its kernels: 2 to 4 bits, groups of scales, int16 and run-time activations, exact tables of functions of a byte, interpolated ones of 16 bits",
         runtime="hwq itself",
         status="exact by definition",
         evidence="sums, means and softmax equal to ort where onnxruntime has an integer kernel; else integer sums are exact (64 bits and rounding R2 for "
-        "int16 activations), float sums in the order of kernels/README.md; tables round the function's exact value",
+        "int16 activations), float sums in the order of kernels/README.md; tables of bytes round the function's exact value, of 16 bits are within one step of it",
         formulas=MappingProxyType({**_ORT.formulas, "weight-only": "groups", "table": "exact"}),
         weight_dtypes=_ORT.weight_dtypes | {"int4", "uint4", "int2", "uint2"},
         activation_dtypes=_ORT.activation_dtypes | {"int16", "uint16"},

@@ -65,14 +65,15 @@ def test_int16_products_take_zero_points_on_both_sides(path: str, rng: np.random
     assert (kernels.gemm(a[..., :0], kernels.pack(w[:0])) == 0).all()
 
 
-def test_interpolated_tables(path: str, rng: np.random.Generator) -> None:
-    table = rng.integers(-32768, 32768, 513).astype(np.int16)
-    x = np.arange(-32768, 32768).astype(np.int16)
-    wide, index = table.astype(np.int64), 256 + (x.astype(np.int64) >> 7)
-    want = wide[index] + (((wide[index + 1] - wide[index]) * (x.astype(np.int64) & 127) + 64) >> 7)
-    assert (kernels.lut_int16(x, table) == want.astype(np.int16)).all()
+@pytest.mark.parametrize("shift", [0, 1, 4, 7])
+def test_interpolated_tables(path: str, shift: int, rng: np.random.Generator) -> None:
+    table = rng.integers(-32768, 32768, (65536 >> shift) + 1).astype(np.int16)
+    x, gap = np.arange(-32768, 32768), 1 << shift
+    wide, index = table.astype(np.int64), (x + 32768) // gap
+    want = wide[index] + ((wide[index + 1] - wide[index]) * (x % gap) + gap // 2) // gap
+    assert (kernels.lut_int16(x.astype(np.int16), table) == want.astype(np.int16)).all()
     with pytest.raises(Error, match="513"):
-        kernels.lut_int16(x, table[:512])
+        kernels.lut_int16(x.astype(np.int16), table[:512])
 
 
 # ---- 16-bit floats --------------------------------------------------------------------------------------------------
@@ -313,6 +314,28 @@ def test_layer_norm_by_its_formula(path: str, rng: np.random.Generator) -> None:
     assert (kernels.layer_norm(np.full((1, 40), 7, np.int16), weights, weight_scale=scale) == 0).all()
 
 
+@pytest.mark.parametrize("columns", [1, 2, 7, 48, 1000])
+@pytest.mark.parametrize(("deviation", "mean"), [(3, 20000), (300, -500), (9000, 0)])
+def test_exact_layer_norm_is_within_its_steps_of_1024_parts(
+    path: str, columns: int, deviation: float, mean: float, rng: np.random.Generator
+) -> None:
+    x = np.clip(rng.normal(mean, deviation, (9, columns)).round(), -32768, 32767).astype(np.int16)
+    x[0] = 5
+    weights = rng.integers(-32767, 32768, columns).astype(np.int16)
+    bias = rng.integers(-(10**6), 10**6, columns).astype(np.int32)
+    scale, epsilon = max(np.sqrt(columns), 4) / 30000, 3.25
+    given = {"weight_scale": 1 / 32767, "formula": "exact", "epsilon": epsilon, "scale": scale}
+    got = kernels.layer_norm(x, weights, bias, threads=2, **given)
+    centered = x.astype(np.longdouble) - x.mean(axis=1, keepdims=True, dtype=np.longdouble)
+    real = centered / np.sqrt((centered**2).mean(axis=1, keepdims=True) + epsilon) * weights + bias / 1024
+    # Half a step of 1/1024 and the mean's own step over the deviation; then the result's rounding.
+    allowed = 1 / 2048 + 1 / 1024 / np.sqrt(np.maximum((centered**2).mean(axis=1, keepdims=True), epsilon)) + 1 / 32767
+    assert (np.abs(got - np.clip(real / 32767 / scale, -32768, 32767)) <= allowed / scale + 1.01).all()
+    with kernels.use_isa("ref"):
+        assert (kernels.layer_norm(x, weights, bias, **given) == got).all()
+    assert (kernels.layer_norm(x[:1], weights, weight_scale=1 / 32767, formula="exact") == 0).all()
+
+
 def test_operands_that_do_not_fit_are_named(rng: np.random.Generator) -> None:
     x = np.zeros((2, 4), np.int16)
     with pytest.raises(Error, match="softmax does not make"):
@@ -321,6 +344,10 @@ def test_operands_that_do_not_fit_are_named(rng: np.random.Generator) -> None:
         kernels.dynamic_quantize(np.zeros(3, np.float32), formula="round")
     with pytest.raises(Error, match="positive"):
         kernels.layer_norm(x, x[0], weight_scale=0.0)
+    with pytest.raises(Error, match="no normalization formula"):
+        kernels.layer_norm(x, x[0], weight_scale=1.0, formula="l2")
+    with pytest.raises(Error, match="too many steps"):
+        kernels.layer_norm(x, x[0] + 3, np.full(4, 2**31 - 1, np.int32), weight_scale=1.0, formula="exact")
     with pytest.raises(Error, match="not a 16-bit float"):
         kernels.narrow(np.zeros(3, np.float32), "float32")
     with pytest.raises(Error, match="columns"):

@@ -1,4 +1,4 @@
-"""Functions of one byte in dialect `hwq`: one table each, exactly rounded; int16 by interpolation; costs count the reads."""
+"""Functions of one stored value in dialect `hwq`: of a byte one table, exactly rounded; int16 by samples; costs count the reads."""
 
 from __future__ import annotations
 
@@ -207,3 +207,79 @@ def test_int16_tables_stay_within_one_step_where_the_function_bends_little(name:
     # The bound of the docstring tells which functions cannot do better.
     bend = np.abs(np.diff(function((x[::32] - given[1]) * given[0]), 2)).max() * 16 / 16 / made[0]
     assert (worst == 1) or bend > 0.5
+
+
+SIXTEEN = ["Tanh", "Sigmoid", "Gelu", "Swish", "Exp", "HardSwish", "LeakyRelu"]
+
+
+def _sixteen(op: str, activations: str, symmetric: bool, scale: float = 1.0) -> tuple[Graph, Any, Any]:
+    graph = _graph([Node(op, "t", ("c",), ("z",))], {}, "z")
+    x = (np.random.default_rng(1).normal(0, 2, (3, 4, 5, 5)) * scale).astype(np.float32)
+    plan = hwq.Plan.uniform("int8", activations, symmetric_activations=symmetric, dialect="hwq")
+    return graph, hwq.quantize(graph, plan, hwq.calibrate(graph, x)), x
+
+
+@pytest.mark.parametrize("op", SIXTEEN)
+@pytest.mark.parametrize("activations", ["int16", "uint16"])
+def test_a_w8a16_plan_reads_samples_within_one_step(op: str, activations: str) -> None:
+    from hwq.ops.table import entries, look_up
+
+    _, q, x = _sixteen(op, activations, activations == "int16")
+    program = hwq.compile(q)
+    assert [node.op for node in program.graph.nodes] == ["QuantizeLinear", "Conv", "Table", "Conv", "DequantizeLinear"]
+    node = program.graph.nodes[2]
+    given, made = (program.graph.tensors[one].quantization for one in (node.inputs[0], node.outputs[0]))
+    low = int(np.iinfo(activations).min)
+    every = np.arange(low, low + 65536).astype(activations)
+    table = entries(node, program.graph)
+    got = look_up(every, table, activations).astype(np.int64)
+    steps = (every.astype(np.int64) - int(given.zero_points())) * float(given.scales())
+    real = np.array([float(REAL[op](mpmath.mpf(float(v)))) for v in steps[::61]])
+    wanted = np.clip(np.rint(real / float(made.scales())) + int(made.zero_points()), low, low + 65535)
+    assert np.abs(got[::61] - wanted).max() <= 1
+    # The short table where the function bends little: what TFLite has. A corner, or an end that saturates, takes more.
+    if activations == "int16" and op in {"Tanh", "Sigmoid", "Gelu", "Swish", "LeakyRelu"}:
+        assert table.size == 513
+    assert np.array_equal(program(x), program(x, intermediates=True)[0])
+
+
+def test_samples_lie_closer_where_513_are_not_enough() -> None:
+    from hwq.ops.table import entries
+
+    _, q, _ = _sixteen("Tanh", "int16", True, 4.0)  # over more than [-8, 8) in Q0.15
+    low = hwq.lower(q, "hwq")
+    assert entries(next(node for node in low.nodes if node.op == "Table"), low).size > 513
+
+
+def test_costs_of_int16_tables_are_two_reads_of_513_samples() -> None:
+    from hwq.lowering.families import lower_for_family
+    from hwq.ops.base import lookup
+    from hwq.ops.inference import infer_shapes
+
+    _, q, _ = _sixteen("Tanh", "int16", True)
+    for family in ("hwq", "systolic", "cpu", "npu"):
+        whole = infer_shapes(q, {"x": (2, 4, 5, 5)})
+        lowered = hwq.lower(whole, "hwq") if family == "hwq" else lower_for_family(whole, family)
+        works = [lookup(node).work(node, lowered) for node in lowered.nodes]
+        read = [work for work in works if work.lookups]
+        assert [(work.lookups, work.table_bytes) for work in read] == [(2 * 2 * 4 * 25, 2 * 513)], family
+
+
+@pytest.mark.parametrize("types", [("uint8", "int16"), ("int16", "uint8"), ("uint16", "int8")])
+def test_a_table_between_types(types: tuple[str, str]) -> None:
+    """A precision border: bytes in and int16 out is 256 entries, from 16 bits to a byte 65,536."""
+    from hwq.ops.table import entries
+
+    scales = [(np.array(8 / (255 if one.endswith("8") else 65535), np.float32), np.zeros((), one)) for one in types]
+    nodes = [Node("QuantizeLinear", "q", ("x", "s", "z"), ("a",)), Node("DequantizeLinear", "d", ("a", "s", "z"), ("b",)),
+             Node("Sigmoid", "f", ("b",), ("c",)), Node("QuantizeLinear", "p", ("c", "t", "u"), ("e",)),
+             Node("DequantizeLinear", "g", ("e", "t", "u"), ("y",))]  # fmt: skip
+    tensors = [Tensor("x", shape=(5, 40)), Tensor("s", data=scales[0][0]), Tensor("z", types[0], data=scales[0][1]),
+               Tensor("t", data=np.array(scales[1][0] / 4)), Tensor("u", types[1], data=scales[1][1]),
+               Tensor("a", types[0], (5, 40)), Tensor("e", types[1], (5, 40)), *(Tensor(one, shape=(5, 40)) for one in "bcy")]  # fmt: skip
+    graph = Graph(nodes, tensors, ["x"], ["y"], dialect="hwq")
+    program = hwq.compile(graph)
+    node = next(node for node in program.graph.nodes if node.op == "Table")
+    assert entries(node, program.graph).size == (256 if types[0] == "uint8" else 65536)
+    x = np.random.default_rng(1).normal(0, 2, (5, 40)).astype(np.float32)
+    assert np.abs(program(x) - np.asarray(hwq.execute(graph, x, "ort-unfused"))).max() <= float(scales[1][0] / 4)

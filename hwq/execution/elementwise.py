@@ -17,6 +17,7 @@ from hwq.graph import Array, carrier
 from hwq.ops import arithmetic, spatial
 from hwq.ops.evaluate import evaluate_node
 from hwq.ops.table import entries as table_entries
+from hwq.ops.table import look_up
 
 __all__: list[str] = []
 
@@ -189,8 +190,11 @@ def table(scope: Scope) -> Kernel:
 
 @register("hwq::Table")
 def exact_table(scope: Scope) -> Kernel:
-    """A function of one byte, exactly rounded over all 256."""
-    return _looked_up(table_entries(scope.node, scope.graph))
+    """A function of one stored value: of a byte exactly rounded over all 256, of 16 bits within one step."""
+    table, given, made = table_entries(scope.node, scope.graph), scope.quantization(0).dtype, scope.result().dtype
+    if given in RANGES and made in RANGES:
+        return _looked_up(table)
+    return adapt(lambda operands, settings: look_up(present(operands[0]), table, made))
 
 
 def _looked_up(entries: Array) -> Kernel:

@@ -16,6 +16,8 @@ from hwq.kernels.packing import Packed
 __all__ = ["gemm_int16", "lut_int16"]
 
 _PLAIN = Epilogue()
+# Shapes of interpolated tables and how far apart their samples lie, as a power of two.
+SHIFTS = {((65536 >> shift) + 1,): shift for shift in range(7, -1, -1)}
 
 
 def gemm_int16(
@@ -80,18 +82,20 @@ def gemm_int16(
 
 
 def lut_int16(x: Any, table: Any, *, out: Array | None = None) -> Array:
-    """Interpolate between 513 samples of a function of int16, 128 apart.
+    """Interpolate between samples of a function of int16, ``2^s`` apart: TFLite's LUTLookup where there are 513.
 
-    ``t[i] + ((t[i + 1] - t[i]) * (x & 127) + 64 >> 7)`` with ``i = 256 + (x >> 7)``: TFLite's LUTLookup.
+    ``t[i] + ((t[i + 1] - t[i]) * (x mod 2^s) + 2^(s - 1) >> s)`` with ``i = x + 32768 >> s``.
 
     Parameters
     ----------
     x : int16 array
-    table : int16 array (513,)
+    table : int16 array (65536 / 2^s + 1,)
+        With s from 7 (513 samples) to 0 (one for every input; the last is never read).
     """
     given, samples = dense(x, "x", ["int16"]), dense(table, "table", ["int16"])
-    if samples.shape != (513,):
-        raise Error(f"an interpolated table has 513 samples, not shape {samples.shape}")
+    if samples.shape not in SHIFTS:
+        sizes = ", ".join(str(shape[0]) for shape in SHIFTS)
+        raise Error(f"an interpolated table has one of {sizes} samples, not shape {samples.shape}")
     result = output(out, given.shape, np.int16, samples)
-    _kernels.lut_s16(given, samples, result, given.size)
+    _kernels.lut_s16(given, samples, result, given.size, SHIFTS[samples.shape])
     return result

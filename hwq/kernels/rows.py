@@ -25,6 +25,8 @@ DYNAMIC = {
     "torch-reduced": "uint8",
 }  # formula -> dtype of the result, in the C enum's order
 
+NORMALIZATIONS = ("lstm", "exact")  # the C enum's order
+
 # The least scale of xnnpack's result: its quotients are below 2^20, which int32 and float32 hold with a fraction.
 LEAST_SCALE = 2.0**-20
 
@@ -174,41 +176,73 @@ def layer_norm(
     *,
     weight_scale: float,
     variance_limit: int = 1,
+    formula: str = "lstm",
+    epsilon: float = 0.0,
+    scale: float = 2.0**-12,
     out: Array | None = None,
     threads: int = 1,
 ) -> Array:
-    """Integer layer normalization over the last axis, as TFLite's quantized LSTM computes it; the result has scale 2^-12.
-
-    Documented (TFLite ``ApplyLayerNorm``), not compared with a runtime: none of those at hand offers it as an operator.
+    """Integer layer normalization over the last axis; the result has zero point 0.
 
     Parameters
     ----------
-    x : int16 array (..., N), N at most 2^20
+    x : int16 array (..., N)
     weights : int16 array (N,)
     bias : int32 array (N,), optional
         In steps of ``weight_scale / 1024``.
     weight_scale : float
     variance_limit : int
-        Stands for a variance below 1.
+        Of lstm: stands for a variance below 1.
+    formula : {"lstm", "exact"}
+        ``lstm``: the row's statistics as TFLite's quantized LSTM computes them (``ApplyLayerNorm``; documented, not compared
+        with a runtime: none of those at hand offers it as an operator); N at most 2^20, best a power of two. ``exact``: the
+        variance from 64-bit sums; N at most 2^16.
+    epsilon : float
+        Of exact: added to the variance, in squared steps of `x`.
+    scale : float
+        Of the result.
+
+    Raises
+    ------
+    Error
+        Operands do not fit, or a result could pass the 32 bits of the last multiplication.
     """
     given, factors = dense(x, "x", ["int16"]), dense(weights, "weights", ["int16"])
     columns = given.shape[-1] if given.ndim else 0
     offsets = None if bias is None else dense(bias, "bias", ["int32"])
-    if not given.ndim or columns > 2**20 or factors.shape != (columns,):
-        raise Error(f"x has shape {given.shape}, weights {factors.shape}", why="rows of at most 2^20 are normalized")
+    if formula not in NORMALIZATIONS:
+        raise Error(f"there is no normalization formula {formula}", remedy=f"one of: {', '.join(NORMALIZATIONS)}")
+    longest = 2**20 if formula == "lstm" else 2**16
+    if not given.ndim or columns > longest or factors.shape != (columns,):
+        raise Error(
+            f"x has shape {given.shape}, weights {factors.shape}", why=f"{formula} takes rows of at most {longest}"
+        )
     if offsets is not None and offsets.shape != (columns,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {columns} columns")
-    if not (np.isfinite(weight_scale) and weight_scale > 0) or not 1 <= variance_limit < 2**31:
-        raise Error(f"weight_scale {weight_scale} or variance_limit {variance_limit} is not positive")
-    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale))
+    for name, value in (("weight_scale", weight_scale), ("scale", scale), ("variance_limit", variance_limit)):
+        if not (np.isfinite(value) and 0 < value < 2**31):
+            raise Error(f"{name} {value} is not positive and finite")
+    if not (np.isfinite(epsilon) and epsilon >= 0):
+        raise Error(f"epsilon {epsilon} is negative or not finite")
+    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale / (scale * 4096)))
     if not -43 <= shift <= 19:
-        raise Error(f"weight_scale {weight_scale} lies outside [2^-44, 2^19]")
+        raise Error(f"the ratio of weight_scale {weight_scale} and scale {scale} lies outside [2^-56, 2^7]")
+    # A normalized value is at most sqrt(N); times the weight, plus the bias, then shifted left before the multiplication.
+    reach = math.sqrt(columns) * _largest(factors) + _largest(offsets) / 1024 + 1
+    if formula == "exact" and reach * 2.0 ** max(shift + 12, 0) >= 2.0**31:
+        raise Error(f"a result could be {reach * weight_scale:.3g}, too many steps of {scale}", remedy="a larger scale")
     result = output(out, given.shape, np.int16, given, factors)
+    added = int(min(round(float(epsilon) * columns * columns), 2**62))
 
     def work(first: int, last: int) -> None:
         _kernels.layer_norm_s16(
-            first, last - first, columns, given, factors, offsets, multiplier, shift, variance_limit, result
-        )
+            first, last - first, columns, given, factors, offsets, multiplier, shift,
+            NORMALIZATIONS.index(formula), int(variance_limit), added, result,
+        )  # fmt: skip
 
     over_ranges(math.prod(given.shape[:-1]), threads, work)
     return result
+
+
+def _largest(values: Array | None) -> float:
+    return 0.0 if values is None or not values.size else float(np.abs(values.astype(np.int64)).max())

@@ -1,6 +1,6 @@
-"""Functions of one byte become one table of 256: the dialect `hwq`'s own rules.
+"""Functions of one stored value become one table: the dialect `hwq`'s own rules.
 
-Between a DequantizeLinear and a QuantizeLinear of bytes, any operators that compute a function of that one value (a
+Between a DequantizeLinear and a QuantizeLinear of 8 or 16 bits, any operators that compute a function of that one value (a
 sigmoid, x * sigmoid(x), a GELU in five nodes) are gathered into one node, `hwq::Table`, which then takes in the Q and the DQ
 beside it. Its kernel computes the entries from the group's body and the scales around it (`hwq.ops.table`). Clamps alone are
 left to the rules that drop them.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from hwq.graph import Node
 from hwq.lowering.grouping import annotate, declare
-from hwq.lowering.pairs import EIGHT_BIT, affine, is_dequantize, is_quantize, made_by_dequantize
+from hwq.lowering.pairs import RANGES, affine, is_dequantize, is_quantize, made_by_dequantize
 from hwq.lowering.rewriting import Draft
 from hwq.ops import unary
 
@@ -21,11 +21,11 @@ __all__ = ["gather_functions", "make_tables"]
 
 
 def gather_functions(draft: Draft) -> bool:
-    """Gather every function of one byte into one node, still between its DQ and its Q."""
+    """Gather every function of one stored value into one node, still between its DQ and its Q."""
     starts = {
         node.outputs[0]: node.inputs[0]
         for _, node in draft
-        if is_dequantize(node) and _byte(draft, node, node.inputs[0])
+        if is_dequantize(node) and _stored(draft, node, node.inputs[0])
     }
 
     def single(name: str, node: Node) -> bool:
@@ -39,15 +39,15 @@ def gather_functions(draft: Draft) -> bool:
     found = unary.sources(plain, starts, single, computed) if starts else {}
     changed = False
     for _, node in draft:
-        if is_quantize(node) and node.inputs[0] in found and _byte(draft, node, node.outputs[0]):
+        if is_quantize(node) and node.inputs[0] in found and _stored(draft, node, node.outputs[0]):
             changed |= _gather(draft, node.inputs[0], found, starts)
     return changed
 
 
-def _byte(draft: Draft, node: Node, stored: str) -> bool:
-    """Whether a Q or DQ has one constant scale and stores bytes that are computed."""
+def _stored(draft: Draft, node: Node, stored: str) -> bool:
+    """Whether a Q or DQ has one constant scale and stores integers of 8 or 16 bits that are computed."""
     pair = affine(draft, node)
-    return pair is not None and pair.scalar and pair.dtype in EIGHT_BIT and draft.constant(stored) is None
+    return pair is not None and pair.scalar and pair.dtype in RANGES and draft.constant(stored) is None
 
 
 def _gather(draft: Draft, result: str, found: Mapping[str, str], starts: Mapping[str, str]) -> bool:

@@ -50,8 +50,11 @@ ELEMENT_OPERATIONS: Mapping[str, int] = MappingProxyType({
 REQUANTIZE = 3
 # A residual in another scale: rescale it, add it.
 RESIDUAL = 2
-# One byte for each value of a byte.
-TABLE_BYTES = 256
+# Tables of functions of one stored value, by its bits: (reads, vector operations) an element, bytes. 16 bits: two neighbors of 513
+# samples of two bytes; a subtraction, a product, a sum and a shift between them.
+TABLES = MappingProxyType({8: (1, 1, 256), 16: (2, 4, 2 * 513)})
+# Tables of an integer softmax: exponentials of 32 bits by distance; or two of 513 samples, exponential and reciprocal.
+SOFTMAX_TABLES = MappingProxyType({8: (1, 4 * 256), 16: (2, 2 * 2 * 513)})
 # Nodes whose value is a parameter if what they read is one.
 _CARRIERS = frozenset(
     {
@@ -185,11 +188,15 @@ def positions(shape: Sequence[Any], layout: str = "") -> tuple[int, int, int, in
     return dims[0], 1, int(np.prod(dims[1:-1], dtype=np.int64)), dims[-1]
 
 
-def _tabled(op: str, given: Tensor | None, made: Tensor) -> bool:
-    """Whether a machine reads the operator's result from a table: a function of one byte that makes a byte."""
+def _tabled(op: str, given: Tensor | None, made: Tensor) -> tuple[int, int, int] | None:
+    """(reads, vector operations) an element and bytes of the table that a machine reads the operator's result from: a function
+    of one stored value that makes one; None where it is computed.
+    """
     nonlinear = op in unary.NONLINEAR or op == "Table"
-    stored = [tensor for tensor in (given, made) if tensor is not None]
-    return nonlinear and all(tensor.quantization is not None and tensor.bits == 8 for tensor in stored)
+    first = made if given is None else given
+    if not nonlinear or any(one.quantization is None or one.bits not in {8, 16} for one in (first, made)):
+        return None
+    return TABLES[first.bits] if first.bits == made.bits else (1, 1, (1 << first.bits) * made.bits // 8)
 
 
 def _body_operations(node: Node, main: str, outputs: int) -> tuple[int, tuple[str, ...], bool]:
@@ -249,9 +256,10 @@ def multiply(
         epilogue += outputs  # dequantize: one multiply by the scales' product
     if weight.quantization is not None and weight.quantization.block:
         epilogue += outputs * (-(-k // weight.quantization.block))  # one scaled partial sum a block of the reduction
-    nonlinear = [op for op in fused if op in unary.NONLINEAR] if integer and stored_out and made.bits == 8 else []
-    if nonlinear:  # requantized to a byte, then one read of a table
-        epilogue -= sum(ELEMENT_OPERATIONS.get(op, 1) - 1 for op in nonlinear) * outputs
+    nonlinear = [op for op in fused if op in unary.NONLINEAR] if integer and stored_out and made.bits in {8, 16} else []
+    reads, each, table_bytes = TABLES[made.bits] if nonlinear else (0, 0, 0)
+    if nonlinear:  # requantized to a stored value, then read from one table
+        epilogue += (each - sum(ELEMENT_OPERATIONS.get(op, 1) for op in nonlinear)) * outputs
     zero_points = 0
     if integer and _asymmetric(weight):
         zero_points += groups * m * k
@@ -265,7 +273,7 @@ def multiply(
     )
     return Work(
         name=node.name, op=node.op, kind=kind, precision=precision, fused=fused, groups=groups, m=m, k=k, n=n,
-        lookups=outputs if nonlinear else 0, table_bytes=TABLE_BYTES if nonlinear else 0,
+        lookups=reads * outputs, table_bytes=table_bytes,
         macs=groups * m * k * n, epilogue_operations=epilogue, zero_point_operations=zero_points,
         input_elements=activation.elements, weight_elements=weight.elements, other_elements=sum(t.elements for t in others),
         output_elements=outputs, input_bits=activation.bits, weight_bits=weight.bits,
@@ -315,16 +323,20 @@ def vector(node: Node, graph: Graph, operations: int | None = None) -> Work:
     first = computed[0] if computed else made[0]
     others = computed[1:]
     plain = bool(computed) and not others and all(tensor.elements == 1 for tensor in weights)
-    tabled = plain and _tabled(node.op, first, made[0])
+    tabled = _tabled(node.op, first, made[0]) if plain else None
     if operations is None:
-        operations = made[0].elements if tabled else ELEMENT_OPERATIONS.get(node.op, 1) * made[0].elements
+        each = ELEMENT_OPERATIONS.get(node.op, 1) if tabled is None else tabled[1]
+        operations = each * made[0].elements
     epilogue, fused, _ = _body_operations(node, node.op, made[0].elements)
-    if node.body and made[0].quantization is not None and not tabled:
+    if node.body and made[0].quantization is not None and tabled is None:
         epilogue += REQUANTIZE * made[0].elements
-    if tabled:
+    lookups, table_bytes = (0, 0) if tabled is None else (tabled[0], tabled[2])
+    if node.op == "Softmax" and node.body and first.quantization is not None:
+        lookups, table_bytes = SOFTMAX_TABLES.get(first.bits, (0, 0))
+    if tabled is not None:
         epilogue = 0  # the table holds what follows, and the requantization
     return Work(
-        lookups=made[0].elements if tabled else 0, table_bytes=TABLE_BYTES if tabled else 0,
+        lookups=lookups * made[0].elements, table_bytes=table_bytes,
         name=node.name, op=node.op, kind="vector", precision=precision_of(first if node.op != "QuantizeLinear" else read[0]),
         fused=fused, vector_operations=operations, epilogue_operations=epilogue,
         input_elements=first.elements if computed else 0, weight_elements=sum(t.elements for t in weights),

@@ -1,4 +1,4 @@
-"""`hwq::Table`: a function of one byte as a lowered graph has it, its entries computed from the group's body."""
+"""`hwq::Table`: a function of one stored value as a lowered graph has it, its entries computed from the group's body."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwq.graph import Array, Graph, Node, Tensor
+from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.ops import accounting, dims, unary
-from hwq.ops.base import Inferred, Op, register
+from hwq.ops.base import Inferred, Op, lookup, register
+from hwq.ops.storage import integer_range
 from hwq.work import Work
 
-__all__ = ["Table", "element_functions", "entries"]
+__all__ = ["Table", "element_functions", "entries", "look_up"]
+
+WIDE = frozenset({"int16", "uint16"})
 
 
 def element_functions(graph: Graph, chains: Mapping[str, Sequence[Node]], products: frozenset[str]) -> dict[str, str]:
@@ -50,7 +53,7 @@ def element_functions(graph: Graph, chains: Mapping[str, Sequence[Node]], produc
 
 @register
 class Table(Op):
-    """One read of 256 entries an element; input and output are bytes with one scale each."""
+    """One read of 256 entries an element where the input is a byte; of 16 bits, two samples and the line between them."""
 
     names = ("hwq::Table",)
 
@@ -67,7 +70,7 @@ class Table(Op):
         """See `Op.apply`."""
         x = inputs[0]
         assert x is not None
-        return [entries(node, graph)[x.astype(np.int64) - int(np.iinfo(x.dtype).min)]]
+        return [look_up(x, entries(node, graph), str(self.infer(node, [graph.tensors[node.inputs[0]]])[0][0]))]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
@@ -75,7 +78,10 @@ class Table(Op):
 
 
 def entries(node: Node, graph: Graph) -> Array:
-    """The 256 entries, from the lowest byte of the input up, exactly rounded (`hwq.ops.unary`).
+    """The table, from the lowest stored value of the input up (`hwq.ops.unary`).
+
+    Of a byte: 256 entries, exactly rounded. Between 16-bit types: int16 samples for `hwq.kernels.lut_int16`, within one step
+    of the rounded function; uint16 is int16, 32768 lower. From 16 bits to a byte: 65,536 entries.
 
     Raises
     ------
@@ -102,6 +108,18 @@ def entries(node: Node, graph: Graph) -> Array:
     return _kept(_Key(chain, source, result, tuple(dict.fromkeys(constants)), pairs[0], pairs[1], tuple(inside)))
 
 
+def look_up(x: Array, table: Array, dtype: str) -> Array:
+    """The stored results of type `dtype` for stored values `x`, from `entries`."""
+    if x.dtype.name in WIDE and dtype in WIDE:
+        from hwq.kernels import lut_int16  # here: an estimate needs no kernels
+
+        signed = x if x.dtype == np.int16 else (x ^ np.uint16(1 << 15)).view(np.int16)
+        made = lut_int16(np.ascontiguousarray(signed), table)
+        return made if dtype == "int16" else made.view(np.uint16) ^ np.uint16(1 << 15)
+    found: Array = table[x.astype(np.int64) - int(np.iinfo(x.dtype).min)]
+    return found
+
+
 @dataclass(frozen=True)
 class _Key:
     """What the entries depend on; the nodes lie beside it."""
@@ -118,7 +136,33 @@ class _Key:
 @functools.lru_cache(maxsize=256)
 def _kept(key: _Key) -> Array:
     numbers: dict[str, Array] = {name: np.asarray(value, np.float32) for name, value in key.constants}
-    function = unary.chain_function(key.nodes, key.source, key.result, numbers)
-    table = unary.table(function, key.given, key.made)
+    if key.given[0] in WIDE:
+        table = _wide(key, numbers)
+    else:
+        function = unary.chain_function(key.nodes, key.source, key.result, numbers)
+        table = unary.table(function, key.given, key.made)
     table.flags.writeable = False
     return table
+
+
+def _wide(key: _Key, numbers: Mapping[str, Array]) -> Array:
+    """The table of a 16-bit input: its function in float64."""
+
+    def function(real: Array) -> Array:
+        values: dict[str, Array | None] = {**{name: one.astype(np.float64) for name, one in numbers.items()}, "": None}
+        values[key.source] = real
+        for node in key.nodes:
+            values[node.outputs[0]] = lookup(node).evaluate(node, [values[name] for name in node.inputs])[0]
+        made = values[key.result]
+        assert made is not None
+        return made
+
+    (kind, scale, zero), (made_kind, made_scale, made_zero) = key.given, key.made
+    given = scale, zero - (1 << 15 if kind == "uint16" else 0)
+    if made_kind in WIDE:
+        return unary.close_samples(function, given, (made_scale, made_zero - (1 << 15 if made_kind == "uint16" else 0)))
+    real = (np.arange(-32768, 32768) - given[1]) * scale
+    low, high = integer_range(made_kind)
+    with np.errstate(all="ignore"):
+        steps = np.rint(function(real) / made_scale) + made_zero
+    return np.clip(np.where(np.isnan(steps), low, steps), low, high).astype(carrier(made_kind))

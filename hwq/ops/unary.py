@@ -1,7 +1,8 @@
 """Functions of one element: which operators compute them, chains of them, and their exactly rounded tables.
 
 A chain is any set of operators with one source: `x * sigmoid(x)`, a GELU spelled out in five nodes. Between a
-DequantizeLinear and a QuantizeLinear of bytes it has 256 possible inputs, so it is a table. Entries are computed in 60
+DequantizeLinear and a QuantizeLinear of bytes it has 256 possible inputs, so it is a table; of int16 it is samples of one,
+computed in float64 and interpolated. Entries are computed in 60
 decimal digits, the intermediate values never rounded to floats, and rounded once: nearest, ties to even.
 
 That they are exact: a byte's real value and every constant is a rational number with less than 2^-200 to spare, so a chain of
@@ -31,6 +32,7 @@ __all__ = [
     "FUNCTIONS",
     "NONLINEAR",
     "chain_function",
+    "close_samples",
     "is_unary",
     "sample_table",
     "sources",
@@ -294,50 +296,83 @@ def table(
 
 
 def sample_table(
-    function: Callable[[Any], Any], given: tuple[float, int], made: tuple[float, int]
+    function: Callable[[Any], Any], given: tuple[float, int], made: tuple[float, int], shift: int = 7
 ) -> tuple[NDArray[np.int16], int]:
-    """513 samples, 128 steps apart, of a function of int16 for `hwq.kernels.lut_int16`; and the worst error over all 65,536.
+    """Samples, ``2^shift`` steps apart, of a function of int16 for `hwq.kernels.lut_int16` (513 at 7); and the worst error over
+    all 65,536 inputs.
 
     The samples are the best that the interpolation's integers allow: of the values around each exact sample those are chosen
     (Viterbi) that make the largest error least, then the sum of squares. A straight line through samples h apart leaves
-    ``h^2 max|f''| / 16`` in the middle however the samples are moved, in output steps; where that is above 1/2, no table of 513
-    stays within one step.
+    ``h^2 max|f''| / 16`` in the middle however the samples are moved, in output steps; where that is above 1/2, no table of
+    that many stays within one step.
 
     Parameters
     ----------
     function : callable
-        On float64 arrays.
+        On float64 arrays. NaN gives the lowest value.
     given, made : (scale, zero point)
         Of input and output, both int16.
+    shift : int
+        From 7 to 0; at 0 every input has its sample.
 
     Returns
     -------
-    samples : int16 array (513,)
+    samples : int16 array (65536 / 2^shift + 1,)
     worst : int
         Largest distance to the function's value rounded to the nearest, in steps of the output.
     """
-    (scale, zero), (made_scale, made_zero) = given, made
-    # The last sample stands for 32768, one step beyond the type.
-    places = np.arange(-32768, 32769, dtype=np.int64)
-    exact = np.asarray(function((places - zero) * scale), np.float64) / made_scale + made_zero
-    target = np.clip(np.rint(exact[:-1]), -32768, 32767).astype(np.int64).reshape(512, 128)
-    around = np.clip(np.rint(exact[::128])[:, None] + np.arange(-3, 4), -32768, 32767).astype(np.int64)
-    steps = np.arange(128)
+    exact = _steps_of(function, given, made)
+    if shift == 0:
+        return np.clip(np.rint(exact), -32768, 32767).astype(np.int16), 0
+    gap = 1 << shift
+    count = 65536 // gap
+    target = np.clip(np.rint(exact[:-1]), -32768, 32767).astype(np.int64).reshape(count, gap)
+    around = np.clip(np.rint(exact[::gap])[:, None] + np.arange(-3, 4), -32768, 32767).astype(np.int64)
+    steps = np.arange(gap)
     slopes = around[1:, None, :] - around[:-1, :, None]
-    lines = around[:-1, :, None, None] + ((slopes[..., None] * steps + 64) >> 7)
+    lines = around[:-1, :, None, None] + ((slopes[..., None] * steps + gap // 2) >> shift)
     wrong = np.abs(lines - target[:, None, None, :])
-    # One number orders by the largest error first; squares of 65,536 errors below 2^16 stay below 2^48.
-    worst, spread = wrong.max(axis=-1), np.square(wrong).sum(axis=-1)
-    most, total = np.zeros(7, np.int64), np.zeros(7, np.int64)
-    back = np.empty((512, 7), np.int64)
-    for index in range(512):
-        reached = np.maximum(most[:, None], worst[index])
-        sums = total[:, None] + spread[index]
-        back[index] = np.lexsort((sums, reached), axis=0)[0]
-        most, total = (np.take_along_axis(one, back[index][None], 0)[0] for one in (reached, sums))
-    last = int(np.lexsort((total, most))[0])
-    found, path = int(most[last]), [last]
-    for index in range(511, -1, -1):
+    # One number orders by the largest error first: squares of 65,536 errors below 2^16 stay below 2^48, errors below 2^14 above.
+    key = (np.minimum(wrong.max(axis=-1), (1 << 14) - 1) << 48) + np.square(wrong).sum(axis=-1)
+    low = (1 << 48) - 1
+    reached, back = np.zeros(7, np.int64), np.empty((count, 7), np.int64)
+    for index in range(count):
+        along = np.maximum(reached[:, None] & ~low, key[index] & ~low) + (reached[:, None] & low) + (key[index] & low)
+        back[index] = along.argmin(axis=0)
+        reached = along.min(axis=0)
+    path = [int(reached.argmin())]
+    found = int(wrong.max(initial=0)) if reached.min() >> 48 == (1 << 14) - 1 else int(reached.min() >> 48)
+    for index in range(count - 1, -1, -1):
         path.append(int(back[index][path[-1]]))
-    chosen = around[np.arange(513), path[::-1]]
+    chosen = around[np.arange(count + 1), path[::-1]]
     return chosen.astype(np.int16), found
+
+
+def close_samples(
+    function: Callable[[Any], Any], given: tuple[float, int], made: tuple[float, int]
+) -> NDArray[np.int16]:
+    """The shortest table of samples that stays within one step of the rounded function over all 65,536 inputs.
+
+    513 samples where the function bends little enough, else 1,025 to 4,097, else one for every input.
+    """
+    exact = _steps_of(function, given, made)
+    inside = np.clip(exact, -32768, 32767)
+    for shift in (7, 6, 5, 4):
+        # What a straight line misses, halved by the best choice of its ends: above 3 no choice is within 1.5 of it.
+        ends, part = inside[:: 1 << shift], np.arange(1 << shift) / (1 << shift)
+        lines = ends[:-1, None] + np.diff(ends)[:, None] * part
+        if np.abs(inside[:-1].reshape(lines.shape) - lines).max() > 3.0:
+            continue
+        samples, worst = sample_table(function, given, made, shift)
+        if worst <= 1:
+            return samples
+    return sample_table(function, given, made, 0)[0]
+
+
+def _steps_of(function: Callable[[Any], Any], given: tuple[float, int], made: tuple[float, int]) -> NDArray[np.float64]:
+    """The function's values in steps of the output over all int16 and 32768, one step beyond the type."""
+    (scale, zero), (made_scale, made_zero) = given, made
+    places = np.arange(-32768, 32769, dtype=np.int64)
+    with np.errstate(all="ignore"):
+        exact = np.asarray(function((places - zero) * np.float64(scale)), np.float64) / made_scale + made_zero
+    return np.clip(np.where(np.isnan(exact), -32768.0, exact), -(2.0**40), 2.0**40)

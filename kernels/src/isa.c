@@ -210,7 +210,7 @@ void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const 
 {
     HWQ_FIND(dynamic_quantize)(formula, rows, columns, x, out, scales, zero_points);
 }
-void hwq_lut_s16(int64_t n, const int16_t *x, const int16_t *table, int16_t *out) { HWQ_FIND(lut_s16)(n, x, table, out); }
+void hwq_lut_s16(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out) { HWQ_FIND(lut_s16)(n, shift, x, table, out); }
 void hwq_softmax_run(const hwq_softmax *softmax, int64_t rows, int64_t columns, const void *x, void *out)
 {
     HWQ_FIND(softmax_run)(softmax, rows, columns, x, out);

@@ -63,7 +63,7 @@ typedef void hwq_gemm_s16_fn(const hwq_gemm_s16_args *);
 typedef void hwq_widen_fn(int32_t, int64_t, const uint16_t *, float *);
 typedef void hwq_narrow_fn(int32_t, int64_t, const float *, uint16_t *);
 typedef void hwq_dynamic_fn(int32_t, int64_t, int64_t, const float *, void *, float *, int32_t *);
-typedef void hwq_lut_s16_fn(int64_t, const int16_t *, const int16_t *, int16_t *);
+typedef void hwq_lut_s16_fn(int64_t, int32_t, const int16_t *, const int16_t *, int16_t *);
 typedef void hwq_softmax_fn(const hwq_softmax *, int64_t, int64_t, const void *, void *);
 typedef void hwq_layer_norm_fn(const hwq_layer_norm *, int64_t, const int16_t *, int16_t *);
 typedef void hwq_gemm_planes_fn(const hwq_gemm_planes_args *);

@@ -112,14 +112,16 @@ static void row_gemmlowp(const hwq_softmax *s, int64_t n, const uint8_t *x, void
 }
 
 /* Samples i and i + 1 are neighbors in memory: one 32-bit gather brings both. */
-static inline __m256i interpolate(const int16_t *table, __m256i v)
+static inline __m256i interpolate_by(int shift, const int16_t *table, __m256i v)
 {
-    const __m256i at = _mm256_add_epi32(_mm256_srai_epi32(v, 7), _mm256_set1_epi32(256));
+    const __m256i at = _mm256_srai_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(32768)), shift);
     const __m256i pair = _mm256_i32gather_epi32((const int *)(const void *)table, at, 2);
     const __m256i base = _mm256_srai_epi32(_mm256_slli_epi32(pair, 16), 16), slope = _mm256_sub_epi32(_mm256_srai_epi32(pair, 16), base);
-    const __m256i part = _mm256_mullo_epi32(slope, _mm256_and_si256(v, _mm256_set1_epi32(127)));
-    return _mm256_add_epi32(base, _mm256_srai_epi32(_mm256_add_epi32(part, _mm256_set1_epi32(64)), 7));
+    const __m256i part = _mm256_mullo_epi32(slope, _mm256_and_si256(v, _mm256_set1_epi32((1 << shift) - 1)));
+    return _mm256_add_epi32(base, _mm256_srai_epi32(_mm256_add_epi32(part, _mm256_set1_epi32((1 << shift) >> 1)), shift));
 }
+
+static inline __m256i interpolate(const int16_t *table, __m256i v) { return interpolate_by(7, table, v); }
 
 static inline __m256i load_s16(const int16_t *x) { return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)x)); }
 
@@ -168,11 +170,11 @@ void hwq_softmax_run__avx2(const hwq_softmax *s, int64_t rows, int64_t columns, 
     }
 }
 
-void hwq_lut_s16__avx2(int64_t n, const int16_t *x, const int16_t *table, int16_t *out)
+void hwq_lut_s16__avx2(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out)
 {
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) store8(out, HWQ_S16, i, interpolate(table, load_s16(x + i)));
-    hwq_lut_s16__ref(n - i, x + i, table, out + i);
+    for (; i + 8 <= n; i += 8) store8(out, HWQ_S16, i, interpolate_by(shift, table, load_s16(x + i)));
+    hwq_lut_s16__ref(n - i, shift, x + i, table, out + i);
 }
 
 HWQ_TARGET_END

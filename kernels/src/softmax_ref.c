@@ -112,7 +112,12 @@ void hwq_softmax_run__ref(const hwq_softmax *s, int64_t rows, int64_t columns, c
     }
 }
 
-void hwq_lut_s16__ref(int64_t n, const int16_t *x, const int16_t *table, int16_t *out)
+/* |slope| < 2^16, its factor below 2^7. */
+void hwq_lut_s16__ref(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out)
 {
-    for (int64_t i = 0; i < n; i++) out[i] = (int16_t)hwq_interpolate(table, x[i]);
+    const int32_t half = (1 << shift) >> 1, mask = (1 << shift) - 1;
+    for (int64_t i = 0; i < n; i++) {
+        const int16_t *at = table + ((x[i] + 32768) >> shift);
+        out[i] = (int16_t)(at[0] + (((at[1] - at[0]) * (x[i] & mask) + half) >> shift));
+    }
 }

@@ -61,21 +61,22 @@ static void softmaxes(int path, int formula, int type, int out_type, int64_t col
     check_guard(&x), check_guard(&out), check_guard(&want);
 }
 
-static void tables(int path)
+static void tables(int path, int shift)
 {
-    int16_t table[513];
-    for (int i = 0; i < 513; i++) table[i] = (int16_t)draw();
+    static int16_t table[65537];
+    const int32_t gap = 1 << shift;
+    for (int i = 0; i <= 65536 >> shift; i++) table[i] = (int16_t)draw();
     table[7] = -32768, table[8] = 32767;
     for (int64_t n = 0; n <= 65536; n = n < 40 ? n + 1 : n * 5 + 1) {
         const int64_t count = n > 60000 ? 65536 : n;
         guarded x = guard((size_t)count * 2, 0), out = guard((size_t)count * 2, 0);
         int equal = 1;
         for (int64_t i = 0; i < count; i++) ((int16_t *)x.data)[i] = (int16_t)(i * 257);
-        hwq_lut_s16(count, x.data, table, out.data);
+        hwq_lut_s16(count, shift, x.data, table, out.data);
         for (int64_t i = 0; i < count; i++) {
-            const int32_t v = ((int16_t *)x.data)[i], at = (v + 32768) / 128, part = (v + 32768) % 128;
-            const int64_t twice = (int64_t)(table[at + 1] - table[at]) * part * 2 + 128; /* floor of (slope * part + 64) / 128 */
-            equal &= ((int16_t *)out.data)[i] == (int16_t)(table[at] + (twice >= 0 ? twice / 256 : -((-twice + 255) / 256)));
+            const int32_t v = ((int16_t *)x.data)[i], at = (v + 32768) / gap, part = (v + 32768) % gap;
+            const int64_t twice = (int64_t)(table[at + 1] - table[at]) * part * 2 + gap; /* floor of (slope * part + gap / 2) / gap */
+            equal &= ((int16_t *)out.data)[i] == (int16_t)(table[at] + (twice >= 0 ? twice / (2 * gap) : -((-twice + 2 * gap - 1) / (2 * gap))));
         }
         check_true(equal, "interpolation");
         check_guard(&x), check_guard(&out);
@@ -83,12 +84,12 @@ static void tables(int path)
     (void)path;
 }
 
-static void norms(int path, int64_t columns)
+static void norms(int path, int64_t columns, int32_t formula, int64_t epsilon)
 {
     enum { ROWS = 5 };
     const size_t bytes = (size_t)(ROWS * columns) * 2;
     guarded x = guard(bytes, 0), out = guard(bytes, 0), want = guard(bytes, 0), weights = guard((size_t)columns * 2, 0), bias = guard((size_t)columns * 4, 0);
-    hwq_layer_norm p = {.columns = columns, .weights = weights.data, .bias = columns & 1 ? bias.data : NULL, .variance_limit = 1};
+    hwq_layer_norm p = {.formula = formula, .epsilon = epsilon, .columns = columns, .weights = weights.data, .bias = columns & 1 ? bias.data : NULL, .variance_limit = 1};
     hwq_quantize_multiplier(0.00037 * (double)(columns + 1), &p.multiplier, &p.shift);
     for (int64_t i = 0; i < ROWS * columns; i++) ((int16_t *)x.data)[i] = (int16_t)(i < columns ? 7 : i < 2 * columns ? (i & 1 ? -32768 : 32767) : (int16_t)draw());
     fill_bytes(weights.data, columns * 2, 0);
@@ -140,7 +141,7 @@ void check_int16(void)
             planes(path, 3, 40, 3000, bits, 1), planes(path, 2, 32, 129, bits, 1); /* the 16-bit sums at their bound */
         }
         check_begin("lut_s16", path);
-        tables(path);
+        for (int shift = 0; shift <= 7; shift++) tables(path, shift);
         check_begin("softmax_run", path);
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
             for (int64_t columns = 0; columns <= 4000; columns = columns < 70 ? columns + 1 : columns * 5) {
@@ -148,7 +149,10 @@ void check_int16(void)
                 if (columns < 5) softmaxes(path, cases[i][0], cases[i][1], cases[i][2], columns, 20.0f);
             }
         check_begin("layer_norm_s16", path);
-        for (int64_t columns = 0; columns <= 35; columns++) norms(path, columns);
-        norms(path, 3000);
+        for (int64_t columns = 0; columns <= 35; columns++) {
+            norms(path, columns, HWQ_LAYER_NORM_LSTM, 0), norms(path, columns, HWQ_LAYER_NORM_EXACT, columns % 3);
+            norms(path, columns, HWQ_LAYER_NORM_EXACT, INT64_C(1) << 62);
+        }
+        norms(path, 3000, HWQ_LAYER_NORM_LSTM, 0), norms(path, 3000, HWQ_LAYER_NORM_EXACT, 12345), norms(path, 65536, HWQ_LAYER_NORM_EXACT, 0);
     }
 }

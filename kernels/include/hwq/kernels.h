@@ -330,8 +330,9 @@ typedef enum {
 } hwq_dynamic_formula;
 void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales,
                           int32_t *zero_points);
-/* out[i] = interpolation between the 513 samples of a function of int16, 128 apart (TFLite). May be in place. */
-void hwq_lut_s16(int64_t n, const int16_t *x, const int16_t *table, int16_t *out);
+/* out[i] = interpolation between samples of a function of int16, 2^shift apart, (65536 >> shift) + 1 of them; shift in [0, 7]:
+ * 7 is TFLite's table of 513, 0 has a sample for every input. May be in place. */
+void hwq_lut_s16(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out);
 
 /* Counts and squares of float32 values, for calibration. Value x falls into bin floor(x * inverse) + half, where `inverse` is a
  * power of two: a float32 has 24 bits, so the double product is exact and no value changes its bin. What is not in
@@ -396,13 +397,17 @@ void hwq_softmax_prepare(hwq_softmax *softmax);
 /* Each of `rows` rows of `columns` alone. Rows beyond 4095 columns may wrap the fixed-point sum, as the runtime's do. */
 void hwq_softmax_run(const hwq_softmax *softmax, int64_t rows, int64_t columns, const void *x, void *out);
 
-/* TFLite's integer layer normalization, as in its LSTM: int16, weights int16, bias in units of weight / 1024. */
+/* Integer layer normalization: int16, weights int16, bias in units of weight / 1024. The row's statistics are those of TFLite's
+ * LSTM, or exact: n * sum(x^2) - sum(x)^2 + epsilon in 64 bits is the n^2-fold variance. */
+typedef enum { HWQ_LAYER_NORM_LSTM, HWQ_LAYER_NORM_EXACT } hwq_layer_norm_formula;
 typedef struct {
-    int64_t columns;             /* at most 2^20 */
+    int32_t formula;
+    int64_t epsilon;             /* EXACT: in [0, 2^62] */
+    int64_t columns;             /* LSTM: at most 2^20; EXACT: at most 2^16 */
     const int16_t *weights;
     const int32_t *bias;         /* NULL or columns */
     int32_t multiplier, shift;   /* of the weights' scale, from hwq_quantize_multiplier; shift in [-43, 19] */
-    int32_t variance_limit;      /* at least 1: stands for a variance below 1 */
+    int32_t variance_limit;      /* LSTM: at least 1, stands for a variance below 1 */
 } hwq_layer_norm;
 void hwq_layer_norm_s16(const hwq_layer_norm *norm, int64_t rows, const int16_t *x, int16_t *out);
 
