@@ -1,7 +1,8 @@
-"""PyTorch's dynamic LSTM: torch's bits with torch's own tanh, few ulps with the exact one, and what is refused."""
+"""PyTorch's dynamic LSTM and the functions in it: torch's bits, and what is refused."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import warnings
 from typing import Any
@@ -11,14 +12,14 @@ import pytest
 
 import hwq
 from hwq.errors import Error, NotSupportedYet
-from hwq.execution import aten
+from hwq.execution import aten, mkl
 from hwq.graph import Array
 
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-# The dialect whose sigmoid has the vectors of torch's build for this CPU.
-DIALECTS = {"AVX512": "torch-fbgemm", "AVX2": "torch-fbgemm-avx2-saturating"}
+# The dialect with the functions of torch's and MKL's code for this CPU.
+DIALECTS = {"AVX512": "torch-fbgemm-avx512", "AVX2": "torch-fbgemm"}
 
 
 def _torch() -> tuple[Any, str]:
@@ -74,7 +75,7 @@ SHAPES = {
 
 @needs_torch
 @pytest.mark.parametrize("case", SHAPES)
-def test_an_lstm_gives_torchs_bits_but_for_tanh(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_lstm_gives_torchs_bits(case: str) -> None:
     torch, dialect = _torch()
     sizes, options, lead, given = SHAPES[case]
     module = _quantized(torch, *sizes, **options)
@@ -88,14 +89,6 @@ def test_an_lstm_gives_torchs_bits_but_for_tanh(case: str, monkeypatch: pytest.M
     made = hwq.execute(graph, feeds, dialect)
     for name, want in zip(graph.outputs, wanted, strict=True):
         assert made[name].shape == want.shape and len(np.unique(want)) > 4
-        assert np.mean(made[name] != want) < 0.2 and np.abs(made[name] - want).max() <= 2.0**-20
-
-    def theirs(values: Array) -> Array:
-        return np.asarray(torch.tanh(torch.from_numpy(np.ascontiguousarray(values))).numpy())
-
-    monkeypatch.setattr(aten, "tanh", theirs)
-    made = hwq.execute(graph, feeds, dialect)
-    for name, want in zip(graph.outputs, wanted, strict=True):
         assert np.array_equal(made[name].view(np.uint32), want.view(np.uint32))
 
 
@@ -119,13 +112,40 @@ def test_sigmoid_gives_torchs_bits_in_vectors_and_behind_them() -> None:
         assert np.array_equal(aten.sigmoid(rows, columns), want, equal_nan=True)
 
 
+# torch 2.13.0+cpu, ATEN_CPU_CAPABILITY and MKL_ENABLE_INSTRUCTIONS set to the variant on an Intel CPU with AVX-512:
+# sha256(torch.tanh(torch.from_numpy(ARGUMENTS)).numpy().tobytes())
+ARGUMENTS = np.arange(0x37000000, 0x42000000, 499, dtype=np.uint32).view(np.float32)
+RECORDED = {
+    "avx2": "d41a921cfc80b70ac63e309ce6a67842e26175532ea6e90014a3ac28a65c19f9",
+    "avx512": "0c2d19501594f2f4dbdf30b76c3a8fb51b6b7166a7a433cbcb73bd89844a0ea4",
+}
+
+
+@pytest.mark.parametrize("variant", RECORDED)
+def test_tanh_is_mkls_in_every_part(variant: str) -> None:
+    made = mkl.tanh(ARGUMENTS, variant)
+    assert hashlib.sha256(made.tobytes()).hexdigest() == RECORDED[variant]
+    assert np.array_equal(mkl.tanh(-ARGUMENTS, variant).view(np.uint32), (-made).view(np.uint32))
+
+
+def test_tanh_of_edges() -> None:
+    x = np.array([0, -0.0, 1e-45, -1e-45, 9.2, -9.3, 3e38, np.inf, -np.inf], np.float32)
+    want = np.array([0, -0.0, 1e-45, -1e-45, 1, -1, 1, 1, -1], np.float32)
+    for variant in RECORDED:
+        assert np.array_equal(mkl.tanh(x, variant).view(np.uint32), want.view(np.uint32))
+        assert np.isnan(mkl.tanh(np.array([np.nan, -np.nan], np.float32), variant)).all()
+        assert mkl.tanh(np.zeros((2, 0), np.float32), variant).shape == (2, 0)
+
+
 @needs_torch
-def test_tanh_of_mkl_is_within_an_ulp_and_mostly_the_exact_value() -> None:
-    torch, _ = _torch()
-    x = np.random.default_rng(8).uniform(-6, 6, 400_000).astype(np.float32)
-    want, made = torch.tanh(torch.from_numpy(x)).numpy(), aten.tanh(x)
-    assert np.abs(want.view(np.int32) - made.view(np.int32)).max() <= 1
-    assert np.mean(want != made) < 0.025
+def test_tanh_gives_torchs_bits() -> None:
+    torch, dialect = _torch()
+    rng = np.random.default_rng(8)
+    bits = rng.integers(0, 2**32, 200_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    near = np.concatenate([rng.uniform(-9.1, 9.1, 400_000), rng.laplace(0, 0.05, 200_000)])
+    x = np.concatenate([bits, near.astype(np.float32)])
+    variant = aten.TANH[hwq.dialect.find(dialect).formulas["DynamicQuantizeLSTM"]]
+    assert np.array_equal(mkl.tanh(x, variant), torch.tanh(torch.from_numpy(x)).numpy(), equal_nan=True)
 
 
 @needs_torch

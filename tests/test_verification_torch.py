@@ -20,8 +20,8 @@ CASES = json.loads((GOLDEN / "provenance.json").read_text())["cases"]
 OUTPUTS = np.load(GOLDEN / "outputs.npz")
 # The same modules and inputs under qemu-x86_64-static 7.2 -cpu EPYC-Rome (AVX2, no VNNI), torch 2.13.0:
 # qemu-x86_64-static -cpu EPYC-Rome python hwq/verification/emulated_torch.py OUTPUTS.npz 20000
-# (the LSTM cases: the same command with 1 for 20000).
 SATURATING = np.load(GOLDEN / "saturating.npz")
+AVX512 = np.load(GOLDEN / "avx512.npz")
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -59,6 +59,13 @@ def test_recorded_outputs_of_torch_without_vnni(key: str, path: str | None) -> N
     assert np.any(made != OUTPUTS[f"{key}|out"])
 
 
+@pytest.mark.parametrize("key", AVX512.files)
+def test_recorded_outputs_of_torch_with_avx512(key: str) -> None:
+    made = hwq.execute(hwq.Graph.load(GOLDEN / f"{key}.npz"), OUTPUTS[f"{key}|in"], "torch-fbgemm-avx512")
+    assert np.array_equal(made.view(np.uint32), AVX512[key].view(np.uint32))
+    assert np.any(made != OUTPUTS[f"{key}|out"])
+
+
 def test_the_formula_of_another_runtime_differs_on_these_data(monkeypatch: pytest.MonkeyPatch) -> None:
     # The recorded inputs lie on ties: ONNX's quantization must show up as a difference, or the comparison sees nothing.
     key = next(key for key, name in CASES.items() if name == "relu, max_pool2d, flatten")
@@ -68,7 +75,7 @@ def test_the_formula_of_another_runtime_differs_on_these_data(monkeypatch: pytes
 
 
 def test_the_dialects_say_what_verified_them() -> None:
-    for name in ("torch-fbgemm", "torch-fbgemm-avx2-saturating", "torch-pt2e"):
+    for name in ("torch-fbgemm", "torch-fbgemm-avx512", "torch-fbgemm-avx2-saturating", "torch-pt2e"):
         dialect = DIALECTS[name]
         assert dialect.status == "verified" and "0 differ" in dialect.evidence and "2.13.0" in dialect.runtime
 

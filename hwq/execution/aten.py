@@ -2,8 +2,7 @@
 
 aten/src/ATen/native/RNN.cpp: one range for the whole input of a layer and direction, one for each step's hidden state; the
 recurrent product, with its bias, plus the input's, with its own. Sigmoid is ``1 / (1 + exp(-x))``: whole vectors of a row
-take Sleef's expf_u10, the columns behind them the C library's expf. Tanh is MKL's, whose bits are unpublished and depend on the
-CPU: here the exact value rounded once, which MKL misses by an ulp in at most 1 of 40 arguments (measured in kernels/README.md).
+take Sleef's expf_u10, the columns behind them the C library's expf. Tanh is MKL's (`hwq.execution.mkl`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from hwq import kernels
 from hwq.errors import NotSupportedYet
-from hwq.execution import fbgemm
+from hwq.execution import fbgemm, mkl
 from hwq.execution.emission import Emitter
 from hwq.execution.steps import Kernel, Scope, Settings, interpret, register
 from hwq.graph import Array, Node
@@ -29,6 +28,7 @@ __all__ = ["COLUMNS", "exp_c", "exp_sleef", "sigmoid"]
 f32 = np.float32
 # Columns that one iteration of an elementwise kernel takes, two vectors of float32 (ATen's VectorizedLoop2d).
 COLUMNS = {"aten-avx512": 32, "aten-avx2": 16}
+TANH = {"aten-avx512": "avx512", "aten-avx2": "avx2"}
 # Sleef 3's expf_u10 (Shibata and Petrogalli 2020): log2(e), -ln(2) in two parts, the polynomial of (exp(s) - 1 - s) / s^2.
 LOG2E = f32(1.442695040888963407)
 LN2 = (f32(-0.693145751953125), f32(-1.428606765330187045e-06))
@@ -103,11 +103,6 @@ def sigmoid(x: Array, columns: int) -> Array:
     return made
 
 
-def tanh(x: Array) -> Array:
-    """The exact value, rounded once."""
-    return np.asarray(np.tanh(x.astype(np.float64)).astype(f32))
-
-
 def _fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
     return fused_multiply_add(a, np.broadcast_to(b, a.shape), np.broadcast_to(c, a.shape))
 
@@ -115,14 +110,14 @@ def _fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
 class Cells(Recurrence):
     """`Recurrence` with ATen's cell; both products hold their biases already."""
 
-    columns = 0
+    build = ""
 
     def _step(self, index: int, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array]:
         gates = self.by_hidden(hidden, index) + x
         opened, outside, kept, candidate = (np.ascontiguousarray(part) for part in np.split(gates, 4, axis=1))
-        opened, outside, kept = (sigmoid(part, self.columns) for part in (opened, outside, kept))
-        made = kept * cell + opened * tanh(candidate)
-        return outside * tanh(made), made
+        opened, outside, kept = (sigmoid(part, COLUMNS[self.build]) for part in (opened, outside, kept))
+        made = kept * cell + opened * mkl.tanh(candidate, TANH[self.build])
+        return outside * mkl.tanh(made, TANH[self.build]), made
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ class Lstm:
     """One layer, made ready: a packed matrix, scales and biases for each direction and side."""
 
     node: Node
-    columns: int
+    build: str
     sides: tuple[tuple[fbgemm.Linear, ...], tuple[fbgemm.Linear, ...]]
     in_place: bool = False
     emit: Emitter | None = None
@@ -146,7 +141,7 @@ class Lstm:
             lambda x, index: by_input[index](np.ascontiguousarray(x), settings.threads),
             lambda x, index: by_hidden[index](np.ascontiguousarray(x), settings.threads),
         )
-        cells.columns = self.columns
+        cells.build = self.build
         for state in cells.start:
             if state.shape != (cells.count, cells.batch, cells.size):
                 want = (cells.count, cells.batch, cells.size)
@@ -164,8 +159,8 @@ def lstm(scope: Scope) -> Kernel:
         Weights that are computed or have zero points, and what torch's LSTM does not have: lengths, peepholes, clipping,
         other functions.
     """
-    columns = COLUMNS.get(scope.dialect.formulas.get("DynamicQuantizeLSTM", ""))
-    if columns is None:
+    build = scope.dialect.formulas.get("DynamicQuantizeLSTM", "")
+    if build not in COLUMNS:
         return interpret(scope)
     node, where = scope.node, f"node {scope.node.name}"
     constants = [scope.operand(index) for index in (1, 2, 8, 9, 10, 11)]
@@ -194,4 +189,4 @@ def lstm(scope: Scope) -> Kernel:
             for index in range(count)
         )
 
-    return Lstm(node, columns, (side(weights, scales, 0), side(recurrent, r_scales, width)))
+    return Lstm(node, build, (side(weights, scales, 0), side(recurrent, r_scales, width)))

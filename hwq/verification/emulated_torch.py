@@ -1,7 +1,8 @@
 """Run by path, in a process of its own, where need be under an emulator: eager quantized modules in, torch's outputs out.
 
-``python emulated_torch.py OUTPUTS.npz VALUES`` builds every module of `hwq.verification.torch_dialects.EAGER` with weights over
-all 8 bits and writes ``NAME|in|INDEX`` and ``NAME|out|INDEX`` until VALUES outputs a case are made. One thread.
+``python emulated_torch.py OUTPUTS.npz VALUES [FULL]`` builds every module of `hwq.verification.torch_dialects.EAGER`, with
+weights and activations over all 8 bits (FULL 1, the default) or 7 (0), and writes ``NAME|in|INDEX`` and ``NAME|out|INDEX`` until
+VALUES outputs a case are made, or ``NAME|failure``. One thread.
 """
 
 import sys
@@ -11,26 +12,29 @@ import zlib
 import numpy as np
 
 
-def main(target: str, values: str) -> None:
+def main(target: str, values: str, full: str = "1") -> None:
     """Run every module."""
     import torch
 
-    from hwq.verification.torch_dialects import EAGER, quietly
+    from hwq.verification.torch_dialects import EAGER, quietly, whole
 
     torch.set_num_threads(1)
     torch.backends.quantized.engine = "fbgemm"
     made = {"version": np.array(str(torch.__version__))}
     for name, draw in EAGER.items():
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = draw.build(torch, rng, True)
+        rng, every = np.random.default_rng(zlib.crc32(name.encode())), whole(name, full == "1")
         index = count = 0
-        while count < int(values):
-            x = draw.inputs(rng, True)
-            made[f"{name}|in|{index}"] = x
-            made[f"{name}|out|{index}"] = y = quietly(torch, module, x)
-            index, count = index + 1, count + y.size
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                module = draw.build(torch, rng, every)
+            while count < int(values):
+                x = draw.inputs(rng, every)
+                made[f"{name}|in|{index}"] = x
+                made[f"{name}|out|{index}"] = y = quietly(torch, module, x)
+                index, count = index + 1, count + y.size
+        except Exception as error:  # whatever torch raises belongs to this case alone
+            made[f"{name}|failure"] = np.array(f"{type(error).__name__}: {str(error)[:300]}")
     np.savez(target, **made)  # type: ignore[arg-type]
 
 

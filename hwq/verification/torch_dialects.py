@@ -1,7 +1,8 @@
 """How the torch dialects are verified: eager quantized modules on the fbgemm engine, and PT2E's decomposition.
 
 Every case is a module of one operator, imported with `from_torch` and run on random and full-range data. Where this CPU has
-no VNNI, fbgemm's products saturate; there the data keep to 7 bits, as torch's own default observers do.
+no VNNI, fbgemm's products saturate; there the data of a dialect of exact products keep to 7 bits, as torch's own default
+observers do.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
+import sys
 import tempfile
 import warnings
 import zlib
@@ -29,7 +31,7 @@ from hwq.verification import Case, Verification, Verifier, avx2
 from hwq.verification.avx2 import has_vnni
 from hwq.verification.onnx_dialects import differing
 
-__all__ = ["EAGER", "EAGER_RATES", "RATES", "REFERENCE", "VERIFIERS", "Draw", "modules", "quietly"]
+__all__ = ["EAGER", "RATES", "REFERENCE", "VERIFIERS", "Draw", "modules", "quietly", "whole"]
 
 
 @dataclass(frozen=True)
@@ -137,15 +139,11 @@ def _dynamic(torch: Any, rng: np.random.Generator, full: bool) -> Any:
     return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
 
 
-def _recurrent(small: bool, batch_first: bool) -> Callable[[Any, np.random.Generator, bool], Any]:
-    """Two layers of dynamic LSTM, both directions, its states cut out of the input; output and states in one vector.
-
-    `small` keeps every argument of tanh below 2^-12, where tanh(x) rounds to x whoever computes it: MKL's own bits are not
-    in the comparison then. Gates and products are of ordinary size, with a scale for each row.
-    """
+def _recurrent(batch_first: bool, channels: bool) -> Callable[[Any, np.random.Generator, bool], Any]:
+    """Two layers of dynamic LSTM, both directions, its states cut out of the input; output and states in one vector."""
 
     def build(torch: Any, rng: np.random.Generator, full: bool) -> Any:
-        size, layers = 48, 2
+        size, layers = 57, 2
 
         class Recurrent(torch.nn.Module):  # type: ignore[misc]
             def __init__(self) -> None:
@@ -154,26 +152,16 @@ def _recurrent(small: bool, batch_first: bool) -> Callable[[Any, np.random.Gener
 
             def forward(self, x: Any) -> Any:
                 states = x.transpose(0, 1)[: 2 * layers] if batch_first else x[: 2 * layers]
-                states = states.repeat(1, 1, 2)[:, :, :size].contiguous()
-                factor = 2.0**-18 if small else 0.0625
-                y, (h, c) = self.lstm(x, (states * factor, states.flip(2) * factor))
+                states = states.repeat(1, 1, 2)[:, :, :size].contiguous() * 0.0625
+                y, (h, c) = self.lstm(x, (states, states.flip(2)))
                 return torch.cat([y.flatten(), h.flatten(), c.flatten()])
 
         module = Recurrent().eval()
-        for name, part in module.named_parameters():
-            values = rng.standard_normal(part.shape).astype(np.float32) * np.float32(0.06)
-            if small:
-                # States are about 2^-17 then; what multiplies them is large, what makes cells is small.
-                values *= np.float32(2.0**16 if "hh" in name or ("ih_l1" in name and "weight" in name) else 1.0)
-                values *= np.float32(2.0**-16 if "bias_hh" in name else 1.0)
-                values[2 * size : 3 * size] *= np.float32(2.0**-16)
-            part.data = torch.from_numpy(values)
-        config = (
-            torch.ao.quantization.per_channel_dynamic_qconfig
-            if small
-            else torch.ao.quantization.default_dynamic_qconfig
-        )
-        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.LSTM: config}, dtype=torch.qint8)
+        for part in module.parameters():
+            part.data = torch.from_numpy(rng.standard_normal(part.shape).astype(np.float32) * np.float32(0.12))
+        quantization = torch.ao.quantization
+        config = quantization.per_channel_dynamic_qconfig if channels else quantization.default_dynamic_qconfig
+        return quantization.quantize_dynamic(module, {torch.nn.LSTM: config}, dtype=torch.qint8)
 
     return build
 
@@ -217,8 +205,8 @@ EAGER: Mapping[str, Draw] = MappingProxyType(
         "mul": Draw(_binary("mul"), (64, 128)),
         "relu, max_pool2d, flatten": Draw(_moved, (2, 16, 14, 14)),
         "linear_dynamic": Draw(_dynamic, (64, 64)),
-        "lstm_dynamic, small cells": Draw(_recurrent(True, False), (12, 5, 32)),
-        "lstm_dynamic batch_first, small cells": Draw(_recurrent(True, True), (5, 12, 32)),
+        "lstm_dynamic": Draw(_recurrent(False, False), (12, 5, 32)),
+        "lstm_dynamic batch_first": Draw(_recurrent(True, True), (5, 12, 32)),
     }
 )
 REFERENCE: Mapping[str, Draw] = MappingProxyType(
@@ -231,9 +219,10 @@ REFERENCE: Mapping[str, Draw] = MappingProxyType(
         "mul": Draw(_decomposed("int8", -128, 127, "mul"), (128, 64)),
     }
 )
-# The order of a float product is torch's own, and tanh is MKL's.
+# The order of a float product is torch's own.
 RATES: Mapping[str, Draw] = MappingProxyType({"linear": Draw(_decomposed("uint8", 0, 255, "linear"), (128, 64))})
-EAGER_RATES: Mapping[str, Draw] = MappingProxyType({"lstm_dynamic": Draw(_recurrent(False, False), (12, 5, 32))})
+# What makes torch and MKL run the functions of an AVX2 CPU on any other.
+AVX2 = MappingProxyType({"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"})
 
 
 def quietly(torch: Any, module: Any, x: Array) -> Array:
@@ -246,6 +235,11 @@ def quietly(torch: Any, module: Any, x: Array) -> Array:
             return np.asarray(module(torch.from_numpy(x)).numpy())
     finally:
         torch.backends.quantized.engine = before
+
+
+def whole(name: str, full: bool) -> bool:
+    """Whether a case's data keep all 8 bits: depthwise products saturate on every CPU."""
+    return full or "depthwise" in name
 
 
 def modules(torch: Any, name: str, draw: Draw, full: bool) -> Iterator[tuple[Any, Any, np.random.Generator]]:
@@ -262,22 +256,7 @@ def modules(torch: Any, name: str, draw: Draw, full: bool) -> Iterator[tuple[Any
         torch.backends.quantized.engine = before
 
 
-def _compare(torch: Any, name: str, draw: Draw, values: int, rate_only: bool) -> Case:
-    compared = wrong = 0
-    full = has_vnni() or "depthwise" in name or draw in REFERENCE.values()
-    try:
-        for module, graph, rng in modules(torch, name, draw, full):
-            program = make_program(graph)
-            while compared < values:
-                x = draw.inputs(rng, full)
-                theirs = quietly(torch, module, x)
-                compared, wrong = compared + theirs.size, wrong + differing(np.asarray(program(x)), theirs)
-    except Exception as error:  # whatever torch raises belongs to this case alone
-        return Case(name, compared, wrong, rate_only, f"{type(error).__name__}: {str(error)[:300]}")
-    return Case(name, compared, wrong, rate_only)
-
-
-def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verification:
+def _torch() -> Any:
     try:
         torch = importlib.import_module("torch")
         importlib.import_module("torch.ao.quantization.fx._decomposed")
@@ -285,58 +264,91 @@ def _with_torch(dialect: str, values: int, progress: Progress | None) -> Verific
         raise Error(
             "torch is not installed", why="the dialect is compared with it", remedy=f"pip install torch=={VERSION}"
         ) from error
-    if dialect == "torch-fbgemm" and "fbgemm" not in torch.backends.quantized.supported_engines:
-        raise Error("this build of torch has no fbgemm engine", remedy="verify on x86-64")
-    table = EAGER if dialect == "torch-fbgemm" else REFERENCE
-    rates = EAGER_RATES if dialect == "torch-fbgemm" else RATES
-    cases: list[Case] = []
-    for done, (name, draw, rate_only) in enumerate(
-        [*((name, draw, False) for name, draw in table.items()), *((name, draw, True) for name, draw in rates.items())],
-        1,
-    ):
-        # On an AVX2 CPU torch's sigmoid has shorter vectors, those of torch-fbgemm-avx2-saturating.
-        shorter = "lstm" in name and torch.backends.cpu.get_cpu_capability() != "AVX512"
-        cases.append(_compare(torch, name, draw, values, rate_only or shorter))
+    return torch
+
+
+def _decompositions(dialect: str, values: int, progress: Progress | None) -> Verification:
+    """PT2E's operators, in this process."""
+    torch, cases = _torch(), []
+    for done, (name, draw) in enumerate({**REFERENCE, **RATES}.items(), start=1):
+        compared = wrong = 0
+        failure = ""
+        try:
+            for module, graph, rng in modules(torch, name, draw, True):
+                program = make_program(graph)
+                while compared < values:
+                    x = draw.inputs(rng, True)
+                    theirs = quietly(torch, module, x)
+                    compared, wrong = compared + theirs.size, wrong + differing(np.asarray(program(x)), theirs)
+        except Exception as error:  # whatever torch raises belongs to this case alone
+            failure = f"{type(error).__name__}: {str(error)[:300]}"
+        cases.append(Case(name, compared, wrong, name in RATES, failure))
         if progress is not None:
-            progress(done, len(table) + len(rates), name)
-    command = "torch.backends.quantized.engine = 'fbgemm'; module(x)" if table is EAGER else "module(x)"
-    return Verification(dialect, "torch", str(torch.__version__), command, tuple(cases))
+            progress(done, len(REFERENCE) + len(RATES), name)
+    return Verification(dialect, "torch", str(torch.__version__), "module(x)", tuple(cases))
 
 
-def _without_vnni(dialect: str, values: int, progress: Progress | None) -> Verification:
-    """Weights and activations over all 8 bits on a CPU without VNNI."""
-    command, told = avx2.command(dialect, Path(__file__).with_name("emulated_torch.py"))
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
+def _way(torch: Any, dialect: str) -> tuple[list[str], str, Mapping[str, str], bool]:
+    """How torch runs as the dialect says: the command, in words too, its environment, and whether data keep all 8 bits.
+
+    Raises
+    ------
+    Error
+        This CPU cannot.
+    """
+    script = Path(__file__).with_name("emulated_torch.py")
+    exact = has_vnni() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if dialect == "torch-fbgemm-avx2-saturating":
+        return *avx2.command(dialect, script), {}, True
+    if dialect == "torch-fbgemm-avx512" and not exact:
         raise Error(
-            "torch is not installed", why="the dialect is compared with it", remedy=f"pip install torch=={VERSION}"
-        ) from error
+            f"dialect {dialect} cannot be verified on this CPU",
+            why="it has no AVX512-VNNI",
+            remedy="use an Intel CPU that has it",
+        )
+    variables = AVX2 if dialect == "torch-fbgemm" else {}
+    told = " ".join([*(f"{name}={value}" for name, value in variables.items()), f"python {script.name}"])
+    return [sys.executable, str(script)], told, variables, exact
+
+
+def _eager(dialect: str, values: int, progress: Progress | None) -> Verification:
+    """Eager modules on the fbgemm engine, in a process of their own with the CPU that the dialect names."""
+    torch = _torch()
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        raise Error("this build of torch has no fbgemm engine", remedy="verify on x86-64")
+    command, given, variables, full = _way(torch, dialect)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "outputs.npz"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        run = subprocess.run([*command, str(target), str(values)], env=environment, capture_output=True, text=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **variables}
+        run = subprocess.run(
+            [*command, str(target), str(values), str(int(full))], env=environment, capture_output=True, text=True
+        )
         if run.returncode or not target.is_file():
-            raise Error("torch failed", where=told, why=run.stderr[-500:] or None, remedy="use a CPU without VNNI")
+            raise Error("torch failed", where=given, why=run.stderr[-500:] or None, remedy="see torch's message")
         made = dict(np.load(target))
     cases: list[Case] = []
     for done, (name, draw) in enumerate(EAGER.items(), start=1):
         compared = wrong = index = 0
-        for _, graph, _ in modules(torch, name, draw, True):
-            program = make_program(graph, dialect)
-            while f"{name}|in|{index}" in made:
-                theirs = made[f"{name}|out|{index}"]
-                compared += theirs.size
-                wrong += differing(np.asarray(program(made[f"{name}|in|{index}"])), theirs)
-                index += 1
-        cases.append(Case(name, compared, wrong))
+        failure = str(made.get(f"{name}|failure", ""))
+        try:
+            for _, graph, _ in modules(torch, name, draw, whole(name, full)):
+                program = make_program(graph, dialect)
+                while f"{name}|in|{index}" in made:
+                    theirs = made[f"{name}|out|{index}"]
+                    compared += theirs.size
+                    wrong += differing(np.asarray(program(made[f"{name}|in|{index}"])), theirs)
+                    index += 1
+        except Error as error:
+            failure = str(error)[:300]
+        cases.append(Case(name, compared, wrong, False, failure))
         if progress is not None:
             progress(done, len(EAGER), name)
-    return Verification(dialect, "torch", str(made["version"]), told, tuple(cases))
+    return Verification(dialect, "torch", str(made["version"]), given, tuple(cases))
 
 
 VERIFIERS: Mapping[str, Verifier] = {
-    "torch-fbgemm": _with_torch,
-    "torch-fbgemm-avx2-saturating": _without_vnni,
-    "torch-pt2e": _with_torch,
+    "torch-fbgemm": _eager,
+    "torch-fbgemm-avx2-saturating": _eager,
+    "torch-fbgemm-avx512": _eager,
+    "torch-pt2e": _decompositions,
 }
