@@ -1,9 +1,10 @@
-/* Convolution straight from the image by Winograd's inner product (inner_avx2.h): no gathered rows. Channel-last, weights without
+/* Convolution straight from the image by Winograd's inner product: no gathered rows. Channel-last, weights without
  * zero points; 3 x 3 with stride 1 goes to winograd_avx2.c where it pays, what is else runs as blocks of GEMM.
  *
  * The packed order of k is (row of the kernel, tap, channel), so the elements of one row of the kernel, a *run*, lie together in the
  * weights and in the image. Block by block of output rows the image is widened to int16, less its zero point, padding 0: once, however
- * many taps read it. A tile is any four positions x 16 columns in 8 registers; a strip's weights are widened for up to 240 positions.
+ * many taps read it. A tile is any three positions x 32 columns in 12 registers (tile_avx2.h); the weights of 32 columns are widened for
+ * up to 240 positions.
  *
  *   acc = bias + sum (x0 + w2)(x2 + w0) + (x1 + w3)(x3 + w1) - sum (x0 x2 + x1 x3) - sum (w0 w2 + w1 w3)
  *
@@ -11,16 +12,16 @@
  * layers, products are plain: sums over positions would cost more than the additions save. What a run's last quad reads beyond it meets
  * weights 0.
  * Bounds: |x| <= 255, |w| <= 128: |x + w| <= 383 fits int16, a pair of products < 2^19; every sum is modulo 2^32, as ref's.
- * Measured on a Cascade Lake Xeon, one thread, gcc 12, R4 to bytes through Python, in shares of the register-only loop timed between
- * the calls ("int8-avx2", 45 GMAC/s where nothing shared the core): 92 percent at 3 x 3 stride 2, 56 x 56 x 64 -> 128; 1 x 1: 91 (14 x 14
- * x 256 -> 1024), 85 (7 x 7 x 512 -> 2048), 67 (56 x 56 x 64 -> 64, whose k of 64 hardly repays a tile's way in and out). */
+ * Measured on a Cascade Lake Xeon, one thread, gcc 12, R4 to bytes, another thread on the same core, in shares of the register-only loop timed
+ * between the calls ("int8-avx2"; tile_avx2.h says why a shared core allows 86 at most): 70 percent at 3 x 3 stride 2, 56 x 56 x 64 -> 128;
+ * 1 x 1: 71 (14 x 14 x 256 -> 1024), 67 (7 x 7 x 512 -> 2048), 55 (56 x 56 x 64 -> 64, whose k of 64 hardly repays a tile's way in and out). */
 #include "conv.h"
 #include "epilogue.h"
 #include "isa.h"
 #include "window.h"
 #include "winograd.h"
 
-enum { BLOCK = 240 /* positions */, DEPTH = 128 /* quads of k widened at once */, IMAGE = 1 << 16 /* elements */, SLACK = 64, PANEL = 4 };
+enum { BLOCK = 240 /* positions */, DEPTH = 64 /* quads of k widened at once */, IMAGE = 1 << 16 /* elements */, SLACK = 64, PANEL = 3, COLUMNS = 2 * HWQ_STRIP };
 
 /* A piece of a run, at most DEPTH quads: elements from a position's first; weights' first k and how many. */
 typedef struct {
@@ -28,8 +29,8 @@ typedef struct {
 } piece;
 
 typedef struct {
-    int16_t widened[DEPTH * HWQ_QUAD * HWQ_STRIP];
-    int32_t block[BLOCK * HWQ_STRIP];
+    int16_t widened[DEPTH * HWQ_QUAD * COLUMNS];
+    int32_t block[BLOCK * COLUMNS];
     int32_t products[BLOCK];
     int64_t starts[BLOCK];      /* elements */
 } scratch;
@@ -84,6 +85,7 @@ int64_t hwq_conv_inner_workspace(const hwq_conv *conv)
 
 HWQ_TARGET("avx2,fma")
 #include "inner_avx2.h"
+#include "tile_avx2.h"
 
 static inline __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline void store(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
@@ -183,7 +185,7 @@ static void find_positions(const hwq_conv *c, const plan *p, int64_t first, int6
 
 /* ---- The weights ---- */
 
-/* A quad of 16 columns to y0..y3; adds w0 w2 + w1 w3 to the columns' terms. */
+/* A quad of 16 columns as tile_avx2.h wants it: the pairs (w2, w3) first, (w0, w1) second; adds w0 w2 + w1 w3 to the columns' terms. */
 static inline __attribute__((always_inline)) void widen_quad(const int8_t *quad, int16_t *to, __m256i terms[2])
 {
     const __m256i front = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
@@ -191,18 +193,18 @@ static inline __attribute__((always_inline)) void widen_quad(const int8_t *quad,
     for (int half = 0; half < 2; half++) {
         const __m256i bytes = load(quad + 32 * half);
         const __m256i low = _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, front), 8), high = _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, back), 8);
-        store(to + 16 * half, low), store(to + 32 + 16 * half, high);
+        store(to + 16 * half, high), store(to + TILE_QUAD / 2 + 16 * half, low);
         terms[half] = _mm256_add_epi32(terms[half], _mm256_madd_epi16(low, high));
     }
 }
 
 /* `count` k from k on, of one strip, as whole quads: the last one filled up with 0. */
-static int16_t *widen_piece(const int8_t *strip, int64_t k, int64_t count, int16_t *to, __m256i terms[2])
+static void widen_piece(const int8_t *strip, int64_t k, int64_t count, int16_t *to, __m256i terms[2])
 {
     int64_t done = 0;
     if (k % HWQ_QUAD == 0)
-        for (; done + HWQ_QUAD <= count; done += HWQ_QUAD, to += HWQ_QUAD * HWQ_STRIP) widen_quad(strip + (k + done) * HWQ_STRIP, to, terms);
-    for (; done < count; done += HWQ_QUAD, to += HWQ_QUAD * HWQ_STRIP) {
+        for (; done + HWQ_QUAD <= count; done += HWQ_QUAD, to += TILE_QUAD) widen_quad(strip + (k + done) * HWQ_STRIP, to, terms);
+    for (; done < count; done += HWQ_QUAD, to += TILE_QUAD) {
         int8_t quad[HWQ_QUAD * HWQ_STRIP] = {0};
         for (int64_t i = 0; i < HWQ_QUAD && done + i < count; i++) {
             const int64_t at = k + done + i;
@@ -210,131 +212,97 @@ static int16_t *widen_piece(const int8_t *strip, int64_t k, int64_t count, int16
         }
         widen_quad(quad, to, terms);
     }
-    return to;
 }
 
 /* ---- Tiles ---- */
-
-/* A strip's way out: in registers where it is R4 to bytes, the common case. */
-typedef struct {
-    float scales[HWQ_STRIP];
-    __m256 hi;               /* less the zero point */
-    __m256i lo, zero_point;  /* bytes; int16 */
-    int fast, is_unsigned;
-    int64_t width, stride;
-} finish;
-
-/* R4 of 16 columns to int16, with the zero point. Only the upper clamp is needed here: minps leaves NaN, which like all that is below
- * int32 becomes INT32_MIN, and packing saturates that down to the lower clamp's side. */
-static inline __attribute__((always_inline)) __m256i round16(const finish *f, const __m256i acc[2])
-{
-    const __m256 first = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[0]), _mm256_loadu_ps(f->scales));
-    const __m256 second = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[1]), _mm256_loadu_ps(f->scales + 8));
-    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_min_ps(f->hi, first)), _mm256_cvtps_epi32(_mm256_min_ps(f->hi, second)));
-    return _mm256_adds_epi16(words, f->zero_point);
-}
-
-/* Two rows. */
-static inline __attribute__((always_inline)) void put(const finish *f, const __m256i above[2], const __m256i below[2], int both, char *out)
-{
-    const __m256i a = round16(f, above), b = round16(f, below), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i bytes = f->is_unsigned ? _mm256_max_epu8(_mm256_packus_epi16(a, b), f->lo) : _mm256_max_epi8(_mm256_packs_epi16(a, b), f->lo);
-    const __m256i lines = _mm256_permutevar8x32_epi32(bytes, order);
-    if (f->width == HWQ_STRIP) {
-        _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(lines));
-        if (both) _mm_storeu_si128((__m128i *)(out + f->stride), _mm256_extracti128_si256(lines, 1));
-    } else {
-        char space[2 * HWQ_STRIP];
-        store(space, lines);
-        memcpy(out, space, (size_t)f->width);
-        if (both) memcpy(out + f->stride, space + HWQ_STRIP, (size_t)f->width);
-    }
-}
 
 /* Pieces of k, and which part of the whole they are. */
 typedef struct {
     const piece *pieces;
     int64_t count;
     int first, last;
-    __m256i terms[2]; /* bias with the first; less the columns' products */
+    __m256i terms[TILE_VECTORS]; /* bias with the first; less the columns' products */
 } part;
 
-static inline __attribute__((always_inline)) void tile(const int rows, const int plain, const part *g, const int16_t *image, const int64_t *starts, const int32_t *products,
-                                                       const int16_t *u, const finish *f, int32_t *block, char *out)
+static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, const int plain, const part *g, const int16_t *image, const int64_t *starts,
+                                                       const int32_t *products, const int16_t *u, const finish *f, int32_t *block, char *out)
 {
-    __m256i acc[PANEL][2];
-#pragma GCC unroll 4
+    __m256i acc[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 3
     for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++) {
-            if (!g->first) acc[r][half] = _mm256_add_epi32(g->terms[half], load(block + r * HWQ_STRIP + 8 * half));
-            else acc[r][half] = plain ? g->terms[half] : _mm256_sub_epi32(g->terms[half], _mm256_set1_epi32(products[r]));
+        for (int v = 0; v < vectors; v++) {
+            if (!g->first) acc[r][v] = _mm256_add_epi32(g->terms[v], load(block + r * TILE_COLUMNS + 8 * v));
+            else acc[r][v] = plain ? g->terms[v] : _mm256_sub_epi32(g->terms[v], _mm256_set1_epi32(products[r]));
         }
     for (int64_t i = 0; i < g->count; i++) {
-        const int16_t *x[PANEL];
-#pragma GCC unroll 4
+        const int16_t *x[TILE_ROWS];
+#pragma GCC unroll 3
         for (int r = 0; r < rows; r++) x[r] = image + starts[r] + g->pieces[i].offset;
-        for (int64_t at = 0; at < g->pieces[i].count; at += HWQ_QUAD, u += HWQ_QUAD * HWQ_STRIP) {
-            const __m256i y0 = load(u), y1 = load(u + 16), y2 = load(u + 32), y3 = load(u + 48);
-#pragma GCC unroll 4
-            for (int r = 0; r < rows; r++) {
-                if (plain) MULTIPLY_ROW_PLAINLY(x[r], at, acc[r]);
-                else MULTIPLY_ROW(x[r], at, acc[r]);
-            }
+        const int64_t count = g->pieces[i].count;
+        int64_t at = 0;
+        for (; at + HWQ_QUAD < count; at += 2 * HWQ_QUAD, u += 2 * TILE_QUAD) { /* two whole quads, or one and a part */
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at, u, acc[r]);
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at + HWQ_QUAD, u + TILE_QUAD, acc[r]);
+        }
+        if (at < count) {
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at, u, acc[r]);
+            u += TILE_QUAD;
         }
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r += 2) {
-        const int other = r + 1 < rows ? r + 1 : r;
-        if (g->last && f->fast) put(f, acc[r], acc[other], r + 1 < rows, out + r * f->stride);
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++) {
+        if (g->last && f->fast) finish_row(vectors, f, acc[r], out + r * f->stride);
         else
-            for (int half = 0; half < 2; half++)
-                store(block + r * HWQ_STRIP + 8 * half, acc[r][half]), store(block + other * HWQ_STRIP + 8 * half, acc[other][half]);
+            for (int v = 0; v < vectors; v++) store(block + r * TILE_COLUMNS + 8 * v, acc[r][v]);
     }
 }
 
-static inline __attribute__((always_inline)) void tiles(const int plain, const part *given, int64_t positions, const int16_t *image, scratch *s,
+static inline __attribute__((always_inline)) void tiles(const int vectors, const int plain, const part *given, int64_t positions, const int16_t *image, scratch *s,
                                                         const finish *given_finish, char *out)
 {
     const finish here = *given_finish, *f = &here; /* the output cannot alias them */
     const part part_here = *given, *g = &part_here;
     const int16_t *u = s->widened;
     int64_t i = 0;
-#define TILE(rows) tile(rows, plain, g, image, s->starts + i, s->products + i, u, f, s->block + i * HWQ_STRIP, out + i * f->stride)
+#define TILE(rows) tile(rows, vectors, plain, g, image, s->starts + i, s->products + i, u, f, s->block + i * TILE_COLUMNS, out + i * f->stride)
     for (; i + PANEL <= positions; i += PANEL) TILE(PANEL);
-    if (positions - i == 3) TILE(3);
-    else if (positions - i == 2) TILE(2);
+    if (positions - i == 2) TILE(2);
     else if (positions - i == 1) TILE(1);
 }
 
-/* One strip of a group at `positions` positions, whose starts and products are in the scratch. out: of the first, in the strip's column. */
+/* One strip of a group, or two, at `positions` positions, whose starts and products are in the scratch. out: of the first, in the strip's column. */
 static void strip(const hwq_conv *c, const plan *p, const piece *pieces, const hwq_epilogue *e, int64_t group, int64_t column, int64_t positions,
                   const int16_t *image, scratch *s, finish *f, char *out)
 {
     const hwq_packed *packed = c->weights;
-    const int64_t n = packed->n, channel = group * n + column;
-    const int8_t *weights = packed->quads + group * hwq_packed_bytes(packed->k, n) + column * ((packed->k + 3) / 4 * 4);
-    int32_t bias[HWQ_STRIP] = {0};
-    f->width = n - column < HWQ_STRIP ? n - column : HWQ_STRIP;
-    for (int64_t j = 0; j < f->width; j++) {
-        if (c->bias) bias[j] = c->bias[channel + j];
-        if (f->fast) f->scales[j] = e->scales_f32[e->channel_step ? channel + j : 0];
-    }
+    const int64_t n = packed->n, channel = group * n + column, strip_bytes = HWQ_STRIP * ((packed->k + 3) / 4 * 4);
+    const int8_t *weights = packed->quads + group * hwq_packed_bytes(packed->k, n) + column / HWQ_STRIP * strip_bytes;
+    const int64_t width = n - column < TILE_COLUMNS ? n - column : TILE_COLUMNS, strips = (width + HWQ_STRIP - 1) / HWQ_STRIP;
+    int32_t bias[TILE_COLUMNS] = {0};
+    finish_columns(f, e, channel, width);
+    if (c->bias) memcpy(bias, c->bias + channel, (size_t)width * 4);
     for (int64_t i = 0; i < p->pieces;) {
         part g = {.pieces = pieces + i, .first = i == 0};
-        __m256i terms[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        int16_t *to = s->widened;
+        __m256i terms[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) terms[v] = _mm256_setzero_si256();
         int64_t quads = 0;
         for (; i < p->pieces && quads + (pieces[i].count + 3) / 4 <= DEPTH; i++, g.count++) {
-            to = widen_piece(weights, pieces[i].k, pieces[i].count, to, terms);
+            for (int64_t half = 0; half < strips; half++)
+                widen_piece(weights + half * strip_bytes, pieces[i].k, pieces[i].count, s->widened + quads * TILE_QUAD + half * 2 * HWQ_STRIP, terms + 2 * half);
             quads += (pieces[i].count + 3) / 4;
         }
         g.last = i == p->pieces;
-        for (int half = 0; half < 2; half++)
-            g.terms[half] = _mm256_sub_epi32(g.first ? load(bias + 8 * half) : _mm256_setzero_si256(), p->plain ? _mm256_setzero_si256() : terms[half]);
-        if (p->plain) tiles(1, &g, positions, image, s, f, out);
-        else tiles(0, &g, positions, image, s, f, out);
+        for (int v = 0; v < TILE_VECTORS; v++)
+            g.terms[v] = _mm256_sub_epi32(g.first ? load(bias + 8 * v) : _mm256_setzero_si256(), p->plain ? _mm256_setzero_si256() : terms[v]);
+        if (p->plain && strips == 2) tiles(4, 1, &g, positions, image, s, f, out);
+        else if (p->plain) tiles(2, 1, &g, positions, image, s, f, out);
+        else if (strips == 2) tiles(4, 0, &g, positions, image, s, f, out);
+        else tiles(2, 0, &g, positions, image, s, f, out);
     }
-    if (!f->fast) hwq_requantize(e, positions, f->width, channel, s->block, HWQ_S32, HWQ_STRIP, out, c->out_channels);
+    if (!f->fast) hwq_requantize(e, positions, width, channel, s->block, HWQ_S32, TILE_COLUMNS, out, c->out_channels);
 }
 
 static void convolve(const hwq_conv *c, const plan *p)
@@ -356,9 +324,7 @@ static void convolve(const hwq_conv *c, const plan *p)
     }
     hwq_epilogue e = *c->epilogue;
     e.residual_op = NULL;
-    finish f = {.stride = c->out_channels, .lo = _mm256_set1_epi8((char)e.lo), .hi = _mm256_set1_ps((float)(e.hi - e.zero_point)),
-                .zero_point = _mm256_set1_epi16((short)e.zero_point), .is_unsigned = e.out_type == HWQ_U8,
-                .fast = e.kind == HWQ_KIND_REQUANT && e.rounding == HWQ_ROUND_FP32 && e.out_type <= HWQ_S8 && !e.float_bias && !e.lut};
+    finish f = finish_of(&e, c->out_channels);
     const int64_t size = hwq_type_size(e.out_type);
     for (int64_t at = c->first; at < c->last;) {
         const int64_t number = at / outputs, begin = at % outputs, end = c->last - at + begin < outputs ? c->last - at + begin : outputs;
@@ -372,7 +338,7 @@ static void convolve(const hwq_conv *c, const plan *p)
                 positions = last - first < BLOCK ? last - first : BLOCK;
                 find_positions(c, p, first, positions, top, pixels, s);
                 for (int64_t group = 0; group < c->groups; group++)
-                    for (int64_t column = 0; column < n; column += HWQ_STRIP)
+                    for (int64_t column = 0; column < n; column += TILE_COLUMNS)
                         strip(c, p, pieces, &e, group, column, positions, image + group * depth, s, &f,
                               out + (first * c->out_channels + group * n + column) * size);
             }
