@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ import hwq
 from hwq.cli import app
 from hwq.errors import Error
 from hwq.validation import accuracy, validate
-from hwq.validation.contenders import CONTENDERS, stored_bytes
+from hwq.validation.contenders import CONTENDERS, installed, stored_bytes
 from hwq.validation.methods import METHODS
-from hwq.validation.networks import digits
+from hwq.validation.networks import digits, wide_image_classification
 
 REPORT = Path(__file__).resolve().parent.parent / "reports" / "accuracy" / "rows.csv"
 FEW = tuple(one for one in METHODS if (one.group, one.name) in {
@@ -77,12 +78,40 @@ def test_the_choice_sees_no_scored_sample(monkeypatch, board):
 
 
 def test_onnxruntime_is_measured_in_the_same_run():
-    contender = next(one for one in CONTENDERS if one.name == "onnxruntime min-max")
-    if contender.version is None:
+    there = installed()
+    if "onnxruntime" not in there:
         pytest.skip("onnxruntime is not installed")
-    made = contender.run(small())
+    made = CONTENDERS[0].run(small(), there["onnxruntime"].python)
     assert made.outputs.shape == (200, 10) and (made.outputs.argmax(1) == small().labels).mean() > 0.98
     assert made.seconds > 0 and 8_000 < made.bytes < 20_000
+
+
+def test_another_python_is_asked_what_it_has(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$2" in --versions) echo \'{"nncf": "9.9"}\';; *) echo "RuntimeError: no" >&2; exit 1;; esac\n'
+    )
+    python.chmod(0o755)
+    found = installed([python])
+    assert found["nncf"].python == str(python) and found["nncf"].version == "9.9"
+    contender = next(one for one in CONTENDERS if one.package == "nncf")
+    with pytest.raises(Error, match="no") as caught:
+        contender.run(small(), str(python))
+    assert caught.value.why == "RuntimeError: no"
+    with pytest.raises(Error, match="did not run"):
+        installed([tmp_path / "nothing"])
+
+
+def test_a_channels_last_model_is_turned():
+    path = Path(os.environ.get("HWQ_SHARED", "")) / "models"
+    network = wide_image_classification(path)
+    if network is None:
+        pytest.skip("HWQ_SHARED names the real models")
+    original = hwq.load(str(path / "ic" / "pretrainedResnet_large_float.tflite"))
+    few = network.images[:3]
+    np.testing.assert_allclose(
+        hwq.execute(network.graph, few), hwq.execute(original, few.transpose(0, 2, 3, 1)), atol=1e-5
+    )
 
 
 def test_bytes_count_four_bits_as_half():

@@ -96,6 +96,14 @@ def validate(
             help="Measurement files (accuracy: real models); default: $HWQ_SHARED/validation, $HWQ_SHARED/models.",
         ),
     ] = None,
+    peer_python: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--peer-python",
+            metavar="PYTHON",
+            help="accuracy: another Python whose toolkits run too (NNCF, torchao, AIMET); may be repeated.",
+        ),
+    ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one line a row.")] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -105,7 +113,7 @@ def validate(
     accuracy: quantization methods on real networks instead, beside the other toolkits that are installed; minutes.
     """
     if family == "accuracy":
-        _validate_accuracy(data, csv, overwrite, json)
+        _validate_accuracy(data, peer_python or [], csv, overwrite, json)
         return
     from hwq.files import write_atomically
     from hwq.names import rich_name
@@ -147,12 +155,12 @@ def validate(
     emit("validate", result, show, json)
 
 
-def _validate_accuracy(data: Path | None, csv: Path | None, overwrite: bool, json: bool) -> None:
+def _validate_accuracy(data: Path | None, pythons: list[Path], csv: Path | None, overwrite: bool, json: bool) -> None:
     from hwq.files import write_atomically
     from hwq.names import rich_name
     from hwq.validation.accuracy import measure
 
-    board = measure(data, progress=lambda what: typer.echo(what, err=True))
+    board = measure(data, pythons=pythons, progress=lambda what: typer.echo(what, err=True))
     if csv is not None:
         with write_atomically(csv, overwrite=overwrite, mode="w") as stream:
             stream.write(board.to_csv())

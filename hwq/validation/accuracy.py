@@ -12,7 +12,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from hwq.errors import Error
 from hwq.files import PathLike
 from hwq.graph import Array, Graph
 from hwq.names import csv_cell
-from hwq.validation.contenders import CONTENDERS, stored_bytes
+from hwq.validation.contenders import CONTENDERS, Contender, Installed, installed, stored_bytes
 from hwq.validation.methods import METHODS, Method
 from hwq.validation.networks import NETWORKS, Network
+from hwq.validation.toolkits import PACKAGES
 
 __all__ = ["AccuracyBoard", "AccuracyRow", "cpu_flags", "measure"]
 
@@ -72,7 +73,7 @@ class AccuracyRow:
     seconds : float
         Processor time of calibration and quantization, this method alone.
     bytes : int
-        Constants as stored.
+        Constants as stored; 0 where a toolkit only simulates.
     held_back_kl : float or None
         Of a candidate made from three quarters of the calibration samples, on the last quarter.
     chosen : bool
@@ -145,6 +146,8 @@ def measure(
     *,
     methods: Iterable[Method] = METHODS,
     contend: bool = True,
+    pythons: Sequence[PathLike] = (),
+    networks: Iterable[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AccuracyBoard:
     """Score methods on every network that is there.
@@ -156,25 +159,32 @@ def measure(
     methods : iterable of Method
     contend : bool
         Also run the toolkits that are installed.
+    pythons : sequence of paths
+        Other Pythons, whose toolkits run too (`hwq.validation.contenders`).
+    networks : iterable of str, optional
+        Names of those to score; default all.
     progress : callable, optional
         Told each method before it runs.
 
     Raises
     ------
     Error
-        The folder does not exist.
+        The folder does not exist, or one of `pythons` does not run.
     """
     where = _folder(folder)
     rows: list[AccuracyRow] = []
     protocols: dict[str, str] = {}
-    listed = tuple(methods)
-    absent = {one.name: one.package for one in CONTENDERS if contend and one.version is None}
+    listed, wanted = tuple(methods), None if networks is None else set(networks)
+    there = installed(pythons) if contend else {}
+    missing = [f"{package}: not installed" for package in PACKAGES if contend and package not in there]
     for find in NETWORKS:
         network = find(where)
-        if network is None:
+        if network is None or (wanted is not None and network.name not in wanted):
             continue
         protocols[network.name] = network.protocol
-        rows += _Scorer(network, progress).run(listed, contend)
+        scorer = _Scorer(network, progress)
+        rows += scorer.run(listed, there)
+        missing += scorer.failed
     machine = {
         "cpu": platform.processor() or platform.machine(),
         "flags": cpu_flags(),
@@ -182,8 +192,7 @@ def measure(
         "hwq": hwq.__version__,
         "numpy": np.__version__,
     }
-    missing = tuple(f"{name}: {package} is not installed" for name, package in absent.items())
-    return AccuracyBoard(tuple(rows), protocols, machine, missing)
+    return AccuracyBoard(tuple(rows), protocols, machine, tuple(missing))
 
 
 def _folder(folder: PathLike | None) -> Path | None:
@@ -199,13 +208,14 @@ def _folder(folder: PathLike | None) -> Path | None:
 class _Scorer:
     def __init__(self, network: Network, progress: Callable[[str], None] | None):
         self.network, self.progress = network, progress
+        self.failed: list[str] = []
         self.wanted = _outputs(network.graph, network.images)
         self.correct = self.wanted.argmax(axis=-1) == network.labels
         held = np.arange(len(network.calibration)) % HELD == HELD - 1
         self.kept, self.held = network.calibration[~held], network.calibration[held]
         self.held_wanted = _outputs(network.graph, self.held)
 
-    def run(self, methods: tuple[Method, ...], contend: bool) -> list[AccuracyRow]:
+    def run(self, methods: tuple[Method, ...], there: Mapping[str, Installed]) -> list[AccuracyRow]:
         rows = [self._row("float32", "", "hwq", self.wanted, 0.0, stored_bytes(self.network.graph))]
         for group in dict.fromkeys(method.group for method in methods):
             inside = [method for method in methods if method.group == group]
@@ -213,13 +223,19 @@ class _Scorer:
             best = min(held, key=lambda name: held[name]) if held else None
             rows += [self._made(method, held.get(method.name), method.name == best) for method in inside]
             for contender in CONTENDERS:
-                version = contender.version if contend and contender.group == group else None
-                if version is not None:
-                    self._tell(contender.name)
-                    made = contender.run(self.network)
-                    by = f"{contender.package} {version}"
-                    rows.append(self._row(group, contender.name, by, made.outputs, made.seconds, made.bytes))
+                if contender.group == group and contender.package in there:
+                    rows += self._contended(contender, there[contender.package])
         return rows
+
+    def _contended(self, contender: Contender, found: Installed) -> list[AccuracyRow]:
+        self._tell(contender.name)
+        try:
+            made = contender.run(self.network, found.python)
+        except Error as error:
+            self.failed.append(f"{contender.name} on {self.network.name}: {error.why}")
+            return []
+        by = f"{contender.package} {found.version}"
+        return [self._row(contender.group, contender.name, by, made.outputs, made.seconds, made.bytes or 0)]
 
     def _tell(self, name: str) -> None:
         if self.progress is not None:

@@ -1,19 +1,17 @@
-"""Other people's quantization on the same model and samples, where it is installed; all run in onnxruntime.
+"""Other people's quantization on the same model and samples, each in a process of whichever Python has the toolkit.
 
-Its integer products are exact: ``session.x64quantprecision=1`` (on a CPU with VNNI they are anyway). Each contender writes
-an ONNX file; its bytes of parameters are counted as hwq's own.
+`hwq.validation.toolkits` is the script that runs there. Toolkits whose requirements hwq's own environment cannot meet are
+measured in the same run by naming their Python. Bytes of parameters are counted as hwq's own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.metadata
-import io
-import logging
+import json
+import os
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,60 +19,95 @@ from typing import Any
 import numpy as np
 
 import hwq
+from hwq.errors import Error
+from hwq.files import PathLike
 from hwq.graph import Array
 from hwq.validation.networks import Network
+from hwq.validation.toolkits import METHODS, PACKAGES
 
-__all__ = ["CONTENDERS", "Contender", "Made", "stored_bytes"]
+__all__ = ["CONTENDERS", "Contender", "Installed", "Made", "installed", "stored_bytes"]
+
+SCRIPT = Path(__file__).with_name("toolkits.py")
+# Seconds after which a toolkit's process is given up: fifteen minutes, on a busy machine too.
+LIMIT = 900.0
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Outputs on the scored samples, seconds of processor time that quantizing took, bytes of stored constants."""
+    """Outputs on the scored samples, seconds of processor time that quantizing took, bytes of stored constants or None."""
 
     outputs: Array
     seconds: float
-    bytes: int
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A toolkit's version, and the Python that can import it."""
+
+    python: str
+    version: str
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A toolkit's method: `make` writes the quantized file at its second argument."""
+    """A toolkit's method, by its name in `hwq.validation.toolkits`."""
 
     name: str
     group: str
-    package: str
-    make: Callable[[Network, Path], None]
 
     @property
-    def version(self) -> str | None:
-        """The installed package's version; None where it cannot be imported."""
-        try:
-            importlib.import_module(self.package.replace("-", "_"))
-            return importlib.metadata.version(self.package)
-        except Exception:  # a broken installation is an absent one
-            return None
+    def package(self) -> str:
+        """The toolkit."""
+        return METHODS[self.name][0]
 
-    def run(self, network: Network) -> Made:
-        """Quantize, then run the scored samples in one thread."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "quantized.onnx"
-            begun = time.process_time()
-            with _quiet():
-                self.make(network, path)
-            seconds = time.process_time() - begun
-            return Made(_outputs(path, network), seconds, stored_bytes(hwq.load(str(path))))
+    def run(self, network: Network, python: str) -> Made:
+        """Quantize and run the scored samples in one thread of another process.
+
+        Raises
+        ------
+        Error
+            The toolkit fails on this model; its own last line says why.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            hwq.export(network.graph, folder / "model.onnx")
+            np.save(folder / "calibration.npy", network.calibration)
+            np.save(folder / "images.npy", network.images)
+            said = _answer(python, self.name, name)
+            written = folder / "quantized.onnx"
+            size = said["bytes"]
+            if size is None and written.is_file():
+                size = stored_bytes(hwq.load(str(written)))
+            return Made(np.load(folder / "outputs.npy"), float(said["seconds"]), size)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Other people's progress and advice stay off standard output, which may carry JSON."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def installed(pythons: Sequence[PathLike] = ()) -> dict[str, Installed]:
+    """The toolkits that this Python or one of the given ones can import; the first that can is taken.
+
+    Raises
+    ------
+    Error
+        One of the given programs is no Python.
+    """
+    found: dict[str, Installed] = {}
+    for python in (sys.executable, *map(str, pythons)):
+        for package, version in _answer(python, "--versions").items():
+            found.setdefault(package, Installed(python, version))
+    return {package: found[package] for package in PACKAGES if package in found}
+
+
+def _answer(python: str, *words: str) -> Mapping[str, Any]:
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [python, str(SCRIPT), *words]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(disabled)
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **one}, timeout=LIMIT)
+        if done.returncode == 0:
+            return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+        why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        why = str(error)
+    raise Error("another toolkit did not run", where=f"{python}: {' '.join(words[:1])}", why=why[:300])
 
 
 def stored_bytes(graph: hwq.Graph) -> int:
@@ -82,64 +115,13 @@ def stored_bytes(graph: hwq.Graph) -> int:
     return sum(one.bytes for one in graph.tensors.values() if one.constant and one.name in graph.consumers)
 
 
-def _outputs(path: Path, network: Network) -> Array:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    # Dynamic ranges cover the whole batch, so one sample at a time is what the method means.
-    parts = [session.run(None, {name: network.images[i : i + 1]})[0] for i in range(len(network.images))]
-    return np.concatenate(parts)
-
-
-def _static(method: str) -> Callable[[Network, Path], None]:
-    def make(network: Network, path: Path) -> None:
-        from onnxruntime import quantization as tool
-
-        class Reader(tool.CalibrationDataReader):  # type: ignore[misc]
-            def __init__(self) -> None:
-                self.rest: Iterator[dict[str, Array]] = iter(
-                    [{network.graph.inputs[0]: network.calibration[i : i + 1]} for i in range(len(network.calibration))]
-                )
-
-            def get_next(self) -> dict[str, Array] | None:
-                return next(self.rest, None)
-
-        extra: dict[str, Any] = {"CalibPercentile": 99.99} if method == "Percentile" else {}
-        tool.quantize_static(
-            str(network.path), str(path), Reader(), quant_format=tool.QuantFormat.QDQ, per_channel=True,
-            activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
-            calibrate_method=tool.CalibrationMethod[method], extra_options=extra,
-        )  # fmt: skip
-
-    return make
-
-
-def _dynamic(network: Network, path: Path) -> None:
-    from onnxruntime import quantization as tool
-
-    # Its dynamic convolution takes uint8 weights only.
-    tool.quantize_dynamic(str(network.path), str(path), weight_type=tool.QuantType.QUInt8)
-
-
-def _nncf(network: Network, path: Path) -> None:
-    import onnx
-
-    nncf: Any = importlib.import_module("nncf")
-
-    name = network.graph.inputs[0]
-    data = nncf.Dataset(list(network.calibration), lambda one: {name: one[None]})
-    onnx.save(nncf.quantize(onnx.load(str(network.path)), data, subset_size=len(network.calibration)), str(path))
-
-
 CONTENDERS = (
-    Contender("onnxruntime min-max", "W8A8 static", "onnxruntime", _static("MinMax")),
-    Contender("onnxruntime entropy", "W8A8 static", "onnxruntime", _static("Entropy")),
-    Contender("onnxruntime percentile 99.99", "W8A8 static", "onnxruntime", _static("Percentile")),
-    Contender("NNCF", "W8A8 static", "nncf", _nncf),
-    Contender("onnxruntime dynamic", "W8 dynamic", "onnxruntime", _dynamic),
-)
+    *(Contender(f"onnxruntime {name}", "W8A8 static") for name in ("min-max", "entropy", "percentile 99.99")),
+    *(Contender(f"NNCF, {name} bias correction", "W8A8 static") for name in ("fast", "full")),
+    Contender("torchao PT2E static", "W8A8 static"),
+    *(Contender(f"AIMET {name}", "W8A8 static") for name in ("min-max", "tf-enhanced")),
+    *(Contender(name, "W8 dynamic") for name in ("onnxruntime dynamic", "torchao PT2E dynamic")),
+    *(Contender(name, "W4A8") for name in (
+        "onnxruntime W4, min-max", "AIMET W4, seq-MSE", "AIMET W4, AdaRound",
+    )),
+)  # fmt: skip
