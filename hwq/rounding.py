@@ -81,23 +81,24 @@ def gptq(weights: Floats, scale: Floats, zero: Floats, low: int, high: int, quad
     Columns go in the order of falling H_kk. `scale` and `zero` broadcast to (channels, K): groups are fixed before.
     """
     order, factor = quadratic.order, quadratic.factor
-    left = weights[:, order].copy()
-    steps, zeros = (np.broadcast_to(one, weights.shape)[:, order] for one in (scale, zero))
+    # Columns lead, so that each step reads and writes whole rows of memory.
+    left = np.ascontiguousarray(weights.T[order])
+    steps, zeros = (np.broadcast_to(one, weights.shape).T for one in (scale, zero))
     stored = np.empty_like(left)
-    for start in range(0, left.shape[1], BLOCK):
-        stop = min(start + BLOCK, left.shape[1])
-        handed = np.zeros((len(left), stop - start))
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        handed = np.zeros((stop - start, left.shape[1]))
         for column in range(start, stop):
-            step, point = steps[:, column], zeros[:, column]
-            stored[:, column] = np.clip(np.rint(left[:, column] / step) + point, low, high)
-            row = factor[..., column, column:stop]
-            off = (left[:, column] - (stored[:, column] - point) * step) / row[..., 0]
-            left[:, column:stop] -= off[:, None] * row
-            handed[:, column - start] = off
+            step, point = steps[order[column]], zeros[order[column]]
+            stored[column] = np.clip(np.rint(left[column] / step) + point, low, high)
+            row = np.moveaxis(factor[..., column, column:stop], -1, 0)
+            off = (left[column] - (stored[column] - point) * step) / row[0]
+            left[column:stop] -= (row[:, None] if quadratic.shared else row) * off
+            handed[column - start] = off
         rest = factor[..., start:stop, stop:]
-        left[:, stop:] -= handed @ rest if quadratic.shared else np.einsum("cb,cbk->ck", handed, rest)
-    made = np.empty_like(stored)
-    made[:, order] = stored
+        left[stop:] -= rest.T @ handed if quadratic.shared else np.einsum("bc,cbk->kc", handed, rest)
+    made = np.empty(weights.shape)
+    made[:, order] = stored.T
     return made
 
 

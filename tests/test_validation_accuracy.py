@@ -16,7 +16,7 @@ import hwq
 from hwq.cli import app
 from hwq.errors import Error
 from hwq.validation import accuracy, validate
-from hwq.validation.contenders import CONTENDERS, installed, stored_bytes
+from hwq.validation.contenders import contend, installed, stored_bytes
 from hwq.validation.methods import METHODS
 from hwq.validation.networks import digits, wide_image_classification
 
@@ -37,7 +37,7 @@ def small(_folder=None):
 def board():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accuracy, "NETWORKS", (small,))
-        return accuracy.measure(methods=FEW, contend=False)
+        return accuracy.measure(methods=FEW, toolkits=False)
 
 
 def test_rows_are_what_their_words_say(board):
@@ -70,7 +70,7 @@ def test_the_choice_sees_no_scored_sample(monkeypatch, board):
     network = small()
     shuffled = dataclasses.replace(network, images=network.images[::-1] * 0.5, labels=network.labels[::-1])
     monkeypatch.setattr(accuracy, "NETWORKS", (lambda _folder: shuffled,))
-    again = accuracy.measure(methods=FEW, contend=False)
+    again = accuracy.measure(methods=FEW, toolkits=False)
     assert [(one.held_back_kl, one.chosen) for one in again.rows] == [
         (one.held_back_kl, one.chosen) for one in board.rows
     ]
@@ -81,23 +81,23 @@ def test_onnxruntime_is_measured_in_the_same_run():
     there = installed()
     if "onnxruntime" not in there:
         pytest.skip("onnxruntime is not installed")
-    made = CONTENDERS[0].run(small(), there["onnxruntime"].python)
+    name = "onnxruntime min-max"
+    made = contend(small(), there["onnxruntime"].python, [name])[name]
     assert made.outputs.shape == (200, 10) and (made.outputs.argmax(1) == small().labels).mean() > 0.98
     assert made.seconds > 0 and 8_000 < made.bytes < 20_000
 
 
 def test_another_python_is_asked_what_it_has(tmp_path):
     python = tmp_path / "python"
-    python.write_text(
-        '#!/bin/sh\ncase "$2" in --versions) echo \'{"nncf": "9.9"}\';; *) echo "RuntimeError: no" >&2; exit 1;; esac\n'
-    )
+    said = {"--versions": {"nncf": "9.9"}, "*": {"error": "RuntimeError: no"}}
+    cases = ";; ".join(f"{word}) echo '{json.dumps(answer)}'" for word, answer in said.items())
+    python.write_text(f'#!/bin/sh\ncase "$2" in {cases};; esac\n')
     python.chmod(0o755)
     found = installed([python])
-    assert found["nncf"].python == str(python) and found["nncf"].version == "9.9"
-    contender = next(one for one in CONTENDERS if one.package == "nncf")
-    with pytest.raises(Error, match="no") as caught:
-        contender.run(small(), str(python))
-    assert caught.value.why == "RuntimeError: no"
+    assert (found["nncf"].python, found["nncf"].version) == (str(python), "9.9")
+    assert contend(small(), str(python), ["NNCF, fast bias correction"]) == {
+        "NNCF, fast bias correction": "RuntimeError: no"
+    }
     with pytest.raises(Error, match="did not run"):
         installed([tmp_path / "nothing"])
 

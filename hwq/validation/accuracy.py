@@ -27,7 +27,7 @@ from hwq.errors import Error
 from hwq.files import PathLike
 from hwq.graph import Array, Graph
 from hwq.names import csv_cell
-from hwq.validation.contenders import CONTENDERS, Contender, Installed, installed, stored_bytes
+from hwq.validation.contenders import CONTENDERS, Contender, Installed, contend, installed, stored_bytes
 from hwq.validation.methods import METHODS, Method
 from hwq.validation.networks import NETWORKS, Network
 from hwq.validation.toolkits import PACKAGES
@@ -145,7 +145,7 @@ def measure(
     folder: PathLike | None = None,
     *,
     methods: Iterable[Method] = METHODS,
-    contend: bool = True,
+    toolkits: bool = True,
     pythons: Sequence[PathLike] = (),
     networks: Iterable[str] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -157,7 +157,7 @@ def measure(
     folder : path, optional
         Of real models; default ``$HWQ_SHARED/models``. Without it the package's digits network is scored alone.
     methods : iterable of Method
-    contend : bool
+    toolkits : bool
         Also run the toolkits that are installed.
     pythons : sequence of paths
         Other Pythons, whose toolkits run too (`hwq.validation.contenders`).
@@ -175,8 +175,8 @@ def measure(
     rows: list[AccuracyRow] = []
     protocols: dict[str, str] = {}
     listed, wanted = tuple(methods), None if networks is None else set(networks)
-    there = installed(pythons) if contend else {}
-    missing = [f"{package}: not installed" for package in PACKAGES if contend and package not in there]
+    there = installed(pythons) if toolkits else {}
+    missing = [f"{package}: not installed" for package in PACKAGES if toolkits and package not in there]
     for find in NETWORKS:
         network = find(where)
         if network is None or (wanted is not None and network.name not in wanted):
@@ -216,26 +216,32 @@ class _Scorer:
         self.held_wanted = _outputs(network.graph, self.held)
 
     def run(self, methods: tuple[Method, ...], there: Mapping[str, Installed]) -> list[AccuracyRow]:
+        groups = {method.group for method in methods}
+        others = self._contended([one for one in CONTENDERS if one.group in groups], there)
         rows = [self._row("float32", "", "hwq", self.wanted, 0.0, stored_bytes(self.network.graph))]
         for group in dict.fromkeys(method.group for method in methods):
-            inside = [method for method in methods if method.group == group]
+            brief = self.network.brief
+            inside = [one for one in methods if one.group == group and (one.candidate or not brief)]
             held = {method.name: self._held_back(method) for method in inside if method.candidate}
             best = min(held, key=lambda name: held[name]) if held else None
             rows += [self._made(method, held.get(method.name), method.name == best) for method in inside]
-            for contender in CONTENDERS:
-                if contender.group == group and contender.package in there:
-                    rows += self._contended(contender, there[contender.package])
+            rows += [others[one.name] for one in CONTENDERS if one.group == group and one.name in others]
         return rows
 
-    def _contended(self, contender: Contender, found: Installed) -> list[AccuracyRow]:
-        self._tell(contender.name)
-        try:
-            made = contender.run(self.network, found.python)
-        except Error as error:
-            self.failed.append(f"{contender.name} on {self.network.name}: {error.why}")
-            return []
-        by = f"{contender.package} {found.version}"
-        return [self._row(contender.group, contender.name, by, made.outputs, made.seconds, made.bytes or 0)]
+    def _contended(self, wanted: list[Contender], there: Mapping[str, Installed]) -> dict[str, AccuracyRow]:
+        rows: dict[str, AccuracyRow] = {}
+        for package, found in there.items():
+            mine = {one.name: one for one in wanted if one.package == package}
+            if not mine:
+                continue
+            self._tell(package)
+            for name, made in contend(self.network, found.python, list(mine)).items():
+                if isinstance(made, str):
+                    self.failed.append(f"{name} on {self.network.name}: {made}")
+                    continue
+                by = f"{package} {found.version}"
+                rows[name] = self._row(mine[name].group, name, by, made.outputs, made.seconds, made.bytes or 0)
+        return rows
 
     def _tell(self, name: str) -> None:
         if self.progress is not None:

@@ -37,6 +37,8 @@ class Network:
     labels : int array
         Of `images`.
     protocol : str
+    brief : bool
+        The network is large: only the candidates of each group are scored.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Network:
     images: Array
     labels: Array
     protocol: str
+    brief: bool = False
 
 
 def digits(_folder: Path | None) -> Network | None:
@@ -78,10 +81,10 @@ def image_classification(folder: Path | None) -> Network | None:
 
 def wide_image_classification(folder: Path | None) -> Network | None:
     """The wider ResNet that lies beside it, float TFLite."""
-    return _cifar(folder, "wide ResNet", "ic/pretrainedResnet_large_float.tflite", 20)
+    return _cifar(folder, "wide ResNet", "ic/pretrainedResnet_large_float.tflite", 50, brief=True)
 
 
-def _cifar(folder: Path | None, name: str, model: str, every: int) -> Network | None:
+def _cifar(folder: Path | None, name: str, model: str, every: int, brief: bool = False) -> Network | None:
     path, train = _files(folder, model, "ic/cifar10_train3000.npz")
     _, test = _files(folder, model, "ic/cifar10_test1017.npz")
     if path is None or train is None or test is None:
@@ -92,7 +95,7 @@ def _cifar(folder: Path | None, name: str, model: str, every: int) -> Network | 
     count = -(-len(images[0]) // every)
     return Network(
         name, channels_first(graph), np.ascontiguousarray(images[0][::every]), images[1], second["y"],
-        f"every {every}th of {len(images[0])} training images calibrates ({count}), {len(images[1])} test images are scored",
+        f"every {every}th of {len(images[0])} training images calibrates ({count}), {len(images[1])} test images are scored", brief,
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """Other people's quantization of one ONNX model: a script for whichever Python has the toolkit; it needs nothing of hwq.
 
-    PYTHON toolkits.py --versions       the toolkits that this Python can import, as one line of JSON
-    PYTHON toolkits.py NAME FOLDER      quantize FOLDER/model.onnx by the method NAME, run it, one line of JSON
+    PYTHON toolkits.py --versions          the toolkits that this Python has, as one line of JSON
+    PYTHON toolkits.py FOLDER NAME ...     quantize FOLDER/model.onnx by each method and run it, a line of JSON for each
 
-FOLDER holds calibration.npy and images.npy. Written beside them: outputs.npy, and quantized.onnx where the toolkit makes a
-file, which onnxruntime then runs with exact integer products (``session.x64quantprecision=1``; on a CPU with VNNI they are
+FOLDER holds calibration.npy and images.npy. Written for the n-th method: n.npy, its outputs, and n.onnx where the toolkit
+makes a file, which onnxruntime then runs with exact integer products (``session.x64quantprecision=1``; on a CPU with VNNI they are
 anyway). AIMET and torchao run their own simulation in float. One thread everywhere.
 """
 
@@ -34,8 +34,8 @@ ADAROUND_ITERATIONS = 1500
 class Job:
     """One model with its samples; a method fills `outputs`, or writes `quantized`."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.model, self.quantized = folder, folder / "model.onnx", folder / "quantized.onnx"
+    def __init__(self, folder: Path, number: int):
+        self.model, self.quantized = folder / "model.onnx", folder / f"{number}.onnx"
         self.calibration = np.load(folder / "calibration.npy")
         self.images = np.load(folder / "images.npy")
         self.outputs: Any = None
@@ -187,11 +187,10 @@ METHODS: dict[str, tuple[str, Callable[[Job], None]]] = {
 
 
 def versions() -> dict[str, str]:
-    """Version of each toolkit that can be imported here; a broken installation is an absent one."""
+    """Version of each toolkit that is installed here."""
     found = {}
     for package in PACKAGES:
-        with contextlib.suppress(Exception):
-            importlib.import_module(package)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package.replace("_", "-"))
     return found
 
@@ -205,22 +204,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    """See the module."""
-    with _quiet():
-        made: dict[str, Any] = {}
-        if sys.argv[1] == "--versions":
-            made = dict(versions())
-        else:
-            job = Job(Path(sys.argv[2]))
+def measure(folder: Path, number: int, name: str) -> dict[str, Any]:
+    """Quantize and run; seconds of processor time and bytes of parameters (None: those of the file), or what went wrong."""
+    try:
+        with _quiet():
+            job = Job(folder, number)
             begun = time.process_time()
-            METHODS[sys.argv[1]][1](job)
+            METHODS[name][1](job)
             seconds = time.process_time() - begun if job.seconds is None else job.seconds
             if job.outputs is None:
                 job.outputs = _run(_session(job.quantized), job.images, job.step)
-            np.save(job.folder / "outputs.npy", np.asarray(job.outputs, np.float32))
-            made = {"seconds": seconds, "bytes": job.bytes}
-    print(json.dumps(made))
+        np.save(folder / f"{number}.npy", np.asarray(job.outputs, np.float32))
+    except Exception as error:  # whatever the toolkit raises is its answer
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+    return {"seconds": seconds, "bytes": job.bytes}
+
+
+def main() -> None:
+    """See the module."""
+    if sys.argv[1] == "--versions":
+        print(json.dumps(versions()))
+        return
+    for number, name in enumerate(sys.argv[2:]):
+        print(json.dumps(measure(Path(sys.argv[1]), number, name)), flush=True)
 
 
 if __name__ == "__main__":
