@@ -149,3 +149,22 @@ def test_shares_beyond_the_type_leave_softmax_as_onnxruntime_s(dtype: str, colum
         x = np.random.default_rng(0).integers(info.min, info.max + 1, (40, columns)).astype(dtype)
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         np.testing.assert_array_equal(hwq.execute(read(data), x, "ort"), session.run(None, {"q": x})[0])
+
+
+def test_kinds_with_a_rate_have_bounds() -> None:
+    from hwq.verification import Case, Verification
+
+    def passed(**changes: float) -> bool:
+        case = dataclasses.replace(Case("SOFTMAX float32", 1000, 70, True, "", 3.0, 0.1, 4.0), **changes)
+        return Verification("litert-xnnpack", "LiteRT", "2", "run", (Case("ADD int8", 10, 0), case)).passed
+
+    assert passed() and not passed(differing=101) and not passed(distance=5.0) and not passed(rate_only=False)
+
+
+def test_a_rate_beyond_its_bound_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from hwq.verification import Bound, litert_dialects, tflite_models
+
+    draw = tflite_models.FLOATS["TANH float32"][0]
+    case = litert_dialects._compare("TANH float32", draw, 1, "litert-xnnpack", Bound(0.0001, 8))
+    assert case.values >= 20_000 and case.differing and 0 < case.distance < 8 and not case.passed

@@ -14,6 +14,8 @@ from hwq.cli.console import emit, guarded, progress, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hwq.verification import Case
+
 __all__ = ["DEMO", "VERBS", "attach"]
 
 
@@ -132,6 +134,11 @@ def report(
     emit("report", {"file": str(out)}, lambda console: console.print(f"wrote {out}", markup=False), json)
 
 
+def _bound(case: Case) -> str:
+    """What a kind with a rate may differ by, and by how much it does."""
+    return f"allowed {case.allowed_share:.2g} by {case.allowed_distance:g} ulp: {case.distance:.2g}"
+
+
 def _verify(name: str, values: int, json: bool) -> None:
     from hwq.dialect import find
     from hwq.errors import Error
@@ -149,7 +156,7 @@ def _verify(name: str, values: int, json: bool) -> None:
         console.print(f"{name}: {made.runtime} {made.version} ({made.command})", markup=False)
         drawn = table("", "case", "values", "differing", "")
         for case in made.cases:
-            note = case.failure or ("rate only" if case.rate_only else "")
+            note = case.failure or (_bound(case) if case.rate_only else "")
             drawn.add_row(case.name, f"{case.values:,}", f"{case.differing:,}", note)
         console.print(drawn)
         console.print(

@@ -17,6 +17,7 @@ from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops.tflite_arithmetic import power_of_two, rescaled_sum
 from hwq.ops.tflite_base import Call, activation_range, by_default, clamp
+from hwq.ops.tflite_xnnpack_sums import reduce as reduce_floats
 
 __all__: list[str] = []
 
@@ -128,6 +129,8 @@ def leaky_relu(call: Call) -> Array | None:
 @by_default("MEAN", "SUM")
 def reduce(call: Call) -> Array | None:
     """The 8-bit mean or sum: ``rint(f32(sum of q) * s + bias)``; the bias holds both zero points, so ties depend on them."""
+    if call.dtype(0) == "float32":
+        return reduce_floats(call)
     if not _bytes(call, 0):
         return None
     x, f32 = call.wide(0), np.float32

@@ -18,6 +18,9 @@ from hwq.ops.tflite_base import Call, by_default, clamp_float
 
 __all__: list[str] = []
 
+# Most taps of XNNPACK's depthwise kernels.
+DEPTHWISE_TAPS = 25
+
 
 def _chain(rows: Array, columns: Array, start: Array | None) -> Array:
     """``start + rows @ columns`` in one chain of fused multiply-adds."""
@@ -70,6 +73,8 @@ def product(call: Call) -> Array | None:
         shape = (*x.shape[:-1], weight.shape[0]) if call.attribute("keep_dims", False) else made.shape
         return clamp_float(call.node, made.reshape(shape))
     windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
+    if weight.shape[3] == 1 and len(weight) == x.shape[3] and weight[0].size <= DEPTHWISE_TAPS:
+        return clamp_float(call.node, _by_taps(x, np.moveaxis(weight, 0, 3)[..., 0, :], windows, bias, columns=True))
     return clamp_float(call.node, _convolve(x, weight, windows, bias))
 
 
@@ -95,15 +100,20 @@ def _convolve(x: Array, weight: Array, windows: spatial.Windows, bias: Array | N
 
 @by_default("TRANSPOSE_CONV")
 def transposed(call: Call) -> Array | None:
-    """float32 only: the chain runs over the taps in order; where no input meets a tap, a zero does and adds nothing."""
+    """float32 only: the chain runs over the taps in order; where no input meets a tap, a zero does and adds nothing.
+
+    SAME padding with a stride beyond the filter XNNPACK refuses: `_scattered`.
+    """
     if call.dtype(2) != "float32" or call.dtype(1) != "float32":
         return None
     x, weight, strides = call.array(2), call.array(1), call.attribute("strides")
     height, width = (int(dim) for dim in call.array(0)[1:3])
     kernel = weight.shape[1:3]
     starts = sums.transposed_begin((height, width), kernel, strides, call.attribute("padding"))
-    if not x.size or any(start >= taps for start, taps in zip(starts, kernel, strict=True)):
+    if not x.size:
         return None
+    if call.attribute("padding") == "SAME" and any(a > taps for a, taps in zip(strides, kernel, strict=True)):
+        return _scattered(call, x, weight, (height, width))
     spread = np.zeros(
         (x.shape[0], *(extent * step for extent, step in zip(x.shape[1:3], strides, strict=True)), x.shape[3]),
         np.float32,
@@ -122,6 +132,29 @@ def transposed(call: Call) -> Array | None:
     for image in range(len(x)):
         made[image] = _chain(rows[image].reshape(height * width, -1), filters, bias).reshape(height, width, -1)
     return clamp_float(call.node, made)
+
+
+def _scattered(call: Call, x: Array, weight: Array, space: tuple[int, int]) -> Array:
+    """LiteRT's optimised kernel: a sum over the channels for each tap, added input by input, then the bias.
+
+    Whole vectors of 8 (tap, filter) columns add in order; what is left over Eigen adds otherwise, which is not reproduced.
+    """
+    filters, height, width, depth = weight.shape
+    columns = weight.reshape(filters, height * width, depth).transpose(1, 0, 2).reshape(-1, depth)
+    parts = sums.multiply(x.reshape(-1, depth), columns).reshape(*x.shape[:3], height * width * filters)
+    picks = np.eye(height * width * filters, dtype=np.float32).reshape(height, width, filters, -1).transpose(2, 0, 1, 3)
+    made = sums.transposed(parts, picks, space, call.attribute("strides"), call.attribute("padding"))
+    return clamp_float(call.node, made if not call.has(3) else (made + call.array(3)).astype(np.float32))
+
+
+@by_default("HARD_SWISH")
+def hard_swish(call: Call) -> Array | None:
+    """float32: ``clip(fma(x, 1/6, 1/2), 0, 1) * x``."""
+    if call.dtype(0) != "float32":
+        return None
+    x, f32 = call.array(0), np.float32
+    gate = numerics.fused_multiply_add(x, np.full_like(x, f32(1) / f32(6)), np.full_like(x, f32(0.5)))
+    return np.asarray(np.clip(gate, f32(0), f32(1)) * x, f32)
 
 
 @by_default("AVERAGE_POOL_2D")
@@ -157,7 +190,8 @@ def average(call: Call) -> Array | None:
 def depthwise(call: Call) -> Array | None:
     """float32: one fused multiply-add a tap, from the bias on; int8 weights: `_hybrid_depthwise`.
 
-    Taps go column by column; with several filters a channel XNNPACK makes it a convolution, which goes row by row.
+    Taps go column by column; with several filters a channel, or more than 25 taps, XNNPACK makes it a convolution, which goes
+    row by row.
     """
     if call.dtype(0) != "float32" or call.dtype(1) not in {"float32", "int8"}:
         return None
@@ -165,18 +199,23 @@ def depthwise(call: Call) -> Array | None:
     windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
     if call.hybrid:
         return _hybrid_depthwise(call, windows)
-    multiplier = weight.shape[3] // max(x.shape[3], 1)
-    image = np.repeat(np.moveaxis(x, 3, 1), multiplier, axis=1)
+    columns = weight.shape[3] == x.shape[3] and weight[..., 0].size <= DEPTHWISE_TAPS
+    return clamp_float(call.node, _by_taps(x, weight[0], windows, call.array(2) if call.has(2) else None, columns))
+
+
+def _by_taps(x: Array, weight: Array, windows: spatial.Windows, bias: Array | None, columns: bool) -> Array:
+    """One fused multiply-add a tap, from the bias on; weights are [height, width, channels]."""
+    image = np.repeat(np.moveaxis(x, 3, 1), weight.shape[2] // max(x.shape[3], 1), axis=1)
     padded = arithmetic.padded(image, windows.begin, windows.end, 0)
     view = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, windows.sizes)
-    made = np.zeros((x.shape[0], *windows.sizes, weight.shape[3]), np.float32)
-    if call.has(2):
-        made += call.array(2)
+    made = np.zeros((x.shape[0], *windows.sizes, weight.shape[2]), np.float32)
+    if bias is not None:
+        made += bias
     places = [(row, column) for row in range(windows.kernel[0]) for column in range(windows.kernel[1])]
-    for row, column in places if multiplier > 1 else sorted(places, key=lambda place: place[::-1]):
+    for row, column in sorted(places, key=lambda place: place[::-1]) if columns else places:
         taps = np.moveaxis(view[..., row, column], 1, 3)
-        made = numerics.fused_multiply_add(taps, np.broadcast_to(weight[0, row, column], taps.shape), made)
-    return clamp_float(call.node, made)
+        made = numerics.fused_multiply_add(taps, np.broadcast_to(weight[row, column], taps.shape), made)
+    return made
 
 
 def _hybrid_depthwise(call: Call, windows: spatial.Windows) -> Array:

@@ -6,18 +6,23 @@ runtime's own output. A dialect without a runtime here, or whose runtime compute
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hwq.dialect import find
 from hwq.errors import Error
+from hwq.graph import Array
 from hwq.progress import Progress
 
-__all__ = ["VALUES", "Case", "Verification", "verifiable", "verify"]
+__all__ = ["RATE_VALUES", "VALUES", "Bound", "Case", "Verification", "apart", "verifiable", "verify"]
 
-# Values compared in each case, at least, where the caller does not say.
+# Values compared in each case, at least, where the caller does not say; a rate needs so many to mean something.
 VALUES = 100_000
+RATE_VALUES = 20_000
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,13 @@ class Case:
     values, differing : int
         Output elements compared bit for bit, and how many differ.
     rate_only : bool
-        Its float order is the runtime's own: the rate is stated and no promise is made.
+        Its float order is the runtime's own: a rate and a distance are promised, not the bits.
     failure : str
         Why it could not be compared; empty where it was.
+    distance : float
+        Largest difference, in `apart`'s units.
+    allowed_share, allowed_distance : float
+        Bounds of a kind with a rate: values that may differ, of all, and how far.
     """
 
     name: str
@@ -40,6 +49,15 @@ class Case:
     differing: int
     rate_only: bool = False
     failure: str = ""
+    distance: float = 0.0
+    allowed_share: float = 0.0
+    allowed_distance: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was compared and is equal, or within its bounds."""
+        within = self.differing <= self.allowed_share * self.values and self.distance <= self.allowed_distance
+        return not self.failure and (within if self.rate_only else not self.differing)
 
 
 @dataclass(frozen=True)
@@ -72,10 +90,8 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every promised case was compared and equal."""
-        return bool(self.cases) and not any(
-            case.failure or (case.differing and not case.rate_only) for case in self.cases
-        )
+        """Whether every case was compared, and is equal or within its bounds."""
+        return bool(self.cases) and all(case.passed for case in self.cases)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -89,6 +105,31 @@ class Verification:
             "differing": self.differing,
             "cases": [vars(case) for case in self.cases],
         }
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a kind with a rate may differ by.
+
+    Attributes
+    ----------
+    share : float
+        Values that may differ, of all.
+    distance : float
+        How far, in `apart`'s units.
+    """
+
+    share: float
+    distance: float
+
+
+def apart(ours: Array, theirs: Array) -> float:
+    """The largest difference: steps of integers, of floats units in the last place of 1 or a larger output."""
+    if not theirs.size or ours.shape != theirs.shape:
+        return 0.0 if ours.shape == theirs.shape else math.inf
+    wide = [np.nan_to_num(values.astype(np.float64)) for values in (ours, theirs)]
+    unit = float(np.spacing(np.float32(max(np.abs(wide[1]).max(), 1)))) if theirs.dtype.kind == "f" else 1.0
+    return float(np.abs(wide[0] - wide[1]).max()) / unit
 
 
 Verifier = Callable[[str, int, Progress | None], Verification]

@@ -25,8 +25,8 @@ from hwq.execution import execute
 from hwq.graph import Array
 from hwq.importers.onnx import read
 from hwq.progress import Progress
-from hwq.verification import Case, Verification, Verifier, avx2, masked
-from hwq.verification.onnx_models import CASES, RATES, Builder, Draw
+from hwq.verification import RATE_VALUES, Case, Verification, Verifier, apart, avx2, masked
+from hwq.verification.onnx_models import BOUNDS, CASES, RATES, Builder, Draw
 from hwq.verification.unsigned import unsigned
 
 __all__ = [
@@ -95,6 +95,7 @@ def evaluator_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array], dialec
 
 
 def _compare(name: str, draw: Draw, values: int, dialect: str, rate_only: bool) -> Case:
+    values, distance = max(values, RATE_VALUES) if rate_only else values, 0.0
     outputs = evaluator_outputs if dialect == "onnx" else onnxruntime_outputs
     exact = dialect in EXACT and not avx2.has_vnni()
     compared = wrong = index = 0
@@ -104,9 +105,17 @@ def _compare(name: str, draw: Draw, values: int, dialect: str, rate_only: bool) 
             theirs = outputs(*(unsigned(model, feeds) if exact else (model, feeds)), dialect)
             ours = np.asarray(execute(read(model), feeds, dialect))
             compared, wrong, index = compared + theirs.size, wrong + differing(ours, theirs), index + 1
+            distance = max(distance, apart(ours, theirs))
     except Exception as error:  # whatever the runtime raises belongs to this case alone
         return Case(name, compared, wrong, rate_only, f"{type(error).__name__}: {str(error)[:300]}")
-    return Case(name, compared, wrong, rate_only)
+    return _case(name, compared, wrong, distance)
+
+
+def _case(name: str, compared: int, wrong: int, distance: float) -> Case:
+    bound = BOUNDS.get(name)
+    if bound is None:
+        return Case(name, compared, wrong, distance=distance)
+    return Case(name, compared, wrong, True, "", distance, bound.share, bound.distance)
 
 
 def _native(dialect: str, values: int, progress: Progress | None) -> Verification:
@@ -154,10 +163,11 @@ def _saturating(dialect: str, values: int, progress: Progress | None) -> Verific
             cases[name] = Case(name, before.values, before.differing, before.rate_only, str(made[f"{key}|failure"]))
             continue
         theirs = made[f"{key}|out|0"]
-        wrong = differing(np.asarray(execute(read(model), feeds, dialect)), theirs)
-        cases[name] = Case(
-            name, before.values + theirs.size, before.differing + wrong, before.rate_only, before.failure
-        )
+        if before.failure:
+            continue
+        ours = np.asarray(execute(read(model), feeds, dialect))
+        wrong, distance = before.differing + differing(ours, theirs), max(before.distance, apart(ours, theirs))
+        cases[name] = _case(name, before.values + theirs.size, wrong, distance)
         if progress is not None:
             progress(done, len(prepared), name)
     return Verification(dialect, "onnxruntime", version, command, tuple(cases.values()))

@@ -16,7 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CASES", "Builder", "Draw"]
+from hwq.verification import Bound
+
+__all__ = ["BOUNDS", "CASES", "RATES", "Builder", "Draw"]
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -425,11 +427,18 @@ def _table() -> dict[str, Draw]:
 
 
 CASES: Mapping[str, Draw] = MappingProxyType(_table())
-# Compared, and allowed to differ: their float order is the runtime's own.
+# Compared, and allowed to differ within bounds: their float order is the runtime's own.
 RATES: Mapping[str, Draw] = MappingProxyType(
     {
         "island LayerNormalization": _layer_normalization,
         "MatMulNBits 4 bits, one row": _matmul_nbits(4, 1),
         "MatMulNBits 8 bits": _matmul_nbits(8, 64),
+    }
+)
+BOUNDS: Mapping[str, Bound] = MappingProxyType(
+    {
+        "island LayerNormalization": Bound(0.0005, 1),
+        "MatMulNBits 4 bits, one row": Bound(1.0, 64),
+        "MatMulNBits 8 bits": Bound(0.5, 64),
     }
 )

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from hwq.graph import Array
+from hwq.verification import Bound
 from hwq.verification.tflite_builder import Builder, options
 
-__all__ = ["CASES", "FLOATS", "Draw"]
+__all__ = ["CASES", "FLOATS", "WIDE", "Draw"]
 
 Generator = np.random.Generator
 # A model's bytes from a generator.
@@ -84,12 +85,14 @@ def _counts(
 def _convolution(rng: Generator, dtype: str, weight: str, bias: str, deep: bool = False) -> bytes:
     b = Builder()
     padding = str(rng.choice(["SAME", "VALID"]))
-    kernel, strides = ([_integer(rng, 1, high) for _ in range(2)] for high in (5, 4))
+    kernel, strides = ([_integer(rng, 1, high) for _ in range(2)] for high in (8 if rng.random() < 0.2 else 5, 4))
     dilations = [_integer(rng, 1, 3) for _ in range(2)] if rng.random() < 0.3 else [1, 1]
     space = _space(rng, padding, kernel, dilations)
-    groups = _integer(rng, 1, 20) if deep else int(rng.choice([1, 1, 1, 2]))
-    channels = groups * (1 if deep else _integer(rng, 1, 20))
-    filters = groups * _integer(rng, 1, 4 if deep else 24)
+    groups, deep_like = _integer(rng, 1, 20) if deep else int(rng.choice([1, 1, 1, 2])), False
+    if not deep and dtype == "float32" and weight == "float32" and rng.random() < 0.2:
+        deep_like, groups = True, _integer(rng, 1, 20)
+    channels = groups * (1 if deep or deep_like else _integer(rng, 1, 20))
+    filters = groups * _integer(rng, 1, 4 if deep or deep_like else 24)
     shape = [1, *kernel, filters] if deep else [filters, *kernel, channels // groups]
     scheme = _scheme(rng, dtype)
     x = b.tensor(dtype, [_integer(rng, 1, 4), *space, channels], **scheme)
@@ -115,10 +118,15 @@ def _convolution(rng: Generator, dtype: str, weight: str, bias: str, deep: bool 
     return b.finish([x], [y])
 
 
-def _transposed(rng: Generator, dtype: str, weight: str, bias: str) -> bytes:
+def _transposed(rng: Generator, dtype: str, weight: str, bias: str, beyond: bool = False) -> bytes:
+    """`beyond`: the stride exceeds the filter; of floats otherwise not with SAME padding."""
     b = Builder()
-    padding = str(rng.choice(["SAME", "VALID"]))
+    padding = "SAME" if beyond else str(rng.choice(["SAME", "VALID"]))
     kernel, strides, space = ([_integer(rng, 1, high) for _ in range(2)] for high in (5, 5, 9))
+    if beyond:
+        strides[0] = kernel[0] + _integer(rng, 1, 3)
+    elif dtype == "float32" and padding == "SAME":
+        strides = [min(pair) for pair in zip(strides, kernel, strict=True)]
     batch, channels, filters = _integer(rng, 1, 3), _integer(rng, 1, 12), _integer(rng, 1, 12)
     target = [
         size * stride if padding == "SAME" else (size - 1) * stride + taps
@@ -130,7 +138,9 @@ def _transposed(rng: Generator, dtype: str, weight: str, bias: str) -> bytes:
     step = scheme.get("scale", np.float32(1)) * scales
     y = _result(b, rng, dtype, [batch, *target, filters], float(step.mean()), channels * kernel[0])
     inputs = [b.constant([batch, *target, filters]), w, x, _bias(b, rng, bias, filters, step)]
-    b.operator("TRANSPOSE_CONV", inputs, [y], options("TransposeConv", padding=padding, strideH=strides[0], strideW=strides[1]))  # fmt: skip
+    made = options("TransposeConv", padding=padding, strideH=strides[0], strideW=strides[1])
+    made.quantizedBiasType = INT32_BIAS if dtype == "int16" and bias == "int32" else 0
+    b.operator("TRANSPOSE_CONV", inputs, [y], made)
     return b.finish([x], [y])
 
 
@@ -200,7 +210,9 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
     shape = [_integer(rng, 1, 24 if reduces else 12) for _ in range(_integer(rng, 1, 5))]
     given, made = _scheme(rng, dtype), _scheme(rng, dtype)
     out, extra, option = shape, [], None
-    if op in _PRESCRIBED:
+    if op == "GELU":
+        option = options("Gelu", approximate=bool(rng.random() < 0.5))
+    if op in _PRESCRIBED and dtype != "float32":
         scale, zero = _PRESCRIBED[op][dtype]
         made = {"scale": scale, "zero": zero}
         if dtype == "int16" and rng.random() < 0.5:
@@ -210,7 +222,7 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
     elif op == "LEAKY_RELU":
         option = options("LeakyRelu", alpha=float(rng.uniform(0.01, 1.5)))
     elif op == "HARD_SWISH":
-        made["scale"] = given["scale"] * rng.uniform(0.3, 1.0)
+        made = made and {**made, "scale": given["scale"] * rng.uniform(0.3, 1.0)}
         option = options("HardSwish")
     elif reduces:
         axes = sorted(int(axis) for axis in rng.choice(len(shape), _integer(rng, 1, len(shape) + 1), replace=False))
@@ -220,6 +232,21 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
         extra, option = [b.constant(axes)], options("Reducer", keepDims=keep)
     x, y = b.tensor(dtype, shape, **given), b.tensor(dtype, out, **made)
     b.operator(op, [x, *extra], [y], option)
+    return b.finish([x], [y])
+
+
+def _mean(rng: Generator, op: str, last: bool) -> bytes:
+    """MEAN or SUM of floats over axes with the last or without it."""
+    b = Builder()
+    shape = [_integer(rng, 1, 12) for _ in range(_integer(rng, 2, 5))]
+    if rng.random() < 0.4:
+        shape[-1] = _integer(rng, 1, 200)
+    count = len(shape) - 1
+    axes = [int(axis) for axis in rng.choice(count, _integer(rng, 0 if last else 1, count + 1), replace=False)]
+    axes, keep = sorted([*axes, count] if last else axes), bool(rng.random() < 0.5)
+    out = [1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes]
+    x, y = b.tensor("float32", shape), b.tensor("float32", out)
+    b.operator(op, [x, b.constant(axes)], [y], options("Reducer", keepDims=keep))
     return b.finish([x], [y])
 
 
@@ -282,9 +309,11 @@ CASES: Mapping[str, Draw] = _table([
         ("int16", "int8", "int32"), ("float32", "int8", "float32"), ("float32", "int4", "float32"), ("float32", "float32", "float32"))),
     *((f"DEPTHWISE_CONV_2D {x} x {w}", _convolution, (x, w, b, True)) for x, w, b in (
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int16", "int8", "int64"),
+        ("float32", "int8", "float32"), ("float32", "float32", "float32"))),
+    *((f"TRANSPOSE_CONV {x} x {w}, {b} bias", _transposed, (x, w, b)) for x, w, b in (
+        ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int16", "int8", "int64"), ("int16", "int8", "int32"),
         ("float32", "float32", "float32"))),
-    *((f"TRANSPOSE_CONV {x} x {w}", _transposed, (x, w, b)) for x, w, b in (
-        ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int16", "int8", "int64"))),
+    *((f"{op} float32", _mean, (op, False)) for op in ("MEAN", "SUM")),
     *((f"FULLY_CONNECTED {x} x {w}, {b} bias", _fully_connected, (x, w, b)) for x, w, b in (
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int8", "int4", "int32"), ("int16", "int8", "int64"),
         ("int16", "int8", "int32"), ("float32", "int8", "float32"), ("float32", "int4", "float32"),
@@ -293,7 +322,8 @@ CASES: Mapping[str, Draw] = _table([
     *((f"{name.upper()} {dtype}", _arithmetic, (name, dtype)) for name in ("Add", "Sub", "Mul") for dtype in (*_INTEGERS, "float32")),
     *((f"{op} {dtype}", _unary, (op, dtype)) for op in ("LOGISTIC", "TANH", "SOFTMAX", "LEAKY_RELU", "MEAN", "RELU", "RELU6",
                                                        "REDUCE_MAX", "REDUCE_MIN") for dtype in _INTEGERS),
-    *((f"HARD_SWISH {dtype}", _unary, ("HARD_SWISH", dtype)) for dtype in ("int8", "uint8")),
+    *((f"HARD_SWISH {dtype}", _unary, ("HARD_SWISH", dtype)) for dtype in ("int8", "uint8", "float32")),
+    *((f"{op} float32", _unary, (op, "float32")) for op in ("LEAKY_RELU", "RELU", "RELU6", "REDUCE_MAX")),
     *((f"QUANTIZE {x} to {y}", _quantize, (x, y)) for x, y in (
         ("float32", "int8"), ("float32", "uint8"), ("float32", "int16"), ("int8", "int8"), ("uint8", "uint8"), ("int8", "uint8"),
         ("uint8", "int8"), ("int16", "int16"), ("int16", "int8"), ("int8", "int16"))),
@@ -305,8 +335,19 @@ CASES: Mapping[str, Draw] = _table([
     ("PRELU int8", _prelu, ("int8",)), ("PRELU uint8", _prelu, ("uint8",)),
 ])  # fmt: skip
 
-# Floats in an order of sums that is the runtime's own: the rate is stated, nothing is promised.
-FLOATS: Mapping[str, Draw] = _table([
-    ("TRANSPOSE_CONV float32", _transposed, ("float32", "float32", "float32")),
-    ("DEPTHWISE_CONV_2D float32 x int8", _convolution, ("float32", "int8", "float32", True)),
-])  # fmt: skip
+# Sums in an order that is the runtime's own, functions by its own polynomials: how many values may differ, how far; a
+# dialect that is not named has the runtime's bits.
+FLOATS: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
+    "TRANSPOSE_CONV float32, SAME, stride beyond the filter": (
+        lambda rng: _transposed(rng, "float32", "float32", "float32", True), {"litert-xnnpack": Bound(0.05, 4)}),
+    "SOFTMAX float32": (lambda rng: _unary(rng, "SOFTMAX", "float32"), {"litert-ref": Bound(0.01, 1), "litert-xnnpack": Bound(0.7, 8)}),
+    "LOGISTIC float32": (lambda rng: _unary(rng, "LOGISTIC", "float32"), {"litert-ref": Bound(0.01, 1), "litert-xnnpack": Bound(0.6, 4)}),
+    "TANH float32": (lambda rng: _unary(rng, "TANH", "float32"), {"litert-ref": Bound(0.2, 4), "litert-xnnpack": Bound(0.7, 8)}),
+    "EXP float32": (lambda rng: _unary(rng, "EXP", "float32"), {"litert-ref": Bound(0.01, 1), "litert-xnnpack": Bound(0.7, 16)}),
+    "GELU float32": (lambda rng: _unary(rng, "GELU", "float32"), {"litert-ref": Bound(0.6, 8), "litert-xnnpack": Bound(0.6, 8)}),
+}  # fmt: skip
+# The default interpreter's order where the CPU has AVX-512; without it these kinds have the runtime's bits.
+WIDE: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
+    f"{op} float32 over the last axis": (_table([("", _mean, (op, True))])[""], {"litert-xnnpack": Bound(0.3, 128)})
+    for op in ("MEAN", "SUM")
+}

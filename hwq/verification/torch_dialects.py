@@ -27,7 +27,7 @@ from hwq.execution import compile as make_program
 from hwq.graph import Array
 from hwq.importers.torch import VERSION, from_torch
 from hwq.progress import Progress
-from hwq.verification import Case, Verification, Verifier, avx2
+from hwq.verification import RATE_VALUES, Bound, Case, Verification, Verifier, apart, avx2
 from hwq.verification.avx2 import has_vnni
 from hwq.verification.onnx_dialects import differing
 
@@ -221,6 +221,7 @@ REFERENCE: Mapping[str, Draw] = MappingProxyType(
 )
 # The order of a float product is torch's own.
 RATES: Mapping[str, Draw] = MappingProxyType({"linear": Draw(_decomposed("uint8", 0, 255, "linear"), (128, 64))})
+BOUND = Bound(0.001, 1)
 # What makes torch and MKL run the functions of an AVX2 CPU on any other.
 AVX2 = MappingProxyType({"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"})
 
@@ -271,18 +272,19 @@ def _decompositions(dialect: str, values: int, progress: Progress | None) -> Ver
     """PT2E's operators, in this process."""
     torch, cases = _torch(), []
     for done, (name, draw) in enumerate({**REFERENCE, **RATES}.items(), start=1):
-        compared = wrong = 0
-        failure = ""
+        compared, wrong, distance, failure = 0, 0, 0.0, ""
         try:
             for module, graph, rng in modules(torch, name, draw, True):
                 program = make_program(graph)
-                while compared < values:
+                while compared < (max(values, RATE_VALUES) if name in RATES else values):
                     x = draw.inputs(rng, True)
-                    theirs = quietly(torch, module, x)
-                    compared, wrong = compared + theirs.size, wrong + differing(np.asarray(program(x)), theirs)
+                    ours, theirs = np.asarray(program(x)), quietly(torch, module, x)
+                    compared, wrong = compared + theirs.size, wrong + differing(ours, theirs)
+                    distance = max(distance, apart(ours, theirs))
         except Exception as error:  # whatever torch raises belongs to this case alone
             failure = f"{type(error).__name__}: {str(error)[:300]}"
-        cases.append(Case(name, compared, wrong, name in RATES, failure))
+        bound = BOUND if name in RATES else Bound(0, 0)
+        cases.append(Case(name, compared, wrong, name in RATES, failure, distance, bound.share, bound.distance))
         if progress is not None:
             progress(done, len(REFERENCE) + len(RATES), name)
     return Verification(dialect, "torch", str(torch.__version__), "module(x)", tuple(cases))
