@@ -23,6 +23,9 @@ typedef struct {
     hwq_depthwise_shape shape;
     int64_t blocks, padded;
     int fused, slides;       /* the epilogue is done in registers; the 3 x 3 driver runs */
+    int along, across;       /* dimensions: the driver slides along one, its three lines lie across the other */
+    int64_t column, line;    /* bytes from column to column of the image, and from line to line */
+    int64_t next;            /* channels of the result from one output to the next */
     vector hi;               /* float; of the fused epilogue, less the zero point */
     vector lo, zero_point;   /* int16 */
     int16_t *weights;        /* [block][pair][channels][2], halves as unpacked */
@@ -44,7 +47,8 @@ static void prepare(const plan *p)
 {
     const hwq_conv *c = p->conv;
     const int64_t taps = hwq_window_taps(&c->window);
-    static const int64_t sliding[5][2] = {{0, 3}, {1, 4}, {2, 5}, {6, 7}, {-1, 8}};
+    static const int64_t rowwise[5][2] = {{0, 3}, {1, 4}, {2, 5}, {6, 7}, {-1, 8}}, columnwise[5][2] = {{0, 1}, {3, 4}, {6, 7}, {2, 5}, {-1, 8}};
+    const int64_t (*sliding)[2] = p->along == 2 ? rowwise : columnwise;
     const vector ones = all16(1), zero_point = all32(c->a_zero_point);
     for (int64_t block = 0; block < p->blocks; block++) {
         const int64_t at = block_start(c->channels, block), left = c->channels - at;
@@ -104,28 +108,29 @@ static inline __attribute__((always_inline)) void finish(const plan *p, const in
             PAIR(low, high, i[last], j[last], 3);                                                                             \
             PAIR(low, high, i[now], j[now], 4);                                                                               \
             finish(p, how, constants, low, high, LANES, out, acc);                                                            \
-            out += channels, acc += p->padded;                                                                                \
+            out += next, acc += p->padded;                                                                                    \
         }                                                                                                                     \
     } while (0)
 
 #define NEXT_COLUMN (x0 += step0, x1 += step1, x2 += step2)
 
-/* `count` outputs of one block along a row; rows[r]: pixel 0 of the input row under kernel row r, or NULL in the padding. */
+/* `count` outputs of one block along a line; rows[r]: pixel 0 of the input line under the kernel's r, or NULL in the padding. */
 static inline __attribute__((always_inline)) void slide(const plan *p, const int is_unsigned, const int how, const int stride, const uint8_t *const rows[3],
                                                         int64_t column, int64_t count, int64_t block, uint8_t *out, int32_t *acc)
 {
-    const int64_t channels = p->conv->channels, at = block_start(channels, block), width = p->conv->window.in[2], stop = (count - 1) * stride + 1;
+    const int64_t at = block_start(p->conv->channels, block), width = p->conv->window.in[p->along], stop = (count - 1) * stride + 1;
+    const int64_t step = p->column, next = p->next;
     const int16_t *w = p->weights + block * p->shape.pairs * LANES * 2;
     const int32_t *constants = p->constants + block * LANES * 2;
     const uint8_t *const padding = p->padding + at;
-    const int64_t step0 = rows[0] ? channels : 0, step1 = rows[1] ? channels : 0, step2 = rows[2] ? channels : 0;
+    const int64_t step0 = rows[0] ? step : 0, step1 = rows[1] ? step : 0, step2 = rows[2] ? step : 0;
     vector a[3], b[3], i[3], j[3], row2 = zero();
     for (int slot = 0; slot < 3; slot++) a[slot] = b[slot] = i[slot] = j[slot] = row2;
     out += at, acc += at;
     for (int64_t o = -2; o < stop;) { /* columns, counted from the first output's right one; every stride-th finishes an output */
         const int inside = column >= 0 && column < width;
-        const uint8_t *x0 = inside && rows[0] ? rows[0] + column * channels + at : padding, *x1 = inside && rows[1] ? rows[1] + column * channels + at : padding;
-        const uint8_t *x2 = inside && rows[2] ? rows[2] + column * channels + at : padding;
+        const uint8_t *x0 = inside && rows[0] ? rows[0] + column * step + at : padding, *x1 = inside && rows[1] ? rows[1] + column * step + at : padding;
+        const uint8_t *x2 = inside && rows[2] ? rows[2] + column * step + at : padding;
         if (inside && (stride == 1 ? o >= 0 : o > 0 && o % 2)) { /* by threes, so that every column keeps its registers */
             const int64_t most = stop - o < width - column ? stop - o : width - column, before = o;
             for (int64_t n = 0; n + 3 * stride <= most; n += 3 * stride, o += 3 * stride, column += 3 * stride) {
@@ -176,19 +181,19 @@ static inline __attribute__((always_inline)) void position(const plan *p, const 
     }
 }
 
-/* `count` outputs of one row of outputs, all channels. origin: of the first. */
+/* `count` outputs of one row of outputs (of one column, where the driver slides along them), all channels. origin: of the first. */
 static inline __attribute__((always_inline)) void run(const plan *p, const int is_unsigned, const int how, const uint8_t *image, const int64_t origin[3],
                                                       int64_t count, uint8_t *out, int32_t *acc)
 {
     const hwq_conv *c = p->conv;
     const hwq_window *w = &c->window;
-    const int64_t row_bytes = w->in[2] * c->channels;
     if (p->slides) {
         const uint8_t *rows[3];
-        for (int r = 0; r < 3; r++) rows[r] = origin[1] + r >= 0 && origin[1] + r < w->in[1] ? image + (origin[1] + r) * row_bytes : NULL;
+        const int64_t first = origin[p->across];
+        for (int r = 0; r < 3; r++) rows[r] = first + r >= 0 && first + r < w->in[p->across] ? image + (first + r) * p->line : NULL;
         for (int64_t block = 0; block < p->blocks; block++) {
-            if (w->stride[2] == 1) slide(p, is_unsigned, how, 1, rows, origin[2], count, block, out, acc);
-            else slide(p, is_unsigned, how, 2, rows, origin[2], count, block, out, acc);
+            if (w->stride[p->along] == 1) slide(p, is_unsigned, how, 1, rows, origin[p->along], count, block, out, acc);
+            else slide(p, is_unsigned, how, 2, rows, origin[p->along], count, block, out, acc);
         }
         return;
     }
@@ -232,6 +237,13 @@ static void drive(const plan *p, const hwq_epilogue *epilogue, const uint8_t *im
     const hwq_conv *c = p->conv;
     const int64_t width = c->window.out[2], outputs = hwq_window_outputs(&c->window), most = hwq_depthwise_rows(c->channels);
     const int64_t size = hwq_type_size(epilogue->out_type);
+    if (p->along == 1) { /* whole images alone */
+        for (int64_t x = 0; x < width; x++) {
+            const int64_t origin[3] = {0, -c->window.pad[1], x * c->window.stride[2] - c->window.pad[2]};
+            run_any(p, image, origin, c->window.out[1], (uint8_t *)c->out + (number * outputs + x) * c->channels);
+        }
+        return;
+    }
     for (int64_t at = begin, count; at < end; at += count) {
         int64_t origin[3];
         count = width - at % width;
@@ -258,6 +270,11 @@ static void depthwise(const hwq_conv *c)
     p.fused = epilogue.kind == HWQ_KIND_REQUANT && epilogue.rounding == HWQ_ROUND_FP32 && epilogue.out_type <= HWQ_S8 && !epilogue.float_bias && !epilogue.lut;
     p.slides = channels >= LANES && w->in[0] == 1 && w->out[0] == 1;
     for (int d = 0; d < 3; d++) p.slides &= w->kernel[d] == (d ? 3 : 1) && w->stride[d] <= 2 && w->dilation[d] == 1 && (d || w->pad[0] == 0);
+    /* A line costs two columns more than it has outputs, and the last ones do not come by threes: the fewer lines, the better. */
+    const int turned = p.slides && p.fused && c->layout == HWQ_NHWC && w->out[2] < w->out[1] && c->first % outputs == 0 && c->last % outputs == 0;
+    p.along = turned ? 1 : 2, p.across = turned ? 2 : 1;
+    p.column = turned ? w->in[2] * channels : channels, p.line = turned ? channels : w->in[2] * channels;
+    p.next = turned ? w->out[2] * channels : channels;
     p.lo = all16((short)epilogue.lo);
     p.hi = all_f32((float)(epilogue.hi - epilogue.zero_point));
     p.zero_point = all16((short)epilogue.zero_point);

@@ -142,7 +142,19 @@ static void run(const hwq_pool *p, int64_t base, int64_t element_step, const int
         }                                                                                                                     \
     }
 
-/* Integers, channel-last: `count` channels of one position. Sums: at most 32768 taps of 16 bits, below 2^31. */
+/* Floats, in window order. */
+static void mean_floats(const hwq_pool *p, int64_t base, const int64_t origin[3], int64_t count, int64_t padded, int64_t out)
+{
+    const hwq_window *w = &p->window;
+    float sums[LINE], *to = (float *)p->out + out;
+    int64_t taps = 0;
+    for (int64_t i = 0; i < count; i++) sums[i] = 0.0f;
+    HWQ_EACH_TAP(float, sums[i] += from[i])
+    const int64_t n = p->count_padding ? padded : taps;
+    for (int64_t i = 0; i < count; i++) to[i] = n ? sums[i] / (float)n : 0.0f;
+}
+
+/* All but greatest floats, channel-last: `count` channels of one position. Sums: at most 32768 taps of 16 bits, below 2^31. */
 static void run_last(const hwq_pool *p, int64_t base, const int64_t origin[3], int64_t count, int64_t out)
 {
     const hwq_window *w = &p->window;
@@ -151,7 +163,8 @@ static void run_last(const hwq_pool *p, int64_t base, const int64_t origin[3], i
     if (p->kind == HWQ_POOL_MAX) {
         if (p->type == HWQ_U8) HWQ_GREATEST(uint8_t, 0)
         else HWQ_GREATEST(int8_t, -128)
-    } else if (p->type == HWQ_U8) HWQ_MEAN(uint8_t)
+    } else if (p->type == HWQ_F32) mean_floats(p, base, origin, count, padded, out);
+    else if (p->type == HWQ_U8) HWQ_MEAN(uint8_t)
     else if (p->type == HWQ_S8) HWQ_MEAN(int8_t)
     else HWQ_MEAN(int16_t)
 }
@@ -170,7 +183,7 @@ static void pool_lines(const hwq_pool *p)
                 int64_t origin[3];
                 hwq_window_origin(w, position, origin);
                 for (int64_t at = 0; at < c; at += LINE)
-                    if (p->type != HWQ_F32)
+                    if (p->type != HWQ_F32 || p->kind != HWQ_POOL_MAX)
                         run_last(p, n * inputs * c + at, origin, c - at < LINE ? c - at : LINE, (n * outputs + position) * c + at);
                     else run(p, n * inputs * c + at, c, origin, 0, c - at < LINE ? c - at : LINE, (n * outputs + position) * c + at);
             }
