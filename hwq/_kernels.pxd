@@ -70,6 +70,7 @@ cdef extern from "hwq/kernels.h" nogil:
         const float *scales
         const int32_t *zero_points
         int32_t symmetric
+    enum: HWQ_F32S8_WORKSPACE
     ctypedef struct hwq_gemm_f32s8_args:
         int64_t m
         const float *a

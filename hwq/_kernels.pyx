@@ -336,13 +336,16 @@ def gemm_f32s8(a, int64_t first_row, int64_t rows, PackedS8 weights, int64_t fir
     args.out = <uint8_t *>v.write(out, end * n * _size(e.out_type)) + first_row * n * _size(e.out_type)
     args.out_stride = n
     args.epilogue = &e
-    cdef float workspace[16 * 64 + 16]
-    args.workspace = _align(workspace)
+    cdef void *memory = malloc(HWQ_F32S8_WORKSPACE + 64)
+    if memory is NULL:
+        raise MemoryError
+    args.workspace = _align(memory)
     cdef uint64_t state
     with nogil:
         state = hwq_state_enter()
         hwq_gemm_f32s8(&args)
         hwq_state_leave(state)
+        free(memory)
 
 
 def ceiling(scheme, int64_t rounds):

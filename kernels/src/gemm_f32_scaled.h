@@ -5,11 +5,19 @@
  * SHIFT, unless 0: symmetric weights may come 2^SHIFT too great, and a 2^-SHIFT as great. Both are exact where no a that is not 0 lies
  * below 2^(SHIFT - 126), the least normal float being 2^-126, and then the products are the same real numbers, rounded once.
  * Every column is one chain of fused multiply-adds in increasing k, as the contract says; 8 chains in flight hide their latency.
- * Weights are unpacked once for up to 4 rows. */
+ * Fewer than MANY_FROM rows: weights are unpacked in registers, once for up to 4 rows. More: PART of k of some strips become floats in the
+ * first-level cache, once for all rows that are held, and tiles of MANY_ROWS x MANY_STRIPS strips multiply them as any floats. */
 
 /* What is known of the weights: nothing; their zero points are the middle; and they may come shifted. */
 enum { ANY, SYMMETRIC, SHIFTED };
 enum { PER_STRIP = HWQ_STRIP / LANES, STRIPS = CHAINS / PER_STRIP };
+enum { MANY_FROM = 8, PART = 64 /* of k */, HELD = 90 /* rows */, MANY_COLUMNS = MANY_STRIPS * PER_STRIP /* vectors */ };
+
+typedef struct {
+    float weights[PART * MANY_STRIPS * HWQ_STRIP];                              /* [k][column] */
+    float chains[HELD * MANY_STRIPS * HWQ_STRIP], sums[HELD * MANY_STRIPS * HWQ_STRIP]; /* [row][column] */
+} panel;
+_Static_assert(sizeof(panel) <= HWQ_F32S8_WORKSPACE && (int)HWQ_F32S8_WORKSPACE <= (int)HWQ_GEMM_FIXED, "the workspace holds it");
 
 /* rows x strips * 16 columns, rows * strips * PER_STRIP = CHAINS or fewer. */
 static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const int weights, const PACKED *w, int64_t strip,
@@ -32,6 +40,8 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
 #pragma GCC unroll 8
             for (int first = 0; first < vectors; first += TOGETHER) {
                 VECTOR x[TOGETHER];
+                for (int v = first; v < first + TOGETHER && v < vectors; v++)
+                    if (v % PER_STRIP == 0) _mm_prefetch((const char *)b + v / PER_STRIP * line + HWQ_S4_AHEAD, _MM_HINT_T0);
                 for (int v = 0; v < TOGETHER && first + v < vectors; v++)
                     x[v] = prepare(load(b + (first + v) / PER_STRIP * line + (first + v) % PER_STRIP * LANES * 4), weights);
 #pragma GCC unroll 8
@@ -76,8 +86,121 @@ static int shift_rows(const float *a, int64_t a_stride, int64_t rows, int64_t k,
     return !small;
 }
 
+/* `count` k from k0 on, within block g, of some strips, as floats. */
+static inline __attribute__((always_inline)) void fill(const int weights, const PACKED *w, int64_t strip, int64_t strips, int64_t blocks, int64_t g,
+                                                       int64_t k0, int64_t count, float *to)
+{
+    const int64_t line = (w->k + DEPTH - 1) / DEPTH * 64, wide = strips * HWQ_STRIP;
+    for (int64_t v = 0; v < strips * PER_STRIP; v++) {
+        const int64_t s = strip + v / PER_STRIP, lane = v % PER_STRIP * LANES;
+        const VECTOR z = load(w->zero_points + (s * blocks + g) * HWQ_STRIP + lane);
+        const uint8_t *b = (const uint8_t *)w->STORED + s * line + k0 / DEPTH * 64 + lane * 4;
+        float *out = to + v * LANES;
+        for (int64_t i = 0; i < count; i += DEPTH, b += 64) {
+            const VECTOR x = prepare(load(b), weights);
+#pragma GCC unroll 8
+            for (int j = 0; j < DEPTH; j++, out += wide) {
+                const FLOATS u = element(x, j, z, weights);
+                memcpy(out, &u, sizeof u);
+            }
+        }
+    }
+}
+
+/* rows x strips * 16 chains over `count` k of a panel; `starts`: from 0. With scales the block ends, and its chains join the sums. */
+static inline __attribute__((always_inline)) void many_tile(const int rows, const int strips, int64_t count, const float *a, int64_t a_stride, const float *w,
+                                                            const int starts, float *chains, const float *scales, int64_t scales_step, float *sums)
+{
+    const int vectors = strips * PER_STRIP;
+    FLOATS chain[MANY_ROWS][MANY_COLUMNS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) chain[r][v] = starts ? ZERO_FLOATS : LOAD_FLOATS(chains + (r * vectors + v) * LANES);
+    for (int64_t i = 0; i < count; i++, w += strips * HWQ_STRIP) {
+        FLOATS u[MANY_COLUMNS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) u[v] = LOAD_FLOATS(w + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            const FLOATS x = SET1_FLOAT(a[r * a_stride + i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) chain[r][v] = FMA(x, u[v], chain[r][v]);
+        }
+    }
+    if (!scales) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) memcpy(chains + (r * vectors + v) * LANES, &chain[r][v], sizeof(FLOATS));
+        return;
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+        const FLOATS scale = LOAD_FLOATS(scales + v / PER_STRIP * scales_step + v % PER_STRIP * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            float *at = sums + (r * vectors + v) * LANES;
+            const FLOATS y = FMA(chain[r][v], scale, LOAD_FLOATS(at));
+            memcpy(at, &y, sizeof y);
+        }
+    }
+}
+
+/* All k of some strips into p->sums. */
+static inline __attribute__((always_inline)) void many_rows(const ARGS *args, int64_t rows, const int strips, int64_t strip, const float *a, panel *p)
+{
+    const PACKED *w = args->weights;
+    const int64_t blocks = w->k > 0 ? (w->k + w->block - 1) / w->block : 0, wide = strips * HWQ_STRIP;
+    memset(p->sums, 0, (size_t)(rows * wide) * sizeof(float));
+    for (int64_t g = 0; g < blocks; g++) {
+        const int64_t begin = g * w->block, end = begin + w->block < w->k ? begin + w->block : w->k;
+        for (int64_t k0 = begin, count; k0 < end; k0 += count) {
+            count = end - k0 < PART ? end - k0 : PART;
+            if (w->symmetric) fill(SYMMETRIC, w, strip, strips, blocks, g, k0, count, p->weights);
+            else fill(ANY, w, strip, strips, blocks, g, k0, count, p->weights);
+            const float *scales = k0 + count == end ? w->scales + (strip * blocks + g) * HWQ_STRIP : NULL;
+            int64_t r = 0;
+#define TILES(size)                                                                                                           \
+    for (; r + size <= rows; r += size)                                                                                       \
+        many_tile(size, strips, count, a + r * args->a_stride + k0, args->a_stride, p->weights, k0 == begin, p->chains + r * wide, scales,  \
+                  blocks * HWQ_STRIP, p->sums + r * wide)
+            TILES(MANY_ROWS);
+            TILES(4);
+            TILES(2);
+            TILES(1);
+#undef TILES
+        }
+    }
+}
+
+/* HELD rows at a time, strips after strips. */
+static void multiply_many(const ARGS *args)
+{
+    const PACKED *w = args->weights;
+    const int64_t last_strip = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, end = args->first_strip + args->strips < last_strip ? args->first_strip + args->strips : last_strip;
+    const int64_t out_size = hwq_type_size(args->epilogue->out_type);
+    panel *p = args->workspace;
+    for (int64_t top = 0; top < args->m; top += HELD) {
+        const int64_t rows = args->m - top < HELD ? args->m - top : HELD;
+        const float *a = (const float *)args->a + top * args->a_stride;
+        for (int64_t strip = args->first_strip, strips; strip < end; strip += strips) {
+            strips = end - strip >= MANY_STRIPS ? MANY_STRIPS : 1;
+            if (strips == MANY_STRIPS) many_rows(args, rows, MANY_STRIPS, strip, a, p);
+            else many_rows(args, rows, 1, strip, a, p);
+            const int64_t column = strip * HWQ_STRIP, wide = strips * HWQ_STRIP, width = w->n - column < wide ? w->n - column : wide;
+            hwq_finish_floats(args->epilogue, rows, width, column, p->sums, wide, (char *)args->out + (top * args->out_stride + column) * out_size,
+                              args->out_stride);
+        }
+    }
+}
+
 static void multiply(const ARGS *args)
 {
+    if (args->m >= MANY_FROM) {
+        multiply_many(args);
+        return;
+    }
     const PACKED *w = args->weights;
     const int64_t blocks = (w->k > 0 ? (w->k + w->block - 1) / w->block : 0), last_strip = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, out_size = hwq_type_size(args->epilogue->out_type);
     const int64_t end = args->first_strip + args->strips < last_strip ? args->first_strip + args->strips : last_strip;

@@ -14,7 +14,7 @@ HWQ_TARGET("avx2,fma")
 #define SET1_FLOAT _mm256_set1_ps
 #define FMA _mm256_fmadd_ps
 #define ZERO_FLOATS _mm256_setzero_ps()
-enum { TOGETHER = 2, SHIFT = 0, LANES = 8, CHAINS = 8 };
+enum { TOGETHER = 2, SHIFT = 0, LANES = 8, CHAINS = 8, MANY_ROWS = 6, MANY_STRIPS = 1 };
 
 static inline __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline __attribute__((always_inline)) __m256i prepare(__m256i v, const int symmetric)

@@ -14,7 +14,7 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma")
 #define SET1_FLOAT _mm512_set1_ps
 #define FMA _mm512_fmadd_ps
 #define ZERO_FLOATS _mm512_setzero_ps()
-enum { TOGETHER = 8, SHIFT = 0, LANES = 16, CHAINS = 8 };
+enum { TOGETHER = 8, SHIFT = 0, LANES = 16, CHAINS = 8, MANY_ROWS = 6 /* lines of a 4 KB apart share a set of 8 */, MANY_STRIPS = 4 };
 
 static inline __m512i load(const void *p)
 {

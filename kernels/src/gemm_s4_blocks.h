@@ -154,6 +154,7 @@ static int64_t many_rows(int64_t rows, int64_t strips, int points, const strips_
     if (strips == STRIPS) {
         if (!s->scales && rows >= ROWS) EITHER(ROWS, STRIPS);
         if (rows >= SCALED_ROWS) EITHER(SCALED_ROWS, STRIPS);
+        if (rows >= 4) EITHER(4, STRIPS); /* one row alone would wait for its few sums */
         EITHER(1, STRIPS);
     }
     if (rows >= SCALED_ROWS) EITHER(SCALED_ROWS, 1);

@@ -47,7 +47,9 @@ static inline __attribute__((always_inline)) void few_dots(const int rows, const
     for (int64_t p = 0; p < pairs; p++, a += 8, b += 64) {
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
-            const VECTOR x = load(b + v / PIECES * b_strip + v % PIECES * BYTES), mask = SET1(0x0F0F0F0F);
+            const uint8_t *from = b + v / PIECES * b_strip + v % PIECES * BYTES;
+            if (v % PIECES == 0) _mm_prefetch((const char *)from + HWQ_S4_AHEAD, _MM_HINT_T0);
+            const VECTOR x = load(from), mask = SET1(0x0F0F0F0F);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 acc[r][v] = DOT(acc[r][v], AND(x, mask), quad_at(a + r * a_stride));

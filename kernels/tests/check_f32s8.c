@@ -15,7 +15,7 @@ static void run(const problem *p)
     const int64_t m = p->m, k = p->k, n = p->n, blocks = (k + p->block - 1) / p->block, n16 = (n + 15) / 16 * 16;
     guarded a = guard((size_t)(m * k * 4), (size_t)(p->shift * 4)), quads = guard((size_t)hwq_packed_bytes(k, n), (size_t)p->shift);
     guarded zero_points = guard((size_t)(blocks * n16) * 4, 0), scales = guard((size_t)(blocks * n16) * 4, 0);
-    guarded out = guard((size_t)(m * n) * 4, 0), workspace = guard(16 * 64 * 4, 0);
+    guarded out = guard((size_t)(m * n) * 4, 0), workspace = guard(HWQ_F32S8_WORKSPACE, 0);
     int8_t *w = malloc((size_t)(k * n) + 1);
     int32_t *columns = calloc((size_t)n + 1, 4 * 4);
     int64_t *sides = calloc((size_t)n + 1, 2 * 8);
@@ -69,6 +69,8 @@ void check_f32s8(void)
             for (int64_t n = 0; n <= 34; n++) run(&(problem){3, 41, n, 32, bytes, 0, (int)(n & 3), 0, 3});
             for (int64_t k = 0; k <= 70; k++) run(&(problem){5, k, 17, k & 1 ? 32 : 4, bytes, 0, (int)(k & 3), 0, 2});
             for (int64_t m = 0; m <= 10; m++) run(&(problem){m, 64, 83, 64, bytes, 0, (int)(m & 1), 0, 6});
+            for (int64_t k = 0; k <= 70; k++) run(&(problem){9, k, 70, k & 1 ? 32 : 4, bytes, 0, (int)(k & 3), 0, 5}); /* tiles of many rows */
+            run(&(problem){131, 230, 83, 96, bytes, 0, 1, 0, 6});                                                  /* in parts of k, rows in two */
             for (int fill = 1; fill < FILLS; fill++) run(&(problem){6, 256, 18, 256, bytes, fill, fill & 1, 0, 2});
             run(&(problem){7, 21, 70, 12, bytes, 0, 1, 1, 2}); /* a range of columns: the rest untouched */
         }

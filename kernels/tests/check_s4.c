@@ -10,6 +10,9 @@ typedef struct {
     int64_t first_strip, strips;
 } problem;
 
+/* Floats on both sides of 2^-98, below which a weight 2^28 too great would cost bits of a. */
+enum { TINY = FILLS };
+
 static void run(const problem *p)
 {
     const int64_t m = p->m, k = p->k, n = p->n, blocks = (k + p->block - 1) / p->block, n16 = (n + 15) / 16 * 16, a_size = hwq_type_size(p->a_type);
@@ -19,7 +22,7 @@ static void run(const problem *p)
     uint8_t *w = malloc((size_t)(k * n) + 1);
     int32_t *bias = calloc((size_t)n + 1, 4);
     float one = 1.0f;
-    fill_bytes(w, k * n, p->fill);
+    fill_bytes(w, k * n, p->fill % FILLS);
     for (int64_t i = 0; i < k * n; i++) w[i] &= 15;
     for (int64_t j = 0; j < n; j++) bias[j] = (int32_t)between(-100000, 100000);
     for (int64_t i = 0; i < blocks * n16; i++) {
@@ -27,7 +30,7 @@ static void run(const problem *p)
         ((float *)scales.data)[i] = real();
     }
     if (p->a_type == HWQ_F32)
-        for (int64_t i = 0; i < m * k; i++) ((float *)a.data)[i] = real();
+        for (int64_t i = 0; i < m * k; i++) ((float *)a.data)[i] = p->fill == TINY ? ldexpf(real(), (int)between(-150, -90)) : real();
     else fill_bytes(a.data, m * k, p->fill);
     const int32_t za = p->a_type == HWQ_F32 ? 0 : p->a_type == HWQ_U8 ? (int32_t)between(0, 255) : (int32_t)between(-128, 127);
     hwq_pack_s4(w, k, n, n, 1, p->block, zero_points.data, nibbles.data, sums.data);
@@ -75,11 +78,15 @@ void check_s4(void)
             for (int scaled = types[t] == HWQ_F32; scaled <= 1; scaled++) {
                 const int a = types[t];
                 check_begin(a == HWQ_F32 ? "gemm_f32s4" : "gemm_s4", path);
+                for (int64_t m = 1; a == HWQ_F32 && m <= 9; m += 4) run(&(problem){m, 200, 70, 32, a, 1, TINY, 0, 0, 5});
                 for (int64_t n = 0; n <= 34; n++) run(&(problem){3, 41, n, scaled ? 32 : 64, a, scaled, 0, (int)(n & 3), 0, 3});
                 for (int64_t k = 0; k <= 70; k++) run(&(problem){5, k, 17, scaled ? 32 : 96, a, scaled, 0, (int)(k & 3), 0, 2});
                 for (int64_t m = 0; m <= 26; m++) run(&(problem){m, 64, 19, 64, a, scaled, 0, (int)(m & 1), 0, 2});
+                for (int64_t k = 0; k <= 70; k++) run(&(problem){9, k, 70, scaled ? 32 : 96, a, scaled, 0, (int)(k & 3), 0, 5}); /* tiles of many rows */
+                run(&(problem){33, 230, 83, scaled ? 96 : 256, a, scaled, 0, 1, 0, 6});                                          /* in parts of k */
                 for (int fill = 1; fill < FILLS; fill++) run(&(problem){6, 200, 18, scaled ? 128 : 224, a, scaled, fill, fill & 1, 0, 2});
                 run(&(problem){27, 21, 70, 32, a, scaled, 0, 1, 1, 2}); /* a range of columns: the rest untouched */
+                run(&(problem){131, 40, 17, scaled ? 32 : 64, a, scaled, 0, 0, 0, 2}); /* more rows than are held */
                 run(&(problem){17, 9000, 17, scaled ? 64 : 9024, a, scaled, 2, 0, 0, 2}); /* past the bytes of a block of rows */
             }
 }

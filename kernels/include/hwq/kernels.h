@@ -191,8 +191,9 @@ typedef struct {
     const hwq_epilogue *epilogue;/* HWQ_KIND_F32, or HWQ_KIND_REQUANT by R4 */
     void *out;
     int64_t out_stride;
-    void *workspace;             /* 16 * 64 floats, 64-byte aligned */
+    void *workspace;             /* HWQ_F32S8_WORKSPACE bytes, 64-byte aligned */
 } hwq_gemm_f32s8_args;
+enum { HWQ_F32S8_WORKSPACE = 1 << 16 };
 /* As hwq_gemm_f32s4. Where a holds integers a - za of a byte and block <= 256, every chain is the exact integer sum
  * (255 * 255 * 256 < 2^24), so this is the product of bytes with blocks of scales too. */
 void hwq_gemm_f32s8(const hwq_gemm_f32s8_args *args);
