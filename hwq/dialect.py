@@ -44,6 +44,8 @@ class Dialect:
         ``int32`` (scale = input scale * weight scale) or ``float32``.
     groups : bool
         Whether integer kernels take weights with several scales along the sum.
+    integers : bool
+        Whether an operator of floats between stored values is refused.
     tied : frozenset of op
         Ops beyond those that only move values whose inputs and output must share one scale.
     fixed : mapping of op to (scale, zero point)
@@ -65,6 +67,7 @@ class Dialect:
     symmetric_activations: bool = False
     bias_dtype: str = "int32"
     groups: bool = False
+    integers: bool = False
     tied: frozenset[str] = frozenset()
     fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -133,20 +136,29 @@ _FBGEMM = Dialect(name="torch-fbgemm", summary="PyTorch eager quantized modules,
                                              "depthwise": "fbgemm"}),
                   fused=frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul"}), activation_dtypes=frozenset({"uint8"}), bias_dtype="float32")  # fmt: skip
 
+_HWQ = replace(
+    _ORT,
+    name="hwq",
+    summary="hwq's own: as ort, and every mode of a plan runs on its kernels: 2 to 4 bits, groups of scales, int16 and run-time activations, exact tables of functions of a byte, interpolated ones of 16 bits",
+    runtime="hwq itself",
+    status="exact by definition",
+    evidence="sums, means and softmax equal to ort where onnxruntime has an integer kernel; else integer sums are exact (64 bits and rounding R2 for "
+    "int16 activations), float sums in the order of kernels/README.md; tables of bytes round the function's exact value, of 16 bits are within one step of it",
+    formulas=MappingProxyType({**_ORT.formulas, "weight-only": "groups", "table": "exact"}),
+    weight_dtypes=_ORT.weight_dtypes | {"int4", "uint4", "int2", "uint2"},
+    activation_dtypes=_ORT.activation_dtypes | {"int16", "uint16"},
+    groups=True,
+)
+
 _TABLE = (
     _ORT,
+    _HWQ,
     replace(
-        _ORT,
-        name="hwq",
-        summary="hwq's own: as ort, and every mode of a plan runs on its kernels: 2 to 4 bits, groups of scales, int16 and run-time activations, exact tables of functions of a byte, interpolated ones of 16 bits",
-        runtime="hwq itself",
-        status="exact by definition",
-        evidence="sums, means and softmax equal to ort where onnxruntime has an integer kernel; else integer sums are exact (64 bits and rounding R2 for "
-        "int16 activations), float sums in the order of kernels/README.md; tables of bytes round the function's exact value, of 16 bits are within one step of it",
-        formulas=MappingProxyType({**_ORT.formulas, "weight-only": "groups", "table": "exact"}),
-        weight_dtypes=_ORT.weight_dtypes | {"int4", "uint4", "int2", "uint2"},
-        activation_dtypes=_ORT.activation_dtypes | {"int16", "uint16"},
-        groups=True,
+        _HWQ,
+        name="hwq-integer",
+        summary="as hwq, and nothing between stored values is a float: LayerNormalization, softmax, means, sums and products of 8 and 16 bits run on integers; what cannot is refused by name",
+        evidence="integers alone, so exact on every CPU; ratios of scales are fixed point (kernels/README.md); products with constant weights requantize as hwq does",
+        integers=True,
     ),
     Dialect(
         name="ort-unfused",

@@ -11,51 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hwq.dialect import Dialect
 from hwq.dynamic import require_dynamic, require_products
 from hwq.errors import Error
 from hwq.graph import Graph, Node
+from hwq.operator_kinds import CLAMPS, ELEMENTWISE, MATRIX, MOVES, ROWS, UNARY, VIEWS
 from hwq.ops.table import element_functions
 from hwq.plan import Activations, Group, Plan, Weights
 
 __all__ = ["MATRIX", "Constant", "Placement", "place", "weight_axes"]
-
-MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
-ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
-CLAMPS = frozenset({"Relu", "Clip"})
-# One operand in, another range out.
-UNARY = frozenset(
-    {
-        "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Gelu", "com.microsoft::Gelu", "Swish",
-        "Softmax", "AveragePool", "GlobalAveragePool",
-    }
-)  # fmt: skip
-# Values change place, or some are chosen: the scale of the (first) input stays exact.
-MOVES = frozenset(
-    {
-        "MaxPool",
-        "GlobalMaxPool",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Slice",
-        "Split",
-        "Gather",
-        "Identity",
-        "Dropout",
-        "Expand",
-        "Tile",
-        "Pad",
-        "Resize",
-        "ReduceMax",
-        "DepthToSpace",
-        "SpaceToDepth",
-    }
-)
-# Moves through which an integer consumer pulls the quantization back to its source.
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
 
 
 @dataclass(frozen=True)
@@ -83,6 +49,8 @@ class Placement:
     ties : dict of tensor name to tensor name
         The representative whose scale a point shares; its own name where it shares none.
     constants : dict of (node name, slot) to Constant
+    operands : dict of (node name, slot) to Constant
+        Constant operands of sums and products, in dialects that leave no floats between stored values.
     biases : dict of node name to slot
         Biases to be stored as int32 with scale = input scale * weight scale.
     wants : dict of node name to Activations
@@ -94,6 +62,7 @@ class Placement:
     points: dict[str, Activations] = field(default_factory=dict)
     ties: dict[str, str] = field(default_factory=dict)
     constants: dict[tuple[str, int], Constant] = field(default_factory=dict)
+    operands: dict[tuple[str, int], Constant] = field(default_factory=dict)
     biases: dict[str, int] = field(default_factory=dict)
     wants: dict[str, Activations] = field(default_factory=dict)
     dynamics: dict[str, Activations] = field(default_factory=dict)
@@ -224,8 +193,21 @@ class _Placer:
 
     def _heads_chain(self, node: Node) -> bool:
         return not node.domain and (
-            node.op in MATRIX or (node.op in ELEMENTWISE and not any(map(self._parameter, node.inputs)))
+            node.op in MATRIX
+            or (
+                node.op in ELEMENTWISE
+                and (not any(map(self._parameter, node.inputs)) or self._vector(node) is not None)
+            )
         )
+
+    def _vector(self, node: Node) -> int | None:
+        """The slot of a sum's or product's constant operand of several numbers, where the dialect stores it."""
+        slots = [slot for slot, name in enumerate(node.inputs) if self._parameter(name)]
+        if not self.dialect.integers or len(slots) != 1 or node.inputs[0] == node.inputs[1]:
+            return None
+        tensor = self.graph.tensors[node.inputs[slots[0]]]
+        known = tensor.data is not None and tensor.dtype == "float32" and np.isfinite(tensor.data).all()
+        return slots[0] if known and tensor.data is not None and tensor.data.size > 1 else None
 
     def _parameter(self, tensor: str) -> bool:
         return bool(tensor) and not self._computed(tensor)
@@ -330,8 +312,14 @@ class _Placer:
         ):
             return
         if node.name in self.chains and node.op in ELEMENTWISE:
-            self._output(node, self.chains[node.name][-1].outputs[0])
-        elif node.kind in UNARY or self._spatial_mean(node):
+            made = self.chains[node.name][-1].outputs[0]
+            self._output(node, made)
+            if made in self.made.points and (slot := self._vector(node)) is not None:
+                how = self.made.points[made]
+                dtype = "int16" if how.dtype == "uint16" else how.dtype
+                weights = Weights(dtype=dtype, granularity="tensor", symmetric=how.symmetric or dtype == "int16")
+                self.made.operands[node.name, slot] = Constant(node.name, slot, node.inputs[slot], weights, None, None)
+        elif node.kind in UNARY or self._spatial_mean(node) or (self.dialect.integers and node.kind in ROWS):
             self._output(node, node.outputs[0])
             if node.op in self.dialect.tied:
                 self._tie(node.outputs[0], node.inputs[0])

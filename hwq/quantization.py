@@ -101,7 +101,12 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         "plan": plan.hash,
         "calibration": given,
     }
-    return made.replace(source={key: value for key, value in facts.items() if value is not None}, dialect=plan.dialect)
+    made = made.replace(source={key: value for key, value in facts.items() if value is not None}, dialect=plan.dialect)
+    if dialect.integers:
+        from hwq.lowering import lower
+
+        lower(made, plan.dialect)  # refuses by name what has no kernel of integers
+    return made
 
 
 def annotate(graph: Graph, plan: Plan) -> Graph:
@@ -196,7 +201,7 @@ class _Builder:
             self.reads[name] = self._point(name, value, result)
 
     def _operand(self, node: Node, slot: int, name: str) -> str:
-        constant = self.placement.constants.get((node.name, slot))
+        constant = self.placement.constants.get((node.name, slot)) or self.placement.operands.get((node.name, slot))
         if constant is not None:
             return self._in_type_of(node, self._weight(node, constant))
         if self.placement.biases.get(node.name) == slot:

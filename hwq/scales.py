@@ -237,7 +237,7 @@ class Scales:
                 where=where,
                 remedy="export the model in float32",
             )
-        integer = node.name in self.placement.wants
+        integer = (node.name, constant.slot) in self.placement.constants and node.name in self.placement.wants
         # Weights of a float layer are only stored as integers; an integer layer needs a kernel for them.
         if integer and stored_type(how.dtype) not in self.dialect.weight_dtypes:
             raise self._contradiction(

@@ -179,9 +179,13 @@ def plans():
     """The methods: name to plan text."""
     static = 'activations = { dtype = "uint8", observer = "minmax" }'
     head = 'schema = 1\ndialect = "hwq"\n[default]\n'
+    integers = 'schema = 1\ndialect = "hwq-integer"\n[default]\n'
     return {
         "W8A8": f'{head}weights = {{ dtype = "int8" }}\n{static}\n',
         "W8A8 smooth": f'{head}weights = {{ dtype = "int8" }}\n{static}\n[transforms]\nsmooth = 0.5\n',
+        "W8A8, integers alone": f'{integers}weights = {{ dtype = "int8" }}\n{static}\n',
+        "W8A8 smooth, integers alone": f'{integers}weights = {{ dtype = "int8" }}\n{static}\n[transforms]\nsmooth = 0.5\n',
+        "W8A16, integers alone": f'{integers}weights = {{ dtype = "int8" }}\nactivations = {{ dtype = "int16", symmetric = true }}\n',
         "W8 dynamic rows smooth": f'{head}weights = {{ dtype = "int8" }}\nactivations = {{ mode = "dynamic", granularity = "row" }}\n[transforms]\nsmooth = 0.5\n',
         "W8 dynamic rows": f'{head}weights = {{ dtype = "int8" }}\nactivations = {{ mode = "dynamic", granularity = "row" }}\n',
         "W4 groups of 32, float activations": f'{head}weights = {{ dtype = "int4", granularity = {{ group = 32 }} }}\nactivations = {{ mode = "float" }}\n',
@@ -241,7 +245,7 @@ def main():
     with write_atomically(FOLDER / "encoder.csv", overwrite=True, mode="w") as stream:
         stream.write(text.getvalue())
     lines = ["# A transformer encoder with outlier channels", "", __doc__.split("\n\n")[1].replace("\n", " "), "",
-             f"{OUTLIERS} of {WIDTH} channels of each LayerNormalization times {FACTOR:g}; 200 training images calibrate, 500 test images are scored; dialect `hwq`.", "",
+             f"{OUTLIERS} of {WIDTH} channels of each LayerNormalization times {FACTOR:g}; 200 training images calibrate, 500 test images are scored; dialect `hwq`; `integers alone` is `hwq-integer`: residual sums, LayerNormalization, softmax, GELU and mean too run on 8 or 16 bits, nothing between input and logits is a float.", "",
              "| model | method | SQNR dB | accuracy % | agreement % | seconds |", "|---|---|---|---|---|---|",
              *("| " + " | ".join(row) + " |" for row in rows), "",
              f"Outliers cost W8A8 {lost:.2f} dB; `smooth = 0.5` wins {won:.2f} dB back: {100 * won / lost:.0f} %.", ""]  # fmt: skip

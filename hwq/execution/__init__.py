@@ -9,6 +9,7 @@ from hwq.errors import Error
 from hwq.execution import (
     aten,
     elementwise,
+    integral,
     islands,
     movement,
     products,
@@ -29,7 +30,19 @@ from hwq.lowering import lower
 __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 
 # Importing a module of builders registers them.
-BUILDERS = (aten, elementwise, islands, movement, products, run_time, saturation, standard, tflite, tflite_bytes)
+BUILDERS = (
+    aten,
+    elementwise,
+    integral,
+    islands,
+    movement,
+    products,
+    run_time,
+    saturation,
+    standard,
+    tflite,
+    tflite_bytes,
+)
 
 
 @default_state()

@@ -124,7 +124,8 @@ BUILDERS: dict[str, Builder] = {}
 
 
 def register(*names: str) -> Callable[[Builder], Builder]:
-    """Decorator: `names` are operators of groups (quantized operands), or ``float:NAME`` for float ones."""
+    """Decorator: `names` are operators of groups (quantized operands), ``float:NAME`` for float ones, ``DIALECT:NAME`` for groups
+    of one dialect alone."""
 
     def note(builder: Builder) -> Builder:
         for name in names:
@@ -168,7 +169,8 @@ def build(graph: Graph, dialect: Dialect, node: Node) -> Kernel:
     Error
         There is no kernel for these operands, or the operator is unknown.
     """
-    builder = BUILDERS.get(step_name(graph, node), interpret)
+    key = step_name(graph, node)
+    builder = BUILDERS.get(f"{dialect.name}:{key}") or BUILDERS.get(key, interpret)
     try:
         return builder(Scope(graph, dialect, node))
     except Error:

@@ -345,10 +345,9 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
         "ir_version": int(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
-    own = model.producer_name == "hwq" and any(
-        (entry.key, entry.value) == ("hwq.dialect", "hwq") for entry in model.metadata_props
-    )
-    dialect = "hwq" if own else "ort"  # a plan for hwq's own kernels keeps them
+    stated = {entry.value for entry in model.metadata_props if entry.key == "hwq.dialect"}
+    own = stated & {"hwq", "hwq-integer"} if model.producer_name == "hwq" else set()
+    dialect = own.pop() if own else "ort"  # a plan for hwq's own kernels keeps them
     return Graph(
         reader.nodes, reader.tensors.values(), reader.inputs, outputs, name=name, dialect=dialect, source=source
     )

@@ -12,6 +12,7 @@ from hwq.lowering.conversion import quantize_biases, turn_unsigned
 from hwq.lowering.fbgemm import group_eager
 from hwq.lowering.grouping import annotate, declare, drop_inverse_pairs, group
 from hwq.lowering.integers import adopt_integer_ops
+from hwq.lowering.integral import fold_biases, fold_factors, group_integral, require_integers, rescale_pairs
 from hwq.lowering.narrow import widen_weights
 from hwq.lowering.own import group_integer_products, group_own, group_run_time
 from hwq.lowering.pairs import affine, is_dequantize, is_quantize
@@ -55,12 +56,19 @@ _HWQ = (
     tuple(rule for rule in _ORT[1] if rule is not quantize_biases),
     (drop_redundant_clips, turn_unsigned, make_tables, group_own, group, drop_inverse_pairs),
 )
+# And hwq-integer: what lies between moves into the products' groups, the rest has groups of its own.
+_INTEGRAL = (
+    *_HWQ[:2],
+    (*_HWQ[2], fold_factors, fold_biases),
+    (drop_redundant_clips, make_tables, group_integral, group_own, group, drop_inverse_pairs, rescale_pairs),
+)
 RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
     {
         "ort": _ORT,
         "ort-avx2-saturating": _ORT,
         "ort-unfused": ((adopt_integer_ops,),),
         "hwq": _HWQ,
+        "hwq-integer": _INTEGRAL,
         "onnx": (),
         "tensorrt": (),
         "litert-ref": (),
@@ -109,7 +117,10 @@ def _lowered(draft: Draft, dialect: str) -> Graph:
             if not any([rule(draft) for rule in level]):
                 break
     _annotate_pairs(draft)
-    return draft.finish(dialect)
+    made = draft.finish(dialect)
+    if find(dialect).integers:
+        require_integers(made)
+    return made
 
 
 def _annotate_pairs(draft: Draft) -> None:

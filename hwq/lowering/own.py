@@ -15,7 +15,7 @@ from hwq.lowering.grouping import FUSED, Site, annotate, merge, surroundings
 from hwq.lowering.pairs import Affine, affine, is_quantize, made_by_dequantize
 from hwq.lowering.rewriting import Draft, constant_like
 
-__all__ = ["group_integer_products", "group_own", "group_run_time", "swallow_relus"]
+__all__ = ["group_integer_products", "group_own", "group_run_time", "swallow_relus", "with_clamp"]
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 INTEGER_PRODUCTS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
@@ -159,7 +159,7 @@ def group_own(draft: Draft) -> bool:
         if node.op not in PRODUCTS or node.domain or node.body or not _plain(draft, node):
             continue
         theirs, bare = surroundings(draft, key, node), _without_quantize(draft, key, node)
-        given = [site for site in (theirs, _with_clamp(draft, key, node), bare) if site is not None]
+        given = [site for site in (theirs, with_clamp(draft, key, node), bare) if site is not None]
         fused = theirs is not None and FUSED[node.op](theirs)
         found = (_static(site, fused) for site in given)
         fitting = next((site for site in found if site is not None), None) or _weight_only(bare)
@@ -169,7 +169,7 @@ def group_own(draft: Draft) -> bool:
     return changed
 
 
-def _with_clamp(draft: Draft, key: float, node: Node) -> Site | None:
+def with_clamp(draft: Draft, key: float, node: Node) -> Site | None:
     """The site where a Relu or Clip stands before the Q: it clamps stored values between its bounds' own (Q is monotone)."""
     reader = draft.only_reader(node.outputs[0])
     if reader is None or reader[1].op not in {"Relu", "Clip"} or reader[1].domain:

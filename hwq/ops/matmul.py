@@ -112,7 +112,7 @@ class MatMul(Op):
 
     def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
         """See `Op.infer`."""
-        a, b = operands(node, inputs, 2, 2)
+        a, b, *_ = operands(node, inputs, 2, 3 if node.body else 2)  # a group may hold its bias
         return [(dims.same_types(node, [a, b]), *product_shape(node, a, b))]
 
     def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
