@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hwq.batches import Batches
     from hwq.calibration import Calibration
 
-__all__ = ["annotate", "quantize"]
+__all__ = ["annotate", "quantize", "transformed"]
 
 
 def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: Batches | None = None) -> Graph:
@@ -107,6 +107,27 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
 
         lower(made, plan.dialect)  # refuses by name what has no kernel of integers
     return made
+
+
+def transformed(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: Batches | None = None) -> Graph:
+    """The float model as the plan's transforms leave it, which `quantize` with the same arguments stores: the same function,
+    channels scaled (and outliers clamped, with `clip`). What `compare` needs to put single layers of such a model back to float.
+
+    Parameters
+    ----------
+    graph, plan, cal, batches
+        As for `quantize`.
+
+    Raises
+    ------
+    Error
+        A transform does not apply, or needs samples.
+    """
+    from hwq.transforms.sequence import Sequence
+    from hwq.transforms.subsets import kept
+
+    folded = _folded(graph, plan)
+    return Sequence(folded, plan, find(plan.dialect), cal, kept(folded, batches)).run()[0]
 
 
 def annotate(graph: Graph, plan: Plan) -> Graph:

@@ -230,6 +230,41 @@ def test_graphs_without_switches_say_so(cnn: Graph) -> None:
         hwq.compare(cnn, q, x, sensitivity=-1)
 
 
+@pytest.mark.parametrize("transforms", [{"equalize": True}, {"equalize": True, "clip": 5.0}])  # fmt: skip
+def test_layers_of_a_transformed_model_are_switched_too(
+    cnn: Graph, transforms: dict[str, object], tmp_path: Path
+) -> None:
+    import onnx
+
+    from hwq.quantization import transformed
+
+    x = tiny.images(16)
+    table = {"schema": 1, "dialect": "hwq", "default": {"weights": {"dtype": "int4", "granularity": "tensor"}}, "transforms": transforms}  # fmt: skip
+    plan, cal = hwq.Plan.model_validate(table), hwq.calibrate(cnn, x)
+    q = hwq.quantize(cnn, plan, cal, x)
+    with pytest.raises(Error, match="cannot be switched back"):
+        hwq.compare(cnn, q, x, sensitivity=True)
+    twin = transformed(cnn, plan, cal, x)
+    found = hwq.compare(twin, q, x, sensitivity=8)
+    # Every layer stands there, and leaving one in float gives back what quantizing it alone costs, in its order.
+    assert {one.layer for one in found.sensitivities} >= {"depthwise", "pointwise", "dense"}
+    assert all(one.only is not None and one.without is not None for one in found.sensitivities)
+    assert found.layers[0].weights_only_db is not None
+    first = found.changes[0]
+    assert first.gain_db > 0
+    # The gain is what the plan with the change reaches, made anew: within a decibel, since biases and rounding follow.
+    better = found.improved(plan)
+    again = hwq.compare(transformed(cnn, better, cal, x), hwq.quantize(cnn, better, cal, x), x)
+    before = hwq.compare(twin, q, x)
+    assert again.layers[-1].sqnr_db > before.layers[-1].sqnr_db
+    onnx.save(tiny.cnn(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=x)
+    plan.save(tmp_path / "p.toml")
+    ran = CliRunner().invoke(app, ["compare", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--plan", str(tmp_path / "p.toml"), "--sensitivity", "--json"])  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    assert "after the plan's transforms" in ran.output
+
+
 def test_the_command_line(cnn: Graph, tmp_path: Path) -> None:
     import onnx
 

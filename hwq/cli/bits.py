@@ -318,6 +318,14 @@ def compare(
         statistics = _statistics(graph, calibration, None if calibration else found)
         again = None if calibration else found.batches(CHUNK)
         other = hwq.quantize(graph, chosen, statistics, again)
+        asked = chosen.transforms
+        scaled = asked.equalize or asked.smooth is not None or asked.awq
+        # The same function with the plan's factors in it: its layers are the ones that were stored. Clamps change the function.
+        if sensitivity if asked.clip is not None else scaled:
+            from hwq.quantization import transformed
+
+            graph = transformed(graph, chosen, statistics, None if calibration else found.batches(CHUNK))
+            typer.echo("note: layers are compared with the float model after the plan's transforms", err=True)
     depth: bool | int = sensitivity if sensitivity_samples is None else sensitivity_samples
     with progress("comparing") as report:
         result = hwq.compare(

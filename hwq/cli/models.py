@@ -109,7 +109,11 @@ def export(
     ] = "qdq",
     target: Annotated[
         str | None,
-        typer.Option("--target", metavar="NAME", help="A runtime whose rules the file must obey: tensorrt."),
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="A runtime whose rules the file must obey: tensorrt; onnxruntime: weight-only layers as its MatMulNBits.",
+        ),
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,

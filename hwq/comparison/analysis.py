@@ -135,7 +135,8 @@ def analyse(
                 "the quantized graph cannot be switched back to the float model layer by layer",
                 where=f"graph {q.name}",
                 why=why,
-                remedy="compare with the float model that was quantized: after equalization and the like",
+                remedy="compare with the float model that was quantized: hwq.quantization.transformed(graph, plan, cal, batches); "
+                "on the command line give --plan instead of the quantized model",
             )
         return made
     for kind, key in (("activations", "weights_only_db"), ("weights", "activations_only_db")):

@@ -13,7 +13,7 @@ __all__ = ["pairs"]
 def pairs(graph: Graph, q: Graph, program: Program) -> Iterator[tuple[Node, str, str, str, Quantization | None]]:
     """(float node, float tensor, stored tensor, its type, its quantization) wherever both make the same value."""
     # What a transform scaled channel by channel holds other numbers than its namesake.
-    rescaled = set(q.source.get("rescaled", ()))
+    rescaled = set(q.source.get("rescaled", ())) - set(graph.source.get("rescaled", ()))
     named = {name for node in graph.nodes for name in node.outputs if name and name not in rescaled}
     origins = {node.origin or node.name: node for node in graph.nodes}
     sources = {node.name: node for node in q.nodes}

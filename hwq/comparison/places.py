@@ -77,6 +77,7 @@ class Places:
     def __init__(self, graph: Graph, q: Graph):
         self.q = q
         self.floats = fold(graph)
+        self.scaled = tuple(graph.source.get("rescaled", ()))  # of the float model itself, after the plan's transforms
         self.twins = {name: node for node in self.floats.nodes for name in (node.name, node.origin) if name}
         self.sources = {node.name: node for node in q.nodes}
         self.values: dict[str, Array] = {}  # key of a weight -> its float value
@@ -208,7 +209,7 @@ class Places:
         """Why the stored weights cannot be the float model's, or "" where they can: channels that keep their direction
         and not their length were scaled before they were quantized.
         """
-        if self.q.source.get("rescaled"):
+        if set(self.q.source.get("rescaled", ())) - set(self.scaled):
             return "a transform of the plan scaled channels of the float model first"
         for place in self.every:
             value = self.values.get(place.key)

@@ -24,8 +24,10 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
         that onnxruntime makes of them; float operators that it does not fuse stay between DQ and Q. ``aimet``: the scales
         and zero points alone, as AIMET's encodings (JSON) beside the float model; without a version 1.0.0, or 2.0.0 where
         weights have blocks.
-    target : {None, "tensorrt"}
-        A reader with rules of its own: the file obeys them (float biases), or the error lists what they forbid.
+    target : {None, "tensorrt", "onnxruntime"}
+        A reader with rules of its own. ``tensorrt``: the file obeys them (float biases), or the error lists what they forbid.
+        ``onnxruntime``: weight-only layers of 4 and 8 bits are its MatMulNBits (accuracy level 0), which it runs without
+        unpacking them first.
     overwrite : bool
         Replace an existing file.
 
@@ -38,8 +40,10 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
     """
     if format not in FORMATS:
         raise Error("there is no such export format", where=f"format {format}", remedy=f"one of: {', '.join(FORMATS)}")
-    if target not in {None, "tensorrt"}:
-        raise Error("there is no such export target", where=f"target {target}", remedy="one of: tensorrt; or none")
+    if target not in {None, "tensorrt", "onnxruntime"}:
+        raise Error(
+            "there is no such export target", where=f"target {target}", remedy="one of: tensorrt, onnxruntime; or none"
+        )
     if format.startswith("aimet"):
         if target is not None:
             raise Error("encodings have no target", where=f"format {format}, target {target}", remedy='format="qdq"')
@@ -50,7 +54,9 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
         return
     if format == "qoperator" and target is not None:
         raise Error(
-            "TensorRT reads Q and DQ around float operators, not integer operators",
+            "TensorRT reads Q and DQ around float operators, not integer operators"
+            if target == "tensorrt"
+            else "integer operators hold no weight-only layers",
             where=f"format {format}, target {target}",
             remedy='use format="qdq" with this target',
         )
@@ -65,4 +71,8 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
         from hwq.exporters.tensorrt import for_tensorrt
 
         q = for_tensorrt(q)
+    if target == "onnxruntime":
+        from hwq.exporters.nbits import with_matmulnbits
+
+        q = with_matmulnbits(q)
     write(q, path, overwrite=overwrite)

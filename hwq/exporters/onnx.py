@@ -80,7 +80,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
         "hwq.graph": graph.hash,
         **{
             f"hwq.{key}": str(graph.source[key])
-            for key in ("float_graph", "plan", "calibration")
+            for key in ("float_graph", "plan", "calibration", "matmulnbits")
             if key in graph.source
         },
     }

@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hwq.errors import Error
+from hwq.exporters import nbits
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Dim, Graph, Node, Tensor, carrier
 from hwq.importers.onnx_functions import inlined
@@ -347,10 +348,12 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
     }
     stated = {entry.value for entry in model.metadata_props if entry.key == "hwq.dialect"}
     own = stated & {"hwq", "hwq-integer"} if model.producer_name == "hwq" else set()
-    dialect = own.pop() if own else "ort"  # a plan for hwq's own kernels keeps them
-    return Graph(
+    dialect = next(iter(own), "ort")  # a plan for hwq's own kernels keeps them
+    graph = Graph(
         reader.nodes, reader.tensors.values(), reader.inputs, outputs, name=name, dialect=dialect, source=source
     )
+    notes = next((entry.value for entry in model.metadata_props if entry.key == f"hwq.{nbits.KEY}"), None)
+    return graph if notes is None or not own else nbits.restored(graph, notes)
 
 
 def _require_known(nodes: Sequence[Node]) -> None:
