@@ -21,7 +21,7 @@ from hwq.operator_kinds import CLAMPS, ELEMENTWISE, MATRIX, MOVES, ROWS, UNARY, 
 from hwq.ops.table import element_functions
 from hwq.plan import Activations, Group, Plan, Weights
 
-__all__ = ["MATRIX", "Constant", "Placement", "place", "weight_axes"]
+__all__ = ["Constant", "Placement", "place", "weight_axes"]
 
 
 @dataclass(frozen=True)

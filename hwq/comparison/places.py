@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from hwq.graph import Array, Graph, Node, Quantization
+from hwq.operator_kinds import MOVES
 from hwq.ops.folding import fold
 from hwq.ops.quantize import dequantize
-from hwq.placement import MOVES
 from hwq.plan_reading import float_name
 
 __all__ = ["Place", "Places", "Unit"]

@@ -12,7 +12,8 @@ from hwq.errors import Error, NotSupportedYet
 from hwq.files import PathLike, read_bytes
 from hwq.graph import Graph, Node
 from hwq.names import display_name
-from hwq.placement import MATRIX, weight_axes
+from hwq.operator_kinds import MATRIX
+from hwq.placement import weight_axes
 from hwq.plan import Plan
 from hwq.standardization import standardized
 
