@@ -7,15 +7,18 @@
  * Bounds: one step adds at most 4 * 255 * 128 < 2^17 in size; the int32 lane wraps modulo 2^32 like ref's.
  *
  * Tile: ROWS x 2 vectors of accumulators (24 of 32 registers, or 12 of 16), so that one load of weights serves ROWS steps and
- * a broadcast of a serves two. Few rows take tiles of more columns. a is copied only where its bits must change, its k is no
- * multiple of 4, or row sums are needed; the copy's rows lie an odd number of cache lines apart. */
+ * a broadcast of a serves two. Few rows take tiles of more columns; they read each weight once, and where weights take more than CACHED
+ * bytes, so that they come from behind the second cache, ask for it AHEAD bytes before (6 to 27 percent faster on a Cascade Lake Xeon;
+ * where they are near it costs 9). a is copied only where its bits must change, its k is no multiple of 4, or row sums are needed; the
+ * copy's rows lie an odd number of cache lines apart. */
 
-enum { LANES = BYTES / 4, PER_STRIP = HWQ_STRIP / LANES };
+enum { LANES = BYTES / 4, PER_STRIP = HWQ_STRIP / LANES, AHEAD = 1024, CACHED = 1 << 19 };
 
 typedef struct {
     int32_t block[ROWS * 2 * LANES > 4 * WIDE * LANES ? ROWS * 2 * LANES : 4 * WIDE * LANES];
     int32_t terms[WIDE * LANES + HWQ_STRIP], zero_points[WIDE * LANES + HWQ_STRIP];
     int32_t sums[HWQ_GEMM_ROWS];
+    int64_t strips;
     _Alignas(64) uint8_t rows[];
 } scratch;
 _Static_assert(sizeof(scratch) <= HWQ_GEMM_FIXED, "the workspace holds it");
@@ -70,10 +73,14 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     const uint8_t *groups[(ROWS > 4 ? ROWS : 4) / 3 + 1]; /* a pointer serves three rows: plain, + stride, + 2 strides */
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r += 3) groups[r / 3] = a + r * a_stride;
+    const int distant = strip_bytes * s->strips > CACHED;
     for (int64_t q = 0; q < quads; q++) {
         VECTOR w[WIDE];
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++) w[v] = load(b + 64 * q + v / PER_STRIP * strip_bytes + v % PER_STRIP * BYTES);
+        for (int v = 0; v < vectors; v++) {
+            if (vectors == WIDE && v % PER_STRIP == 0 && distant) __builtin_prefetch(b + 64 * q + v / PER_STRIP * strip_bytes + AHEAD);
+            w[v] = load(b + 64 * q + v / PER_STRIP * strip_bytes + v % PER_STRIP * BYTES);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             const VECTOR x = SET1(quad_of(groups[r / 3] + r % 3 * a_stride));
@@ -141,6 +148,7 @@ static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point
     const int64_t out_size = hwq_type_size(args->epilogue->out_type), line = hwq_gemm_line(k), block = hwq_gemm_block_rows(line, ROWS);
     const int with_points = w->zero_points != NULL, copied = flip || k != k4 || with_points;
     scratch *s = args->workspace;
+    s->strips = args->strips;
 
     for (int64_t top = 0; top < args->m; top += block) {
         const int64_t rows = args->m - top < block ? args->m - top : block;
