@@ -16,6 +16,7 @@ from hwq.errors import Error
 from hwq.exporters import nbits
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Dim, Graph, Node, Tensor, carrier
+from hwq.importers import onnx_older
 from hwq.importers.onnx_functions import inlined
 from hwq.importers.onnx_quantization import annotated
 from hwq.importers.onnx_values import MAX_RANK, Budget, array_of, attributes_of, dtype_of
@@ -24,7 +25,7 @@ from hwq.ops.inference import infer_shapes
 
 __all__ = ["MIN_OPSET", "read"]
 
-MIN_OPSET = 13
+MIN_OPSET = onnx_older.OLDEST
 # ONNX's own domain has two spellings.
 _OWN = ("", "ai.onnx")
 _SPATIAL = frozenset(
@@ -83,7 +84,7 @@ def read(
     try:
         model = _parsed(source) if isinstance(source, bytes) else source
         graph = _graph(model, name, Budget(max_bytes, folder))
-        return _typed(annotated(infer_shapes(graph, shapes)))
+        return _typed(annotated(onnx_older.raise_rows(infer_shapes(graph, shapes))))
     except Error as error:
         if file and file not in (error.where or ""):
             where = f"{display_name(file)}: {error.where}" if error.where else file
@@ -160,8 +161,9 @@ def _opset(model: onnx.ModelProto) -> int:
 class _Reader:
     """Collects the nodes and tensors of one model."""
 
-    def __init__(self, model: onnx.ModelProto, budget: Budget):
-        self.model, self.budget = model, budget
+    def __init__(self, model: onnx.ModelProto, budget: Budget, older: bool):
+        self.model, self.budget, self.older = model, budget, older
+        self.taken = {output for node in model.graph.node for output in node.output} if older else set[str]()
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.names: set[str] = set()
@@ -224,6 +226,11 @@ class _Reader:
         while inputs and not inputs[-1]:
             inputs.pop()
         _normalize(proto.op_type, attributes, types, where)
+        moved = onnx_older.raised(proto.op_type, attributes) if self.older and not domain else None
+        if moved is not None:
+            constant = self._free(f"{name}_{proto.op_type.lower()}")
+            self.tensors[constant] = Tensor(constant, "int64", moved.shape, moved)
+            inputs[1:] = [constant]
         self.nodes.append(
             Node(
                 proto.op_type,
@@ -236,6 +243,12 @@ class _Reader:
                 "NCHW" if proto.op_type in _SPATIAL else "",
             )
         )
+
+    def _free(self, name: str) -> str:
+        """A tensor's name that the file does not use."""
+        while name in self.tensors or name in self.taken:
+            name += "_"
+        return name
 
     def _unique(self, name: str) -> str:
         found, count = name, 1
@@ -318,7 +331,7 @@ def _dim(dim: Any, name: str, axis: int) -> Dim:
 
 def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
     opset = _opset(model)
-    reader = _Reader(model, budget)
+    reader = _Reader(model, budget, opset < onnx_older.RAISED)
     reader.initializers()
     reader.graph_inputs()
     for index, proto in enumerate(inlined(model)):
@@ -342,7 +355,7 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
     source = {
         "format": "onnx",
         "graph": model.graph.name,
-        "opset": opset,
+        "opset": max(opset, onnx_older.RAISED),
         "ir_version": int(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
