@@ -190,9 +190,9 @@ _TABLE = (
         formulas=MappingProxyType({**_ORT.formulas, "u8s8-product": "saturating-pairs"}),
     ),
     Dialect(name="litert-ref", summary="LiteRT's reference kernels (BUILTIN_REF)", runtime="ai-edge-litert 2.3.0", status="verified",
-            evidence="9,794,833 values of 97 kinds of random one-op models: 0 differ; every layer of nine integer models on 100 random inputs each, 48,355,200 values: 0 differ; "
-            "hybrid DS-CNN 2 of 7,216,400 and hybrid DEPTHWISE_CONV_2D 1 of 102,005 by an ulp; SUM is left out (the runtime's kernel gives nonsense for int8 and int16; "
-            "uint8 78 of 2,998 by 1); float TANH and LSTM within 4 ulps",
+            evidence="9,794,833 values of 97 kinds of random one-op models and 2,084,638 with AVX-512 masked: 0 differ; every layer of nine integer models on 100 random inputs each, "
+            "48,355,200 values: 0 differ; hybrid kernels on halves of their own range: 301,807, 0 differ; float MEAN and SUM exact; SUM is promised for uint8 alone: the runtime mostly reads "
+            "and writes int8 as uint8 (823 values; recorded once as the exact sum, which hwq computes), its int16 SUM is uninitialised memory; by ulps: float SOFTMAX, LOGISTIC and EXP 1 % at most, TANH 20 % within 4, GELU 60 % within 8, LSTM (bounds that --verify checks)",
             roundings=MappingProxyType({"FULLY_CONNECTED": "f64", "*": "gemmlowp"}),
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-ref-fixedfc", summary="older TensorFlow Lite: as litert-ref, FULLY_CONNECTED in fixed point",
@@ -201,9 +201,10 @@ _TABLE = (
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     Dialect(name="litert-xnnpack", summary="LiteRT's default interpreter on x86-64: XNNPACK, and optimised kernels for what it refuses",
             runtime="ai-edge-litert 2.3.0", status="verified except float functions and some float TRANSPOSE_CONV",
-            evidence="9,794,193 values of 97 kinds of random one-op models: 0 differ; every layer of eight integer models on 100 random inputs each, 48,355,000 values: 0 differ; "
-            "not matched, by ulps: float TRANSPOSE_CONV with SAME padding and strides beyond the filter (6,130 of 105,587 values of all float TRANSPOSE_CONV), float SOFTMAX, LOGISTIC, "
-            "TANH, HARD_SWISH and the like (hybrid DS-CNN 1,512 of 7,216,400, its SOFTMAX alone), hybrid DEPTHWISE_CONV_2D 1 of 102,005; broadcast ADD whose ratio of scales is 256 or more",
+            evidence="9,794,193 values of 97 kinds of random one-op models and 2,084,638 with AVX-512 masked: 0 differ; every layer of eight integer models on 100 random inputs each, "
+            "48,355,000 values: 0 differ; broadcast ADD of any ratio of scales 1,089,037: 0 differ; float MEAN, SUM and HARD_SWISH exact on a CPU with AVX2 (with AVX-512 30 % of MEAN and SUM over the last axis "
+            "by ulps: XNNPACK takes 16 at a time); by ulps, with bounds that --verify checks: float TRANSPOSE_CONV with SAME padding and strides beyond the filter 5 % within 4, float LOGISTIC 60 % within 4, "
+            "SOFTMAX and TANH 70 % within 8, EXP 70 % within 16, GELU 60 % within 8",
             roundings=MappingProxyType({"*": "fp32"}),
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     _FBGEMM,

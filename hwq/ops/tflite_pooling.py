@@ -125,6 +125,8 @@ class Reduction(TfliteOp):
                 )
             return [np.asarray(x.prod(axis=axes, keepdims=keep, dtype=x.dtype))]
         count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+        if call.quantized and op == "SUM" and call.dtype(0) == "uint8":
+            return [_sum_of_bytes(call, x.astype(np.int64).sum(axis=axes, keepdims=keep), count)]
         if call.quantized:
             return [_rescaled(call, x.astype(np.int64).sum(axis=axes, keepdims=keep), count)]
         if x.dtype.kind == "f":
@@ -155,8 +157,15 @@ def _in_order(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     return total.reshape([1 if axis in axes else dim for axis, dim in enumerate(x.shape)]) if keep else total
 
 
+def _sum_of_bytes(call: Call, total: fixed.Int64, count: int) -> Array:
+    """SUM of uint8: R1 by ``s_in / s_out``."""
+    multiplier = fixed.quantize_multiplier(float(call.scale(0)) / float(call.made_scale()))
+    values = fixed.multiply(fixed.wrap32(total - call.zero_point(0) * count), *multiplier) + call.made_zero_point()
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
 def _rescaled(call: Call, total: fixed.Int64, count: int) -> Array:
-    """MEAN: R1 by ``s_in / s_out`` with 1 / count inside the multiplier; SUM: in float32, halves away from zero.
+    """MEAN: R1 by ``s_in / s_out`` with 1 / count inside the multiplier; SUM of int8 and int16: in float32, halves away from zero.
 
     The multiplier is shifted left by at most 32 bits and so far that the shift stays >= -31, then divided.
     """

@@ -7,6 +7,7 @@ kernels. Formulas: R3, R4 and R6 of kernels/README.md, found by experiment again
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +60,46 @@ def arithmetic(call: Call) -> Array | None:
 
 
 def _refused_sum(call: Call) -> Array | None:
-    """LiteRT's vectorized ADD of one shape: the rescaled sum and its zero point wrap in int16 where whole vectors reach.
+    """LiteRT's vectorized ADD: the rescaled sum and its zero point wrap in int16 where whole vectors of a row reach.
 
-    16 elements at a time for int8, 8 for uint8.
+    A row is the whole result, or with broadcast the innermost loop; 16 elements at a time for int8, 8 for uint8 and for one
+    value against a row.
     """
-    if call.array(0).shape != call.array(1).shape:
+    rows = _rows(call.array(0).shape, call.array(1).shape)
+    if rows is None:
         return None
     exact, zero = rescaled_sum(call), call.made_zero_point()
     wrapped = (exact.astype(np.int16).astype(np.int64) + zero).astype(np.int16).astype(np.int64)
-    return clamp(call, _left_over(wrapped, exact + zero, 16 if call.dtype(0) == "int8" else 8))
+    length, single = rows if rows[0] else (exact.size, False)
+    step = 16 if call.dtype(0) == "int8" and not single else 8
+    reached = np.arange(exact.size) % max(length, 1) < length // step * step
+    return clamp(call, np.where(reached.reshape(exact.shape), wrapped, exact + zero))
+
+
+def _rows(first: Sequence[int], second: Sequence[int]) -> tuple[int, bool] | None:
+    """(length of the innermost loop, whether one value meets a row) of LiteRT's five loops; None: it has no such loops.
+
+    Length 0: the shapes are equal but for leading ones, and the result is one row.
+    """
+    rank = max(len(first), len(second))
+    sizes = [tuple(reversed([1] * (rank - len(shape)) + list(shape))) for shape in (first, second)]
+    if sizes[0] == sizes[1]:
+        return 0, False
+    repeats = next(one == 1 for one, other in zip(*sizes, strict=True) if one != other)
+    pairs = list(
+        zip(*(sizes if repeats else sizes[::-1]), strict=True)
+    )  # the operand whose innermost sizes repeat first
+    lengths, fits = (
+        [],
+        (lambda a, b: a == b, lambda a, _: a == 1, lambda a, b: a == b, lambda _, b: b == 1, lambda a, b: a == b),
+    )
+    for fit in fits:
+        lengths.append(1)
+        while pairs and fit(*pairs[0]):
+            lengths[-1] *= max(pairs.pop(0))
+    if pairs:
+        return None
+    return (lengths[0], False) if lengths[0] > 1 else (lengths[1], True)
 
 
 @by_default("QUANTIZE")
