@@ -149,10 +149,10 @@ def _with_onnx(dialect: str, values: int, progress: Progress | None) -> Verifica
 
 def _saturating(dialect: str, values: int, progress: Progress | None) -> Verification:
     version = _version("onnxruntime")
+    if masking.maskable() and not masking.masked():
+        return masked.verify(dialect, values, progress)
     if not avx2.has_vnni():
         return _native(dialect, values, progress)
-    if masking.maskable():
-        return masked.verify(dialect, values, progress)
     prepared = dict(_prepared(values))
     made, command = saturating_outputs(prepared)
     cases: dict[str, Case] = {}
