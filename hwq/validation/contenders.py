@@ -80,9 +80,8 @@ def contend(network: Network, python: str, names: Sequence[str]) -> dict[str, Ma
             if "error" in said:
                 found[names[number]] = str(said["error"])
                 continue
-            written, size = folder / f"{number}.onnx", said["bytes"]
-            if size is None and written.is_file():
-                size = stored_bytes(hwq.load(str(written)))
+            written = folder / f"{number}.onnx"
+            size = stored_bytes(hwq.load(str(written))) if written.is_file() else None
             found[names[number]] = Made(np.load(folder / f"{number}.npy"), float(said["seconds"]), size)
         return found
 

@@ -57,7 +57,7 @@ def _methods() -> tuple[Method, ...]:
     ]
     made += [
         Method("mse, equalize", "W8A8 static", _plan(int8, _static("mse"), {"equalize": True})),
-        Method("mse, equalize, bias", "W8A8 static", _plan(MSE, _static("mse"), {"equalize": True, **CORRECT})),
+        Method("mse, equalize, bias", "W8A8 static", _plan(MSE, _static("mse"), {"equalize": True, **CORRECT}), True),
     ]
     made += [
         Method(f"{observer}, bias", "W8A8 static", _plan(MSE, _static(observer), CORRECT), True)
@@ -81,6 +81,8 @@ def _methods() -> tuple[Method, ...]:
         Method(f"{observer}, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static(observer), CORRECT), True)
         for observer in ("minmax", "mse")
     ]
+    equalized = {"equalize": True, **CORRECT}
+    made.append(Method("mse, equalize, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static("mse"), equalized), True))
     return tuple(made)
 
 

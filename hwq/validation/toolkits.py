@@ -39,7 +39,6 @@ class Job:
         self.calibration = np.load(folder / "calibration.npy")
         self.images = np.load(folder / "images.npy")
         self.outputs: Any = None
-        self.bytes: int | None = None
         self.seconds: float | None = None
         # Images run at once. Dynamic ranges cover the whole batch, so there one at a time is what the method means.
         self.step = 50
@@ -140,7 +139,6 @@ def _torchao(dynamic: bool) -> Callable[[Job], None]:
             job.step = 1 if dynamic else job.step
             parts = [job.images[at : at + job.step] for at in range(0, len(job.images), job.step)]
             job.outputs = np.concatenate([converted(torch.from_numpy(part)).numpy() for part in parts])
-        job.bytes = sum(one.numel() * one.element_size() for one in converted.state_dict().values())
 
     return make
 
@@ -205,7 +203,7 @@ def _quiet() -> Iterator[None]:
 
 
 def measure(folder: Path, number: int, name: str) -> dict[str, Any]:
-    """Quantize and run; seconds of processor time and bytes of parameters (None: those of the file), or what went wrong."""
+    """Quantize and run; seconds of processor time, or what went wrong."""
     try:
         with _quiet():
             job = Job(folder, number)
@@ -217,7 +215,7 @@ def measure(folder: Path, number: int, name: str) -> dict[str, Any]:
         np.save(folder / f"{number}.npy", np.asarray(job.outputs, np.float32))
     except Exception as error:  # whatever the toolkit raises is its answer
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    return {"seconds": seconds, "bytes": job.bytes}
+    return {"seconds": seconds}
 
 
 def main() -> None:
