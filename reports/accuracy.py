@@ -3,12 +3,15 @@
 Choices are made on calibration data only (`hwq.validation.accuracy`); this page adds the bars and says which are met.
 
 Run: python reports/accuracy.py   (needs HWQ_SHARED; some ten minutes of one core)
+     python reports/accuracy.py --peer-python PYTHON   (its NNCF, torchao, AIMET too; may be repeated)
+     python reports/accuracy.py --network NAME         (that network alone; the others' rows stay)
      python reports/accuracy.py --page   (the page again from rows.csv and facts.json)
      python reports/accuracy.py --speed  (the table of times again)
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -47,9 +50,17 @@ BARS = [
 ]
 
 
-def page(rows, facts) -> str:
+GROUPS = {
+    "W8A8 static": "8-bit weights a channel, 8-bit activations with calibrated ranges",
+    "W8 dynamic": "8-bit weights a channel, ranges of activations found at run time, one sample at a time",
+    "W4A8": "4-bit weights a channel, 8-bit activations, no training and no labels",
+}
+
+
+def bars(rows) -> list[str]:
+    """Which of the bars that were set beforehand are met."""
     chosen = {(row["model"], row["group"]): row for row in rows if row["chosen"] == "True"}
-    bars = ["| network | group | what | bar | hwq | met | other toolkits |", "|---|---|---|---|---|---|---|"]
+    lines = ["| network | group | what | bar | hwq | met | other toolkits |", "|---|---|---|---|---|---|---|"]
     for model, group, quantity, bound, others in BARS:
         row = chosen.get((model, group))
         if row is None:
@@ -60,45 +71,95 @@ def page(rows, facts) -> str:
         shown = {"kl": f"{value:.4f}", "seconds": f"{value:.1f} s"}.get(quantity, f"{value:.2%}")
         wanted = {"kl": f"at most {bound}", "seconds": f"under {bound:.0f} s"}.get(quantity, f"at least {bound:.1%}")
         p = f", p = {float(row['p']):.2g}" if quantity == "accuracy" else ""
-        bars.append(
+        lines.append(
             f"| {model} | {group} | {quantity} | {wanted} | {shown}{p} | {'yes' if met else '**no**'} | {others} |"
         )
-    tables = []
+    return lines
+
+
+def matrix(rows, group) -> list[str]:
+    """Every method on every network: agreement and KL."""
+    mine = [row for row in rows if row["group"] == group]
+    models = list(dict.fromkeys(row["model"] for row in mine))
+    lines = [
+        f"### {group}: {GROUPS[group]}",
+        "",
+        f"| method | {' | '.join(models)} |",
+        f"|{'---|' * (len(models) + 1)}",
+    ]
+    for method, own in dict.fromkeys((row["method"], row["by"] == "hwq") for row in mine):
+        cells = []
+        for model in models:
+            found = [row for row in mine if (row["model"], row["method"]) == (model, method)]
+            text = f"{float(found[0]['agreement']):.2%} / {float(found[0]['kl']):.4f}" if found else ""
+            cells.append(f"**{text}**" if found and found[0]["chosen"] == "True" else text)
+        lines.append(f"| {'hwq: ' if own else ''}{method} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def detail(rows, facts) -> list[str]:
+    """One folded table a network, every figure."""
+    lines = []
     for model, protocol in facts["protocols"].items():
         mine = [row for row in rows if row["model"] == model]
-        tables += [f"## {model}", "", f"{protocol}. Float accuracy {float(mine[0]['float_accuracy']):.2%}.", ""]
-        tables += [
-            "| group | method | by | accuracy | McNemar p | agreement | KL | CPU s | bytes | KL held back |",
-            f"|{'---|' * 10}",
-        ]
+        lines += [f"<details><summary><b>{model}</b>: n = {mine[0]['samples']}, float accuracy {float(mine[0]['float_accuracy']):.2%}; {protocol}</summary>", "",
+                  "| group | method | by | accuracy | McNemar p | agreement | KL | CPU s | bytes | KL held back |",
+                  f"|{'---|' * 10}"]  # fmt: skip
         for row in mine:
             star = " **(chosen)**" if row["chosen"] == "True" else ""
             held = f"{float(row['held_back_kl']):.4f}" if row["held_back_kl"] else ""
-            tables.append(
+            size = f"{int(row['bytes']):,}" if int(row["bytes"]) else ""
+            lines.append(
                 f"| {row['group']} | {row['method']}{star} | {row['by']} | {float(row['accuracy']):.2%} | {float(row['p']):.2g} "
-                f"| {float(row['agreement']):.2%} | {float(row['kl']):.4f} | {float(row['seconds']):.1f} | {int(row['bytes']):,} | {held} |"
+                f"| {float(row['agreement']):.2%} | {float(row['kl']):.4f} | {float(row['seconds']):.1f} | {size} | {held} |"
             )
-        tables.append("")
+        lines += ["", "</details>", ""]
+    return lines
+
+
+def page(rows, facts) -> str:
+    peers = sorted({row["by"] for row in rows if row["by"] != "hwq"})
+    protocols = [
+        f"* {model}: n = {next(row['samples'] for row in rows if row['model'] == model)}; {protocol}."
+        for model, protocol in facts["protocols"].items()
+    ]
     return f"""# Accuracy: quantization methods on real networks
 
 Every hwq row is executed with integer kernels (dialect `hwq`), one thread. *Agreement* is the share of samples whose largest output stands where float's does; *KL* the mean divergence of float's
-probabilities from the quantized ones; *McNemar p* the exact two-sided test of accuracy against float (one sample is 0.1 point: differences of accuracy with p > 0.05 say nothing). *CPU s* is the
-processor time of calibration and quantization. *bytes* counts constants as stored.
+probabilities from the quantized ones; *McNemar p* the exact two-sided test of accuracy against float (one sample is 0.1 point: differences of accuracy with p > 0.05 say nothing).
 
 Candidates of a group are made from three quarters of the calibration samples and judged by their KL on the last quarter (*KL held back*); the best is **chosen**, made again from all of them, and scored once beside
 the others. No scored sample takes part in a choice.
 
-{chr(10).join(bars)}
+Again: `HWQ_SHARED=... python reports/accuracy.py [--peer-python PYTHON]`, some ten minutes of one core; anywhere: `hwq validate --family accuracy [--peer-python PYTHON]` (without the models it scores the package's
+digits network). PYTHON is the interpreter of an environment that has NNCF, torchao with onnx2torch, or AIMET (`pip install nncf onnx onnxruntime`; `aimet-onnx`); hwq itself needs none of them.
 
-The last column quotes the best figure of another toolkit that was measured under the same protocol before; what is installed here was run again, in the tables.
+## Bars
+
+{chr(10).join(bars(rows))}
+
+The last column quotes the best figure of another toolkit that was measured under the same protocol before; AIMET's AdaRound takes minutes and was not run again. Every other row below is of this run. Agreement, KL and accuracy do not depend on the machine's
+load; seconds do.
+
+## Methods and networks
+
+Each cell: agreement / KL. **Bold**: chosen on calibration data.
+
+{chr(10).join(line for group in GROUPS for line in matrix(rows, group))}
+{chr(10).join(protocols)}
 
 ![agreement with float](accuracy.svg)
 
-{chr(10).join(tables)}
+## Every figure
+
+*CPU s* is the processor time of calibration and quantization, measured while other programs ran. *bytes* counts constants as stored.
+
+{chr(10).join(detail(rows, facts))}
 {tried(facts)}
 Measured by `python reports/accuracy.py` with hwq {facts["machine"]["hwq"]}, NumPy {facts["machine"]["numpy"]} on a CPU with {facts["machine"]["flags"]} (path {facts["machine"]["path"]}).
-Left out: {"; ".join(facts["absent"]) or "nothing"}. onnxruntime ran with exact integer products. `hwq validate --family accuracy` makes the same table anywhere; without the
-models it scores the package's digits network. Models and data: mlcommons/tiny (Apache-2.0), CIFAR-10, Speech Commands features, scikit-learn's digits; evaluated, only the digits are shipped.
+Beside it: {", ".join(peers)}; onnxruntime ran with exact integer products, AIMET and torchao simulate integers in float. Left out: {"; ".join(facts["absent"]) or "nothing"}.
+The other float models of the collection have no labelled data to both calibrate and score (`trained_lstm_float`: ten images). Models and data: mlcommons/tiny (Apache-2.0), CIFAR-10, Speech Commands features,
+scikit-learn's digits; evaluated, only the digits are shipped.
 """
 
 
@@ -118,9 +179,8 @@ def tried(facts) -> str:
     lines += [
         f"| {one['model']} | {one['name']} | {one['agreement']:.2%} | {one['kl']:.4f} |" for one in facts["tried"]
     ]
-    lines += ["", "By KL neither comes before `mse` and `percentile` anywhere. ACIQ's agreement on ResNet-8 is above that of every observer alone, at twice their KL, and below the chosen plan's; on DS-CNN it is last: so neither is an observer. AdaRound: the exact rounding search of these small layers reaches more in a thirtieth of the time (AIMET's "
-              "AdaRound under the same protocol: 85.55 % on ResNet-8 after 299 s, agreement 97.7 % on DS-CNN after 119 s). HQQ needs no data and was not run: every plan here has data. PACT trains its clip; "
-              "`hwq.qat` learns every step of weights and activations (LSQ), of which a learned clip is the special case.", ""]  # fmt: skip
+    lines += ["", "By KL neither comes before `mse` and `percentile` anywhere. ACIQ's agreement on ResNet-8 is above that of every observer alone, at twice their KL, and below the chosen plan's; on DS-CNN it is last: so neither is an observer. "
+              "AdaRound, HQQ and PACT: [measured at four bits](../tried/index.md).", ""]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -267,29 +327,52 @@ def read():
 
 
 def main() -> None:
-    if "--page" in sys.argv:
+    wanted = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    wanted.add_argument("--peer-python", action="append", default=[], metavar="PYTHON")
+    wanted.add_argument("--network", action="append", metavar="NAME")
+    wanted.add_argument("--page", action="store_true")
+    wanted.add_argument("--speed", action="store_true")
+    asked = wanted.parse_args()
+    if asked.page:
         write(*read())
-        return
-    if "--speed" in sys.argv:
-        rows, facts = read()
-        facts["speed"] = {network.name: speed(network) for find in NETWORKS if (network := find(SHARED)) is not None}
-        write(rows, facts)
         return
     if not SHARED.is_dir():
         sys.exit(f"reports/accuracy.py: no models at {SHARED}; set HWQ_SHARED. The folder stays as it is.")
-    board = measure(SHARED, progress=lambda what: print(what, flush=True))
-    facts = {key: value for key, value in board.to_dict().items() if key in {"machine", "protocols", "absent"}}
     networks = [network for find in NETWORKS if (network := find(SHARED)) is not None]
-    facts["speed"] = {network.name: speed(network) for network in networks}
-    facts["tried"] = [row for network in networks for row in other_observers(network)]
+    if asked.speed:
+        rows, facts = read()
+        facts["speed"] = {network.name: speed(network) for network in networks if not network.brief}
+        write(rows, facts)
+        return
+    board = measure(
+        SHARED, pythons=asked.peer_python, networks=asked.network, progress=lambda what: print(what, flush=True)
+    )
+    made = list(csv.DictReader(board.to_csv().splitlines()))
+    facts = {key: value for key, value in board.to_dict().items() if key in {"machine", "protocols", "absent"}}
+    if asked.network:
+        rows, before = read()
+        made = [row for row in rows if row["model"] not in facts["protocols"]] + made
+        facts = {**before, **facts, "protocols": before["protocols"] | facts["protocols"],
+                 "absent": sorted({*before["absent"], *facts["absent"]})}  # fmt: skip
+    else:
+        small = [network for network in networks if not network.brief]
+        facts["speed"] = {network.name: speed(network) for network in small}
+        facts["tried"] = [row for network in small for row in other_observers(network)]
+    keep(made, facts)
+
+
+def keep(rows, facts) -> None:
+    """Write the folder, networks in the protocols' order."""
+    order = list(facts["protocols"])
+    rows = sorted(rows, key=lambda row: order.index(row["model"]))
+    text = io.StringIO()
+    lines = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
     FOLDER.mkdir(exist_ok=True)
     with write_atomically(FOLDER / "rows.csv", overwrite=True, mode="w") as file:
-        file.write(board.to_csv())
-    write(read_rows(), facts)
-
-
-def read_rows():
-    return list(csv.DictReader((FOLDER / "rows.csv").read_text().splitlines()))
+        file.write(text.getvalue())
+    write(rows, facts)
 
 
 if __name__ == "__main__":

@@ -30,16 +30,65 @@ Model = Annotated[
 
 
 def attach(app: typer.Typer) -> None:
-    """Add ``plan import``, ``plan show`` and ``plan export``."""
+    """Add ``plan choose``, ``plan import``, ``plan show`` and ``plan export``."""
     group = typer.Typer(
-        help="Plans of other tools: AIMET encodings, TensorRT calibration caches, ai-edge-quantizer recipes, QDQ models.",
+        help="A plan chosen by data; plans of other tools: AIMET encodings, TensorRT calibration caches, ai-edge-quantizer recipes, QDQ models.",
         rich_markup_mode=None,
         no_args_is_help=True,
     )
+    group.command("choose")(_choose)
     group.command("import")(_import)
     group.command("show")(_show)
     group.command("export")(_export)
     app.add_typer(group, name="plan")
+
+
+@guarded
+def _choose(
+    model: options.Model,
+    data: options.Data,
+    out: options.Out = Path("plan.toml"),
+    bits: Annotated[int, typer.Option("--bits", help="Of the weights: 8 or 4.")] = 8,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Ranges of activations at run time instead of calibrated ones.")
+    ] = False,
+    dialect: options.DialectName = None,
+    samples: options.Count = None,
+    input_scale: options.InputScale = 1.0,
+    input_zero_point: options.InputZeroPoint = 0.0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Try quantization methods on samples, judge each on samples held back from it (no labels), write the best plan."""
+    from hwq.encodings import save
+    from hwq.names import rich_name
+    from hwq.validation.choice import choose
+
+    group = {(8, False): "W8A8 static", (8, True): "W8 dynamic", (4, False): "W4A8"}.get((bits, dynamic))
+    if group is None:
+        raise Error(
+            "there are no candidates for this",
+            where=f"--bits {bits}",
+            remedy="--bits 8, --bits 8 --dynamic or --bits 4",
+        )
+    graph = options.load(model)
+    # Four-bit kernels beside 8-bit activations are hwq's own; eight bits go where most files go.
+    spoken = dialect or ("ort" if bits == 8 else "hwq")
+    found = choose(graph, options.samples(data, graph, samples, input_scale, input_zero_point), group, spoken)
+    save(found.plan, out, overwrite=overwrite)
+    result = {**_facts(found.plan), "file": str(out), "group": group, "method": found.method, "measure": found.measure,
+              "losses": dict(found.losses), "refused": dict(found.refused)}  # fmt: skip
+
+    def show(console: Console) -> None:
+        drawn = table(f"{group}, dialect {spoken}", "method", f"{found.measure} on samples held back")
+        for name, loss in sorted(found.losses.items(), key=lambda pair: pair[1]):
+            drawn.add_row(name, f"{loss:.6f}")
+        console.print(drawn)
+        for name, why in found.refused.items():
+            console.print(f"left out: {name}: {rich_name(why, 200)}", markup=False)
+        console.print(f"chosen: {found.method}; wrote {out}", markup=False)
+
+    emit("plan choose", result, show, json)
 
 
 @guarded

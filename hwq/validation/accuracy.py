@@ -22,11 +22,11 @@ import numpy as np
 import hwq
 from hwq import kernels
 from hwq.comparison import mcnemar
-from hwq.comparison.statistics import distributions
 from hwq.errors import Error
 from hwq.files import PathLike
 from hwq.graph import Array, Graph
 from hwq.names import csv_cell
+from hwq.validation.choice import HELD, divergence, one_by_one
 from hwq.validation.contenders import CONTENDERS, Contender, Installed, contend, installed, stored_bytes
 from hwq.validation.methods import METHODS, Method
 from hwq.validation.networks import NETWORKS, Network
@@ -49,8 +49,6 @@ FLAGS = (
     "asimddp",
     "i8mm",
 )
-# Every so many-th calibration sample is held back from the candidates of a group.
-HELD = 4
 
 
 @dataclass(frozen=True)
@@ -222,6 +220,7 @@ class _Scorer:
         for group in dict.fromkeys(method.group for method in methods):
             brief = self.network.brief
             inside = [one for one in methods if one.group == group and (one.candidate or not brief)]
+            inside = [one for one in inside if self._applies(one)]
             held = {method.name: self._held_back(method) for method in inside if method.candidate}
             best = min(held, key=lambda name: held[name]) if held else None
             rows += [self._made(method, held.get(method.name), method.name == best) for method in inside]
@@ -253,15 +252,26 @@ class _Scorer:
         made = hwq.quantize(self.network.graph, method.on(self.network.graph), calibration, samples)
         return made, time.process_time() - begun
 
+    def _applies(self, method: Method) -> bool:
+        """Whether the network has what the plan's transforms are for, such as layers to equalize."""
+        if not method.plan.transforms.equalize:
+            return True
+        try:
+            self._quantized(method, self.kept[:2])
+        except Error as error:
+            self.failed.append(f"{method.group}, {method.name} on {self.network.name}: {error.what}")
+            return False
+        return True
+
     def _held_back(self, method: Method) -> float:
         self._tell(f"{method.group}, {method.name} (choosing)")
         made, _ = self._quantized(method, self.kept)
-        return _divergence(self.held_wanted, _outputs(made, self.held, _one_by_one(method)))
+        return divergence(self.held_wanted, _outputs(made, self.held, one_by_one(method)))
 
     def _made(self, method: Method, held: float | None, chosen: bool) -> AccuracyRow:
         self._tell(f"{method.group}, {method.name}")
         made, seconds = self._quantized(method, self.network.calibration)
-        outputs = _outputs(made, self.network.images, _one_by_one(method))
+        outputs = _outputs(made, self.network.images, one_by_one(method))
         return self._row(method.group, method.name, "hwq", outputs, seconds, stored_bytes(made), held, chosen)
 
     def _row(
@@ -272,14 +282,9 @@ class _Scorer:
         gained, lost = int((right & ~self.correct).sum()), int((self.correct & ~right).sum())
         return AccuracyRow(
             self.network.name, group, method, by, len(outputs), float(right.mean()), float(self.correct.mean()),
-            float((outputs.argmax(axis=-1) == self.wanted.argmax(axis=-1)).mean()), _divergence(self.wanted, outputs),
+            float((outputs.argmax(axis=-1) == self.wanted.argmax(axis=-1)).mean()), divergence(self.wanted, outputs),
             gained, lost, mcnemar(gained, lost), seconds, size, held, chosen,
         )  # fmt: skip
-
-
-def _one_by_one(method: Method) -> bool:
-    # A dynamic range covers the whole batch, so that the result would depend on what else is in it.
-    return method.plan.default.activations.mode == "dynamic"
 
 
 def _outputs(graph: Graph, samples: Array, one_by_one: bool = False) -> Array:
@@ -287,8 +292,3 @@ def _outputs(graph: Graph, samples: Array, one_by_one: bool = False) -> Array:
     step = 1 if one_by_one else 64
     parts = [np.asarray(program(samples[start : start + step])) for start in range(0, len(samples), step)]
     return np.concatenate(parts)
-
-
-def _divergence(wanted: Array, outputs: Array) -> float:
-    p, q = distributions(wanted.astype(np.float64), outputs.astype(np.float64))
-    return float((p * np.log(p / q)).sum(axis=-1).mean())

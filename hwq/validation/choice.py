@@ -1,0 +1,114 @@
+"""Choose a plan by data alone: candidates are made from some samples and judged on the others, no label needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+import hwq
+from hwq.comparison.statistics import distributions
+from hwq.errors import Error
+from hwq.graph import Array, Graph
+from hwq.plan import Plan
+from hwq.samples import Samples
+from hwq.validation.methods import METHODS, Method
+
+__all__ = ["HELD", "Choice", "choose", "divergence"]
+
+# Every so many-th sample is held back from the candidates.
+HELD = 4
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan of least loss.
+
+    Attributes
+    ----------
+    method : str
+    plan : Plan
+    losses : mapping of method to float
+        On the samples held back: mean KL divergence from float (nats) of a classifier, else the squared error over the
+        float outputs' square.
+    measure : {"KL", "relative squared error"}
+    refused : mapping of method to str
+        Candidates that do not apply to the model or the dialect, and why.
+    """
+
+    method: str
+    plan: Plan
+    losses: Mapping[str, float]
+    measure: str
+    refused: Mapping[str, str]
+
+
+def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: str = "ort") -> Choice:
+    """Try the candidates of a group of `hwq.validation.methods`; each is run with the bits of `dialect`.
+
+    Parameters
+    ----------
+    graph : Graph
+        Float.
+    samples : Samples
+        At least 8; every fourth is held back.
+    group : {"W8A8 static", "W8 dynamic", "W4A8"}
+    dialect : str
+
+    Raises
+    ------
+    Error
+        An unknown group, fewer samples, or no candidate applies.
+    """
+    methods = [one for one in METHODS if one.group == group and one.candidate]
+    if not methods:
+        raise Error("there is no such group of methods", where=group, remedy="W8A8 static, W8 dynamic or W4A8")
+    if len(samples) < 2 * HELD:
+        raise Error(f"{len(samples)} samples are too few to choose by", remedy=f"give {2 * HELD} or more, better 100")
+    held = np.arange(len(samples)) % HELD == HELD - 1
+    kept, rest = (Samples({name: array[rows] for name, array in samples.feeds.items()}, None) for rows in (~held, held))
+    wanted = _outputs(graph, rest, CHUNK)
+    classes = len(wanted) == 1 and wanted[0].ndim == 2 and wanted[0].shape[1] > 1
+    calibration = hwq.calibrate(graph, kept.batches(CHUNK))
+    plans, losses, refused = {}, {}, {}
+    for method in methods:
+        plan = method.on(graph).model_copy(update={"dialect": dialect})
+        try:
+            made = hwq.quantize(graph, plan, calibration, kept.batches(CHUNK))
+            outputs = _outputs(made, rest, 1 if one_by_one(method) else CHUNK)
+        except Error as error:
+            refused[method.name] = error.what
+            continue
+        plans[method.name] = plan
+        losses[method.name] = divergence(wanted[0], outputs[0]) if classes else _relative(wanted, outputs)
+    if not losses:
+        raise Error("no candidate applies", why="; ".join(f"{name}: {why}" for name, why in refused.items()))
+    best = min(losses, key=losses.__getitem__)
+    return Choice(best, plans[best], losses, "KL" if classes else "relative squared error", refused)
+
+
+def one_by_one(method: Method) -> bool:
+    """Whether samples run alone: a dynamic range covers the whole batch, and the result depends on what else is in it."""
+    return method.plan.default.activations.mode == "dynamic"
+
+
+def divergence(wanted: Array, outputs: Array) -> float:
+    """Mean KL divergence of float's probabilities from the quantized ones, nats."""
+    p, q = distributions(wanted.astype(np.float64), outputs.astype(np.float64))
+    return float((p * np.log(p / q)).sum(axis=-1).mean())
+
+
+def _relative(wanted: list[Array], outputs: list[Array]) -> float:
+    pairs = [(left.astype(np.float64), right.astype(np.float64)) for left, right in zip(wanted, outputs, strict=True)]
+    return sum(float(np.square(left - right).sum() / max(np.square(left).sum(), 1e-30)) for left, right in pairs)
+
+
+def _outputs(graph: Graph, samples: Samples, step: int) -> list[Array]:
+    program = hwq.compile(graph)
+    parts = []
+    for feeds in samples.batches(step):
+        made = program(feeds)
+        parts.append([made[name] for name in graph.outputs] if isinstance(made, dict) else [np.asarray(made)])
+    return [np.concatenate(one) for one in zip(*parts, strict=True)]
