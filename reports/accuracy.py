@@ -128,8 +128,8 @@ def page(rows, facts) -> str:
 Every hwq row is executed with integer kernels (dialect `hwq`), one thread. *Agreement* is the share of samples whose largest output stands where float's does; *KL* the mean divergence of float's
 probabilities from the quantized ones; *McNemar p* the exact two-sided test of accuracy against float (one sample is 0.1 point: differences of accuracy with p > 0.05 say nothing).
 
-Candidates of a group are made from three quarters of the calibration samples and judged by their KL on the last quarter (*KL held back*); the best is **chosen**, made again from all of them, and scored once beside
-the others. No scored sample takes part in a choice.
+Candidates of a group are made from three quarters of the calibration samples and judged by their KL on the last quarter (*KL held back*; the other quarters take turns until 100 samples have judged, but not on the
+wide ResNet); the best is **chosen**, made again from all of them, and scored once beside the others. No scored sample takes part in a choice.
 
 Again: `HWQ_SHARED=... python reports/accuracy.py [--peer-python PYTHON]`, some ten minutes of one core; anywhere: `hwq validate --family accuracy [--peer-python PYTHON]` (without the models it scores the package's
 digits network). PYTHON is the interpreter of an environment that has NNCF, torchao with onnx2torch, or AIMET (`pip install nncf onnx onnxruntime`; `aimet-onnx`); hwq itself needs none of them.

@@ -15,10 +15,12 @@ from hwq.plan import Plan
 from hwq.samples import Samples
 from hwq.validation.methods import METHODS, Method
 
-__all__ = ["HELD", "Choice", "choose", "divergence"]
+__all__ = ["Choice", "choose", "divergence", "one_by_one", "turns"]
 
 # Every so many-th sample is held back from the candidates.
 HELD = 4
+# Samples that judge: where a quarter is fewer, more quarters take their turn. A mean KL of 25 samples says little.
+JUDGES = 100
 CHUNK = 64
 
 
@@ -53,7 +55,7 @@ def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: 
     graph : Graph
         Float.
     samples : Samples
-        At least 8; every fourth is held back.
+        At least 8. A quarter is held back; while fewer than 100 have judged, the next quarter has its turn.
     group : {"W8A8 static", "W8 dynamic", "W4A8"}
     dialect : str
 
@@ -67,26 +69,40 @@ def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: 
         raise Error("there is no such group of methods", where=group, remedy="W8A8 static, W8 dynamic or W4A8")
     if len(samples) < 2 * HELD:
         raise Error(f"{len(samples)} samples are too few to choose by", remedy=f"give {2 * HELD} or more, better 100")
-    held = np.arange(len(samples)) % HELD == HELD - 1
-    kept, rest = (Samples({name: array[rows] for name, array in samples.feeds.items()}, None) for rows in (~held, held))
-    wanted = _outputs(graph, rest, CHUNK)
-    classes = len(wanted) == 1 and wanted[0].ndim == 2 and wanted[0].shape[1] > 1
-    calibration = hwq.calibrate(graph, kept.batches(CHUNK))
+    parts = [
+        (_of(samples, ~held), rest, _outputs(graph, rest, CHUNK))
+        for held in turns(len(samples))
+        for rest in (_of(samples, held),)
+    ]
+    calibrations = [hwq.calibrate(graph, kept.batches(CHUNK)) for kept, _, _ in parts]
+    outputs = parts[0][2]
+    classes = len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
     plans, losses, refused = {}, {}, {}
     for method in methods:
-        plan = method.on(graph).model_copy(update={"dialect": dialect})
+        plan, judged = method.on(graph).model_copy(update={"dialect": dialect}), []
         try:
-            made = hwq.quantize(graph, plan, calibration, kept.batches(CHUNK))
-            outputs = _outputs(made, rest, 1 if one_by_one(method) else CHUNK)
+            for (kept, rest, wanted), calibration in zip(parts, calibrations, strict=True):
+                made = hwq.quantize(graph, plan, calibration, kept.batches(CHUNK))
+                outputs = _outputs(made, rest, 1 if one_by_one(method) else CHUNK)
+                judged.append(divergence(wanted[0], outputs[0]) if classes else _relative(wanted, outputs))
         except Error as error:
             refused[method.name] = error.what
             continue
-        plans[method.name] = plan
-        losses[method.name] = divergence(wanted[0], outputs[0]) if classes else _relative(wanted, outputs)
+        plans[method.name], losses[method.name] = plan, float(np.mean(judged))
     if not losses:
         raise Error("no candidate applies", why="; ".join(f"{name}: {why}" for name, why in refused.items()))
     best = min(losses, key=losses.__getitem__)
     return Choice(best, plans[best], losses, "KL" if classes else "relative squared error", refused)
+
+
+def turns(count: int, most: int = HELD) -> list[Array]:
+    """Which of `count` samples are held back, one mask a turn: every fourth, as often as it takes for `JUDGES`."""
+    wanted = min(most, -(-JUDGES // max(count // HELD, 1)))
+    return [np.arange(count) % HELD == HELD - 1 - turn for turn in range(wanted)]
+
+
+def _of(samples: Samples, rows: Array) -> Samples:
+    return Samples({name: array[rows] for name, array in samples.feeds.items()}, None)
 
 
 def one_by_one(method: Method) -> bool:

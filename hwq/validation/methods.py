@@ -79,7 +79,7 @@ def _methods() -> tuple[Method, ...]:
     ]  # fmt: skip
     made += [
         Method(f"{observer}, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static(observer), CORRECT), True)
-        for observer in ("minmax", "mse")
+        for observer in ("minmax", "mse", "coordinate")
     ]
     equalized = {"equalize": True, **CORRECT}
     made.append(Method("mse, equalize, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static("mse"), equalized), True))
