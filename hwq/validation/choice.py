@@ -15,7 +15,7 @@ from hwq.plan import Plan
 from hwq.samples import Samples
 from hwq.validation.methods import METHODS, Method
 
-__all__ = ["Choice", "choose", "divergence", "one_by_one", "turns"]
+__all__ = ["Choice", "choose", "divergence", "offered", "one_by_one", "turns"]
 
 # Every so many-th sample is held back from the candidates.
 HELD = 4
@@ -48,7 +48,7 @@ class Choice:
 
 
 def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: str = "ort") -> Choice:
-    """Try the candidates of a group of `hwq.validation.methods`; each is run with the bits of `dialect`.
+    """Try the methods of a group of `hwq.validation.methods` that `offered` names; each is run with the bits of `dialect`.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: 
     Error
         An unknown group, fewer samples, or no candidate applies.
     """
-    methods = [one for one in METHODS if one.group == group and one.candidate]
+    methods = offered(group)
     if not methods:
         raise Error("there is no such group of methods", where=group, remedy="W8A8 static, W8 dynamic or W4A8")
     if len(samples) < 2 * HELD:
@@ -93,6 +93,12 @@ def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: 
         raise Error("no candidate applies", why="; ".join(f"{name}: {why}" for name, why in refused.items()))
     best = min(losses, key=losses.__getitem__)
     return Choice(best, plans[best], losses, "KL" if classes else "relative squared error", refused)
+
+
+def offered(group: str) -> list[Method]:
+    """The methods of a group that `choose` tries: those that correct biases, and all with ranges at run time."""
+    inside = [one for one in METHODS if one.group == group]
+    return [one for one in inside if one.plan.transforms.bias_correction is not None or one_by_one(one)]
 
 
 def turns(count: int, most: int = HELD) -> list[Array]:

@@ -21,7 +21,7 @@ CORRECT: Mapping[str, Any] = {"bias_correction": "empirical"}
 
 @dataclass(frozen=True)
 class Method:
-    """A plan with a name. `candidate`: it stands for election in its group."""
+    """A plan with a name. `candidate`: it stands for election in its group of the report (`hwq.validation.accuracy`)."""
 
     name: str
     group: str
@@ -57,7 +57,7 @@ def _methods() -> tuple[Method, ...]:
     ]
     made += [
         Method("mse, equalize", "W8A8 static", _plan(int8, _static("mse"), {"equalize": True})),
-        Method("mse, equalize, bias", "W8A8 static", _plan(MSE, _static("mse"), {"equalize": True, **CORRECT}), True),
+        Method("mse, equalize, bias", "W8A8 static", _plan(MSE, _static("mse"), {"equalize": True, **CORRECT})),
     ]
     made += [
         Method(f"{observer}, bias", "W8A8 static", _plan(MSE, _static(observer), CORRECT), True)
@@ -78,11 +78,16 @@ def _methods() -> tuple[Method, ...]:
                _plan({"dtype": "int4", "scale": "seq-mse", "rounding": "gptq"}, _static("mse"), CORRECT)),
     ]  # fmt: skip
     made += [
-        Method(f"{observer}, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static(observer), CORRECT), True)
+        Method(
+            f"{observer}, seq-mse, rounding, bias",
+            "W4A8",
+            _plan(INT4, _static(observer), CORRECT),
+            observer != "coordinate",
+        )
         for observer in ("minmax", "mse", "coordinate")
     ]
     equalized = {"equalize": True, **CORRECT}
-    made.append(Method("mse, equalize, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static("mse"), equalized), True))
+    made.append(Method("mse, equalize, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static("mse"), equalized)))
     return tuple(made)
 
 
