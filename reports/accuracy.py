@@ -60,7 +60,7 @@ GROUPS = {
 def bars(rows) -> list[str]:
     """Which of the bars that were set beforehand are met."""
     chosen = {(row["model"], row["group"]): row for row in rows if row["chosen"] == "True"}
-    lines = ["| network | group | what | bar | hwq | met | other toolkits |", "|---|---|---|---|---|---|---|"]
+    lines = ["| network | group | what | hwq | met | bar | other toolkits |", "|---|---|---|---|---|---|---|"]
     for model, group, quantity, bound, others in BARS:
         row = chosen.get((model, group))
         if row is None:
@@ -72,7 +72,7 @@ def bars(rows) -> list[str]:
         wanted = {"kl": f"at most {bound}", "seconds": f"under {bound:.0f} s"}.get(quantity, f"at least {bound:.1%}")
         p = f", p = {float(row['p']):.2g}" if quantity == "accuracy" else ""
         lines.append(
-            f"| {model} | {group} | {quantity} | {wanted} | {shown}{p} | {'yes' if met else '**no**'} | {others} |"
+            f"| {model} | {group} | {quantity} | {shown}{p} | {'yes' if met else '**no**'} | {wanted} | {others} |"
         )
     return lines
 
@@ -140,7 +140,7 @@ digits network). PYTHON is the interpreter of an environment that has NNCF, torc
 
 The last column quotes the best figure of another toolkit that was measured under the same protocol before; AIMET's AdaRound takes minutes and was not run again. Every other row below is of this run. Agreement, KL and accuracy do not depend on the machine's
 load; seconds do. A bar that is met by a few samples is met by luck as well: on DS-CNN at W4A8 the plans that correct biases agree on 97.2 to 98.4 % (one sample is 0.11 point), 25 samples choose, and with all four
-quarters as judges in turn, as `hwq plan choose` does it, the plan with observer `mse` would have been chosen, at 97.67 %.
+quarters as judges in turn the other candidate (observer `mse`) would have been chosen, at 97.67 %.
 
 ## Methods and networks
 
