@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,17 +74,39 @@ def activation_range(statistics: Statistics, how: Activations) -> tuple[float, f
     )
 
 
+# What `_least_error` found, as long as the statistics live: several plans of one calibration ask for the same.
+_FOUND: WeakKeyDictionary[Statistics, dict[tuple[str, bool], tuple[float, float]]] = WeakKeyDictionary()
+
+
 def _least_error(statistics: Statistics, low: float, high: float, how: Activations) -> tuple[float, float]:
     """Range of least mean squared error over the histogram: the ends are searched in turn until neither moves."""
+    found = _FOUND.setdefault(statistics, {})
+    key = how.dtype, how.symmetric
+    if key not in found:
+        found[key] = _searched(statistics, low, high, how)
+    return found[key]
+
+
+def _searched(statistics: Statistics, low: float, high: float, how: Activations) -> tuple[float, float]:
     used = np.flatnonzero(statistics.histogram)
     values = np.clip((statistics.edges[used] + statistics.edges[used + 1]) / 2.0, low, high)
     weights = statistics.histogram[used].astype(np.float64)
 
+    lowest, highest = integer_range(how.dtype)
+    known: dict[tuple[float, int], float] = {}  # the ends are searched in turn, so most ranges come up twice
+    errors = np.empty_like(values)
+
     def error(ends: tuple[float, float]) -> float:
         scale, zero = affine(*ends, how.dtype, how.symmetric)
-        lowest, highest = integer_range(how.dtype)
-        stored = np.clip(np.rint(values / float(scale)) + zero, lowest, highest)
-        return float(weights @ np.square((stored - zero) * float(scale) - values))
+        key = step, _ = float(scale), zero
+        if key not in known:
+            np.rint(np.divide(values, step, out=errors), out=errors)
+            np.add(errors, zero, out=errors)
+            np.minimum(np.maximum(errors, lowest, out=errors), highest, out=errors)
+            np.multiply(np.subtract(errors, zero, out=errors), step, out=errors)
+            np.square(np.subtract(errors, values, out=errors), out=errors)
+            known[key] = float(weights @ errors)
+        return known[key]
 
     if how.symmetric:
         peak = max(-low, high)

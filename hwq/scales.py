@@ -368,7 +368,9 @@ class Scales:
 
 
 def _together(seen: Sequence[Statistics]) -> Statistics:
-    """One statistic of tensors that share a scale, channels forgotten."""
+    """One statistic of tensors that share a scale; of several, channels are forgotten."""
+    if len(seen) == 1:
+        return seen[0]
     plain = [
         dataclasses.replace(
             item,

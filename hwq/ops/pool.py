@@ -105,6 +105,14 @@ def _tap(padded: Array, windows: spatial.Windows, tap: Sequence[int]) -> Array:
 def _average(node: Node, image: Array, windows: spatial.Windows) -> Array:
     """Sum of taps in order, divided by their number; padding counts where count_include_pad says so, ceil's never."""
     space = image.shape[2:]
+    if image.dtype == np.float32 and len(space) <= 3 and not node.attributes.get("ceil_mode", 0):
+        from hwq import kernels  # where it computes: shapes and cost need no compiled kernels
+
+        made = kernels.average_pool(  # channel-last: the kernel takes channels side by side
+            np.moveaxis(image, 1, -1), windows.kernel, strides=windows.strides, pads=(*windows.begin, *windows.end),
+            dilations=windows.dilations, count_include_pad=bool(node.attributes.get("count_include_pad", 0)), layout="NHWC",
+        )  # fmt: skip
+        return np.ascontiguousarray(np.moveaxis(made, -1, 1))
     reach = _reach(windows, space)
     wide = image.astype(np.float32) if image.dtype != np.float64 else image
     padded = arithmetic.padded(wide, windows.begin, reach)
