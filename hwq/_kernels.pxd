@@ -259,6 +259,12 @@ cdef extern from "hwq/program.h" nogil:
         int32_t flip
     ctypedef struct hwq_step_move:
         int64_t element, outer, rows, columns, from_stride, to_stride
+    ctypedef struct hwq_step_map:
+        int32_t formula
+        int64_t n
+    ctypedef struct hwq_step_dynamic:
+        int32_t formula
+        int64_t rows, columns
     ctypedef union hwq_step_fields:
         hwq_gemm_args gemm
         hwq_gemm_f32_args gemm_f32
@@ -270,15 +276,17 @@ cdef extern from "hwq/program.h" nogil:
         hwq_step_scale scale
         hwq_step_lut lut
         hwq_step_move move
+        hwq_step_map map
+        hwq_step_dynamic dynamic
     ctypedef struct hwq_step:
-        int32_t op
-        hwq_place a, b, out
+        int32_t op, run_time
+        hwq_place a, b, out, scale, zero_point
         hwq_epilogue epilogue
         hwq_step_fields fields "as"
     ctypedef struct hwq_barrier:
         pass
     int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
-    int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX
+    int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC
     int64_t hwq_program_workspace(const hwq_step *, int64_t)
     void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
 

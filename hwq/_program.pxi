@@ -151,6 +151,27 @@ cdef class Program:
         s.fields.move.from_stride, s.fields.move.to_stride = from_stride, to_stride
         self.count += 1
 
+    def map(self, int formula, int64_t n, a, b, out):
+        cdef hwq_step *s = self.new(HWQ_STEP_MAP, a, b, out)
+        s.fields.map.formula, s.fields.map.n = formula, n
+        self.count += 1
+
+    def dynamic(self, x, int formula, int64_t rows, int64_t columns, out, scale, zero_point):
+        cdef hwq_step *s = self.new(HWQ_STEP_DYNAMIC, x, None, out)
+        self.put(&s.scale, scale)
+        self.put(&s.zero_point, zero_point)
+        s.fields.dynamic.formula, s.fields.dynamic.rows, s.fields.dynamic.columns = formula, rows, columns
+        self.count += 1
+
+    def scaled(self, scale, zero_point):
+        """The step before takes its activations' scale and zero point from these places."""
+        cdef hwq_step *s = &self.steps[self.count - 1]
+        if self.count == 0 or s.epilogue.scales_f32 is NULL:
+            raise ValueError("this step has no float factors")
+        s.run_time = 1
+        self.put(&s.scale, scale)
+        self.put(&s.zero_point, zero_point)
+
     def mean(self, x, int kind, int zero_point, int64_t outer, int64_t count, int64_t inner, Epilogue epilogue, out):
         cdef hwq_step *s = self.new(HWQ_STEP_MEAN, x, None, out)
         self.finish(s, epilogue, inner)

@@ -17,8 +17,9 @@ from qdq import Builder, graph_of, session
 from qdq_patterns import PATTERNS, random_graph
 
 import hwq
-from hwq.execution import Program
+from hwq.execution import Program, loop
 from hwq.execution.steps import is_group
+from hwq.graph import Node
 
 FUNCTIONS = {"Softmax", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "Gelu", "Exp", "Erf"}
 
@@ -263,3 +264,50 @@ def test_a_program_keeps_the_steps_of_few_shapes() -> None:
         feeds = feeds_of(program, batch, batch)
         same(outputs(program, program(feeds)), by_python(program, feeds))
     assert len(program._known) <= KEPT_SHAPES
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "in_python"),
+    [
+        ({}, {"mode": "dynamic"}, {"Softmax"}),
+        ({"granularity": "tensor"}, {"mode": "dynamic"}, {"Softmax"}),
+        ({}, {"mode": "dynamic", "granularity": "row"}, {"Softmax"}),
+        ({}, {"mode": "float"}, {"Softmax", "Gemm"}),
+    ],
+)
+def test_layers_of_run_time_ranges_and_float_layers_have_c_steps(
+    weights: dict[str, str], activations: dict[str, str], in_python: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    step = loop.PythonStep
+
+    def watch(node: Node, *rest: object) -> object:
+        left.append(node.op)
+        return step(node, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "PythonStep", watch)
+    b = Builder(seed=3, opset=18)
+    x = b.input(["n", 3, 9, 7])
+
+    def conv(x: str, shape: tuple[int, ...], **attributes: object) -> str:
+        weight, bias = b.random.standard_normal(shape), b.random.standard_normal(shape[0])
+        constants = [b.constant(one.astype(np.float32)) for one in (weight, bias)]
+        return b.op("Conv", x, *constants, kernel_shape=list(shape[2:]), **attributes)
+
+    first = b.op("Relu", conv(x, (11, 3, 3, 3), pads=[1, 1, 1, 1]))
+    second = b.op("Add", first, conv(first, (11, 1, 3, 2), group=11, pads=[1, 0, 1, 1]))
+    third = b.op("Flatten", conv(second, (6, 11, 1, 1), strides=[2, 2]))
+    weight = b.constant(b.random.standard_normal((120, 5)).astype(np.float32))
+    made = b.op("Gemm", third, weight, b.constant(b.random.standard_normal(5).astype(np.float32)))
+    b.output(b.op("Softmax", made))
+    graph = graph_of(b.model())
+    table = {"schema": 1, "dialect": "hwq", "default": {"weights": weights, "activations": activations}}
+    quantized = hwq.quantize(graph, hwq.Plan.model_validate(table), None)
+    program = hwq.compile(quantized)
+    for batch in (1, 3):
+        feeds = feeds_of(program, batch, batch)
+        wanted = by_python(program, feeds)
+        for threads in (1, 2):
+            same(outputs(program, program.session(threads=threads)(feeds)), wanted)
+        if batch == 1:  # more than one range a layer is still Python's
+            assert set(left) == in_python

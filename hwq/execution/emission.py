@@ -181,6 +181,10 @@ class Site:
         """Add a C step."""
         self.emission.steps.append(Step(tuple(reads), (write,), append))
 
+    def steps(self, reads: Sequence[int], writes: Sequence[int], append: Callable[[Steps, At], None]) -> None:
+        """Add a C step that fills several values."""
+        self.emission.steps.append(Step(tuple(reads), tuple(writes), append))
+
 
 # Returns whether it has written the node down; if not, it must not have asked for values.
 Emitter = Callable[[Site], bool]

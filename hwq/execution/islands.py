@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hwq import kernels
 from hwq.execution import halves, mlas
+from hwq.execution.emission import Site, geometry
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
 from hwq.graph import Array, Node
 from hwq.ops import contributed, spatial
@@ -27,7 +29,7 @@ def float_average(scope: Scope) -> Kernel:
     dilated = isinstance(stated, int) and stated >= 19
     named = scope.dialect.formulas.get("float-average") == "mlas"
     if x is None or x.dtype != "float32" or not named or not plain:
-        return interpret(scope)
+        return interpret(scope, None if named or node.op != "AveragePool" else lambda site: _emit_average(scope, site))
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         image = np.ascontiguousarray(spatial.channels_first(present(operands[0]), node))
@@ -42,6 +44,21 @@ def float_average(scope: Scope) -> Kernel:
         return spatial.from_channels_first(made, node)
 
     return adapt(run)
+
+
+def _emit_average(scope: Scope, site: Site) -> bool:
+    """The mean of windows as `hwq.ops` has it."""
+    get = scope.node.attributes.get
+    if get("ceil_mode", 0) or site.dtype(0) != np.float32 or not 1 <= len(site.space(0)) <= 3:
+        return False
+    windows = spatial.windows_of(
+        scope.node, site.space(0), tuple(int(one) for one in scope.node.attributes["kernel_shape"])
+    )
+    x, y, batch, channels = site.read(0, site.turns), site.make(site.turns), site.shape(0)[0], site.channels(0)
+    site.step([x], y, lambda steps, at: steps.pool(
+        at(x), "average", geometry(windows, site.space(0)), windows.end, batch, channels, np.float32, layout="NHWC",
+        count_include_pad=bool(get("count_include_pad", 0)), out=at(y)))  # fmt: skip
+    return True
 
 
 def _space(x: Array, node: Node) -> tuple[int, ...]:
@@ -75,6 +92,13 @@ def float_conv(scope: Scope) -> Kernel:
     offsets = None if bias is None else bias.data
     kernel = _space(data, node)
 
+    def emit(site: Site) -> bool:
+        windows = spatial.windows_of(node, site.space(0), kernel)
+        x, y, batch = site.read(0, site.turns), site.make(site.turns), site.shape(0)[0]
+        site.step([x], y, lambda steps, at: steps.conv(
+            at(x), packed, geometry(windows, site.space(0)), batch, np.float32, layout="NHWC", bias=offsets, out=at(y)))  # fmt: skip
+        return True
+
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         x = present(operands[0])
         windows = spatial.windows_of(node, _space(x, node), kernel)
@@ -90,7 +114,7 @@ def float_conv(scope: Scope) -> Kernel:
             threads=settings.threads,
         )
 
-    return writing(run)
+    return writing(run, emit)
 
 
 @register("float:MatMul", "float:Gemm")
@@ -118,7 +142,34 @@ def float_product(scope: Scope) -> Kernel:
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
         return kernels.gemm(present(operands[0]), packed, bias=offsets, out=out, threads=settings.threads)
 
-    return writing(run)
+    def emit(site: Site) -> bool:
+        x, y, rows = site.read(0), site.make(), math.prod(site.shape(0)[:-1])
+        site.step([x], y, lambda steps, at: steps.gemm_f32(at(x), packed, rows, bias=offsets, out=at(y)))
+        return True
+
+    return writing(run, emit)
+
+
+@register("float:Relu", "float:Add", "float:Sub", "float:Mul")
+def float_elements(scope: Scope) -> Kernel:
+    """One operation an element, of operands of one shape in C."""
+    count = 1 if scope.node.op == "Relu" else 2
+
+    def emit(site: Site) -> bool:
+        shapes = {site.shape(index) for index in range(count)}
+        if shapes != {site.made_shape()} or any(site.dtype(index) != np.float32 for index in range(count)):
+            return False
+        last = any(site.is_last(index) for index in range(count))
+        reads, y, size = (
+            [site.read(index, last) for index in range(count)],
+            site.make(last),
+            math.prod(site.made_shape()),
+        )
+        site.step(reads, y, lambda steps, at: steps.map(
+            scope.node.op.lower(), size, at(reads[0]), at(reads[1]) if count > 1 else None, out=at(y)))  # fmt: skip
+        return True
+
+    return interpret(scope, emit)
 
 
 def _product_by_mlas(packed: bool, transposed: bool) -> Callable[[Sequence[Array | None], Settings], Array]:

@@ -153,10 +153,22 @@ def emit(graph: Graph, nodes: Sequence[tuple[Node, Kernel]], tensors: Mapping[st
     arrays = [_array(tensors[name]) for name in (*graph.inputs, *graph.outputs)]
     for index, name in enumerate(graph.inputs):
         emission.held[name, False] = emission.value(Value(*arrays[index], array=index))
+    needed = _needed(graph, nodes)
     for number, (node, kernel) in enumerate(nodes):
-        _emit_node(Site(graph, node, tensors, emission), number, kernel)
+        if number in needed:
+            _emit_node(Site(graph, node, tensors, emission), number, kernel)
     _deliver(graph, tensors, emission)
     return _assemble(emission, nodes, tensors, arrays, len(graph.inputs))
+
+
+def _needed(graph: Graph, nodes: Sequence[tuple[Node, Kernel]]) -> set[int]:
+    """Nodes that an output rests on: a group computes what it swallowed, and its source's scales may be left unread."""
+    wanted, found = set(graph.outputs), set()
+    for number, (node, _) in reversed(list(enumerate(nodes))):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            found.add(number)
+    return found
 
 
 def _array(tensor: Tensor) -> tuple[tuple[int, ...], np.dtype[np.generic]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hwq import kernels
+from hwq.execution.emission import Site, geometry
 from hwq.execution.gathering import Weights, apply, channels_second, clamped, convolved, offsets_of, weights_of
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, scalar, writing
 from hwq.graph import Array
@@ -74,7 +76,19 @@ def _weight_only(scope: Scope) -> Kernel:
         def convolve(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
             return convolved(scope, present(operands[0]), packed, settings, out, bias=added)
 
-        return writing(convolve)
+        def emit(site: Site) -> bool:
+            if site.dtype(0) != np.float32 or node.layout == "NHWC" or (bias is not None and added is None):
+                return False
+            windows = spatial.windows_of(node, site.space(0), packed.kernel)
+            x, y, batch = site.read(0, True), site.make(True), site.shape(0)[0]
+            site.step([x], y, lambda steps, at: steps.conv(
+                at(x), packed, geometry(windows, site.space(0)), batch, np.float32, layout="NHWC", bias=added, out=at(y)))  # fmt: skip
+            if any(part.op == "Relu" for part in node.body):
+                size = math.prod(site.made_shape())
+                site.step([y], y, lambda steps, at: steps.map("relu", size, at(y), None, out=at(y)))
+            return True
+
+        return writing(convolve, emit)
     matrix = weights_of(scope).matrix(0)
     finish = kernels.Epilogue(kind="float", multipliers=np.float32(1), float_bias=offsets_of(scope, matrix.packed.n))
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwq import kernels
+from hwq.execution.emission import At, Emitter, Site, geometry
 from hwq.execution.gathering import apply, channels_second, clamped, convolved, offsets_of, weights_of
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register, writing
 from hwq.graph import Array
+from hwq.kernels.steps import Place, Steps
 from hwq.ops import dynamic_rows, spatial
 from hwq.ops.evaluate import evaluate_node
 
@@ -21,7 +23,7 @@ __all__ = ["integer_convolution", "integer_product"]
 @register("DynamicQuantizeLinear")
 def over_tensor(scope: Scope) -> Kernel:
     """One range for the whole tensor, ONNX's formula."""
-    return _Quantizing(lambda x, threads: kernels.dynamic_quantize(x, threads=threads))
+    return _Quantizing(lambda x, threads: kernels.dynamic_quantize(x, threads=threads), _emit_range)
 
 
 @register("hwq::DynamicQuantizeRows")
@@ -38,7 +40,24 @@ def over_rows(scope: Scope) -> Kernel:
         rows = (*lead, *(1,) * len(axes))
         return q.reshape(x.shape), s.reshape(rows), z.reshape(rows)
 
-    return _Quantizing(quantize)
+    def emit(site: Site) -> bool:
+        shape = site.shape(0)
+        axes = dynamic_rows.axes_of(scope.node, len(shape))
+        return math.prod(shape[: len(shape) - len(axes)]) == 1 and len(axes) > 0 and _emit_range(site)
+
+    return _Quantizing(quantize, emit)
+
+
+def _emit_range(site: Site) -> bool:
+    """One range for the whole operand, in whatever form it lies: order does not show."""
+    if site.dtype(0) != np.float32:
+        return False
+    last = site.is_last(0)
+    x, size = site.read(0, last), math.prod(site.shape(0))
+    q, s, z = site.make(last), site.make(index=1), site.make(index=2)
+    site.steps([x], [q, s, z], lambda steps, at: steps.dynamic_quantize(
+        at(x), 1, size, out=at(q), scale=at(s), zero_point=at(z)))  # fmt: skip
+    return True
 
 
 @register("hwq::DynamicQuantizeRowsSymmetric")
@@ -60,8 +79,8 @@ class _Quantizing:
     """A kernel that makes stored values, scales and zero points."""
 
     function: Callable[[Array, int], tuple[Array, Array, Array]]
+    emit: Emitter | None = None
     in_place: bool = False
-    emit: None = None
 
     def __call__(
         self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
@@ -99,7 +118,31 @@ def product(scope: Scope) -> Kernel:
         made = clamped(scope, made if offsets is None else made + offsets)
         return made[0] if a.ndim == 1 else made
 
-    return adapt(run)
+    finish = kernels.Epilogue(kind="float", multipliers=np.ascontiguousarray(steps, np.float32), float_bias=offsets)
+
+    def emit(site: Site) -> bool:
+        if math.prod(site.shape(3)) != 1 or site.dtype(0) != np.uint8 or len(site.shape(0)) < 2:
+            return False
+        rows = math.prod(site.shape(0)[:-1])
+        return _emit_product(scope, site, False, lambda steps, a, y: steps.gemm(
+            a, matrix.packed, rows, np.uint8, a_zero_point=0, bias=None, epilogue=finish, out=y))  # fmt: skip
+
+    return adapt(run, emit)
+
+
+def _emit_product(scope: Scope, site: Site, last: bool, append: Callable[[Steps, Place, Place], None]) -> bool:
+    """One scale and zero point of the whole operand: they multiply the epilogue's factors, and are taken off the sum."""
+    a, s, z, y = site.read(0, last), site.read(3), site.read(4), site.make(last)
+
+    def multiply(steps: Steps, at: At) -> None:
+        append(steps, at(a), at(y))
+        steps.scaled(at(s), at(z))
+
+    site.step([a, s, z], y, multiply)
+    if any(part.op == "Relu" for part in scope.node.body):
+        size = math.prod(site.made_shape())
+        site.step([y], y, lambda steps, at: steps.map("relu", size, at(y), None, out=at(y)))
+    return True
 
 
 def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
@@ -133,7 +176,17 @@ def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
             made += offsets
         return channels_second(clamped(scope, made), out)
 
-    return writing(run)
+    finish = kernels.Epilogue(kind="float", multipliers=np.ascontiguousarray(steps, np.float32), float_bias=offsets)
+
+    def emit(site: Site) -> bool:
+        if math.prod(site.shape(3)) != 1 or site.dtype(0) != np.uint8 or node.layout == "NHWC":
+            return False
+        windows = spatial.windows_of(node, site.space(0), packed.kernel)
+        place, batch = geometry(windows, site.space(0)), site.shape(0)[0]
+        return _emit_product(scope, site, True, lambda steps, x, y: steps.conv(
+            x, packed, place, batch, np.uint8, layout="NHWC", epilogue=finish, out=y))  # fmt: skip
+
+    return writing(run, emit)
 
 
 def _grouped(scope: Scope) -> Kernel:

@@ -27,6 +27,7 @@ Place = tuple[int, int] | Array
 # Bases: the arena, then the arrays that a caller hands over, in order.
 ARENA, FIRST_ARRAY = 1, 2
 _LAYOUTS = ("NCHW", "NHWC")  # the C enum's order
+_MAPS = ("relu", "add", "sub", "mul")  # likewise
 
 
 class Steps:
@@ -189,6 +190,20 @@ class Steps:
     def copy(self, x: Place, runs: int, size: int, from_stride: int, to_stride: int, *, out: Place) -> None:
         """Copy `runs` runs of `size` bytes."""
         self._door.copy(x, runs, size, from_stride, to_stride, out)
+
+    def map(self, formula: str, size: int, a: Place, b: Place | None, *, out: Place) -> None:
+        """One float32 operation of `size` elements: ``relu`` (of a alone), ``add``, ``sub`` or ``mul``; may be in place."""
+        self._door.map(_MAPS.index(formula), size, a, b, out)
+
+    def dynamic_quantize(
+        self, x: Place, rows: int, columns: int, *, out: Place, scale: Place, zero_point: Place
+    ) -> None:
+        """`hwq.kernels.dynamic_quantize` of dense rows by ONNX's formula; zero points in bytes."""
+        self._door.dynamic(x, 0, rows, columns, out, scale, zero_point)
+
+    def scaled(self, scale: Place, zero_point: Place) -> None:
+        """The step appended last, a product with a float epilogue, multiplies its factors by one scale and takes its zero point at run time."""
+        self._door.scaled(scale, zero_point)
 
     def mean(
         self,

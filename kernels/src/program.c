@@ -47,6 +47,8 @@ static split split_of(const hwq_step *s, int32_t threads)
         return s->as.scale.channels == 1 ? walk(s->as.scale.outer * s->as.scale.inner) : (split){s->as.scale.outer, s->as.scale.outer};
     case HWQ_STEP_LUT: return walk(s->as.lut.n);
     case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: return (split){s->as.move.outer, s->as.move.outer};
+    case HWQ_STEP_MAP: return walk(s->as.map.n);
+    case HWQ_STEP_DYNAMIC: return (split){s->as.dynamic.rows, s->as.dynamic.rows};
     case HWQ_STEP_MEAN: return (split){s->as.mean.outer, s->as.mean.outer};
     default: return (split){s->as.softmax.rows, s->as.softmax.rows};
     }
@@ -64,15 +66,29 @@ static int64_t edge(split p, int32_t thread, int32_t threads)
 typedef struct {
     const char *a, *b;
     char *out;
+    void *scale, *zero_point;
     void *workspace;
     int64_t first, last; /* this thread's units; first < last */
     int rows;            /* GEMM: units are rows, not strips */
 } part;
 
+/* Where the activations' scale comes at run time, every column's factor is made behind the workspace. */
+static void scale_columns(hwq_epilogue *e, const part *p, int64_t columns, int64_t workspace)
+{
+    const float scale = *(const float *)p->scale;
+    float *factors = (float *)(void *)((char *)p->workspace + hwq_align(workspace));
+    for (int64_t i = 0; i < (e->channel_step ? columns : 1); i++) factors[i] = scale * e->scales_f32[i];
+    e->scales_f32 = factors;
+}
+
 static void run_gemm(const hwq_step *s, const part *p)
 {
     hwq_gemm_args g = s->as.gemm;
     hwq_epilogue e = s->epilogue;
+    if (s->run_time) {
+        scale_columns(&e, p, g.weights->n, hwq_gemm_workspace(g.weights->k));
+        g.a_zero_point = *(const uint8_t *)p->zero_point;
+    }
     const int64_t row = p->rows ? p->first : 0;
     g.a = p->a + row * g.a_stride;
     g.out = p->out + row * g.out_stride * hwq_type_size(e.out_type);
@@ -101,6 +117,10 @@ static void run_conv(const hwq_step *s, const part *p)
     e.residual = p->b;
     c.x = p->a, c.out = p->out, c.workspace = p->workspace, c.first = p->first, c.last = p->last;
     c.epilogue = c.a_type == HWQ_F32 ? NULL : &e;
+    if (s->run_time) {
+        scale_columns(&e, p, c.out_channels, hwq_conv_workspace(&c));
+        c.a_zero_point = *(const uint8_t *)p->zero_point;
+    }
     if (c.a_type == HWQ_F32) {
         if (c.depthwise) hwq_depthwise_f32(&c);
         else hwq_conv_f32(&c);
@@ -140,6 +160,29 @@ static void run_scale(const hwq_step *s, const part *p)
                      s->as.scale.zero_points, s->as.scale.lo, s->as.scale.hi, p->out + stored, s->as.scale.type);
 }
 
+static void run_map(const hwq_step *s, const part *p)
+{
+    const float *a = (const float *)p->a, *b = (const float *)p->b;
+    float *out = (float *)p->out;
+    switch (s->as.map.formula) {
+    case HWQ_MAP_RELU: for (int64_t i = p->first; i < p->last; i++) out[i] = a[i] > 0.0f || a[i] != a[i] ? a[i] : 0.0f; break;
+    case HWQ_MAP_ADD: for (int64_t i = p->first; i < p->last; i++) out[i] = a[i] + b[i]; break;
+    case HWQ_MAP_SUB: for (int64_t i = p->first; i < p->last; i++) out[i] = a[i] - b[i]; break;
+    default: for (int64_t i = p->first; i < p->last; i++) out[i] = a[i] * b[i];
+    }
+}
+
+static void run_dynamic(const hwq_step *s, const part *p)
+{
+    const int64_t columns = s->as.dynamic.columns;
+    for (int64_t row = p->first; row < p->last; row++) {
+        int32_t zero_point;
+        hwq_dynamic_quantize(s->as.dynamic.formula, 1, columns, (const float *)p->a + row * columns, p->out + row * columns,
+                             (float *)p->scale + row, &zero_point);
+        ((uint8_t *)p->zero_point)[row] = (uint8_t)zero_point;
+    }
+}
+
 static void run_move(const hwq_step *s, const part *p)
 {
     const int64_t rows = s->as.move.rows, columns = s->as.move.columns, element = s->as.move.element;
@@ -164,6 +207,8 @@ static void run_step(const hwq_step *s, const part *p)
         hwq_lut(p->last - p->first, (const uint8_t *)p->a + p->first, (uint8_t)s->as.lut.flip, s->as.lut.table, (uint8_t *)p->out + p->first);
         break;
     case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: run_move(s, p); break;
+    case HWQ_STEP_MAP: run_map(s, p); break;
+    case HWQ_STEP_DYNAMIC: run_dynamic(s, p); break;
     case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
     default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
     }
@@ -199,7 +244,8 @@ void hwq_program_run(const hwq_step *steps, int64_t count, void *const *bases, v
         const int splits = threads > 1 && grains(whole) > 1;
         if (i && (splits || shared)) meet(barrier, threads);
         shared = splits;
-        part p = {.a = at(bases, s->a), .b = at(bases, s->b), .out = at(bases, s->out), .workspace = workspace, .first = 0, .last = whole.count,
+        part p = {.a = at(bases, s->a), .b = at(bases, s->b), .out = at(bases, s->out), .scale = at(bases, s->scale),
+                  .zero_point = at(bases, s->zero_point), .workspace = workspace, .first = 0, .last = whole.count,
                   .rows = s->op <= HWQ_STEP_GEMM_S8S8 && by_rows(&s->as.gemm, threads)};
         if (threads > 1) p.first = edge(whole, thread, threads), p.last = edge(whole, thread + 1, threads);
         if (p.first < p.last) run_step(s, &p);
@@ -214,11 +260,14 @@ int64_t hwq_program_workspace(const hwq_step *steps, int64_t count)
     for (int64_t i = 0; i < count; i++) {
         const hwq_step *s = &steps[i];
         int64_t bytes = 0;
-        if (s->op == HWQ_STEP_GEMM_U8S8 || s->op == HWQ_STEP_GEMM_S8S8) bytes = hwq_gemm_workspace(s->as.gemm.weights->k);
-        else if (s->op == HWQ_STEP_CONV) {
+        if (s->op == HWQ_STEP_GEMM_U8S8 || s->op == HWQ_STEP_GEMM_S8S8) {
+            bytes = hwq_gemm_workspace(s->as.gemm.weights->k);
+            if (s->run_time) bytes = hwq_align(bytes) + s->as.gemm.weights->n * (int64_t)sizeof(float);
+        } else if (s->op == HWQ_STEP_CONV) {
             hwq_conv conv = s->as.conv;
             conv.epilogue = conv.a_type == HWQ_F32 ? NULL : &s->epilogue;
             bytes = hwq_conv_workspace(&conv);
+            if (s->run_time) bytes = hwq_align(bytes) + conv.out_channels * (int64_t)sizeof(float);
         } else if (s->op == HWQ_STEP_MEAN) bytes = hwq_mean_workspace(&s->as.mean);
         most = bytes > most ? bytes : most;
     }

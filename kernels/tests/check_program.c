@@ -10,13 +10,14 @@
 enum {
     BATCH = 2, CHANNELS = 5, HIGH = 30, WIDE = 60, PIXELS = HIGH * WIDE, MAPS = 20, POOLED = PIXELS / 4, CLASSES = 17, LAST = 9,
     IMAGE = BATCH * CHANNELS * PIXELS, MAP = BATCH * PIXELS * MAPS, ROW = 20, /* bytes between the rows of the copied output */
-    ARENA = 1, INPUT, FLOATS, BYTES, BASES, STEPS = 12, CREW = 5
+    ARENA = 1, INPUT, FLOATS, BYTES, BASES, STEPS = 16, CREW = 5
 };
 /* Offsets in the arena; every value has a place of its own. */
 enum {
     STORED = 0, LAST_FORM = STORED + IMAGE, CONVOLVED = LAST_FORM + IMAGE, LOOKED_UP = CONVOLVED + MAP, ADDED = LOOKED_UP + MAP,
     MAXIMA = ADDED + MAP, MEANS = MAXIMA + BATCH * POOLED * MAPS, LOGITS = MEANS + 64, SHARES = LOGITS + 64, REALS = SHARES + 64,
-    ARENA_BYTES = REALS + BATCH * CLASSES * 4
+    POSITIVE = REALS + BATCH * CLASSES * 4, TWICE = POSITIVE + BATCH * CLASSES * 4, AGAIN = TWICE + BATCH * CLASSES * 4, SCALE = AGAIN + 64,
+    POINT = SCALE + 4, SCALED = POINT + 4, ARENA_BYTES = SCALED + CLASSES * 4
 };
 _Static_assert(REALS % 4 == 0 && BATCH * MAPS <= 64 && BATCH * CLASSES <= 64, "places hold their values");
 
@@ -88,6 +89,16 @@ static hwq_gemm_args dense(const constants *c)
                            .bias = c->bias, .out_stride = CLASSES};
 }
 
+/* Bytes of a range found at run time by the same weights, to floats. */
+static hwq_gemm_args scaled(const constants *c)
+{
+    hwq_gemm_args g = dense(c);
+    g.m = 1, g.bias = NULL, g.a_zero_point = 0;
+    return g;
+}
+
+static hwq_epilogue real_columns(const float *factors) { return (hwq_epilogue){.kind = HWQ_KIND_F32, .out_type = HWQ_F32, .channel_step = 1, .scales_f32 = factors}; }
+
 static hwq_gemm_f32_args last(const constants *c)
 {
     return (hwq_gemm_f32_args){.m = BATCH, .k = CLASSES, .n = LAST, .a_stride = CLASSES, .weights = c->floats, .out_stride = LAST};
@@ -110,6 +121,13 @@ static void write_steps(const constants *c, hwq_step *s)
     PUT(HWQ_STEP_SOFTMAX, ARENA, LOGITS, ARENA, SHARES)->as.softmax = (hwq_step_softmax){&c->softmax, BATCH, CLASSES}, s++;
     PUT(HWQ_STEP_DEQUANTIZE, ARENA, SHARES, ARENA, REALS)->as.scale = scale, s->as.scale.inner = BATCH * CLASSES, s++;
     PUT(HWQ_STEP_GEMM_F32, ARENA, REALS, FLOATS, 0)->as.gemm_f32 = last(c), s++;
+    PUT(HWQ_STEP_MAP, ARENA, REALS, ARENA, POSITIVE)->as.map = (hwq_step_map){HWQ_MAP_RELU, BATCH * CLASSES}, s++;
+    PUT(HWQ_STEP_MAP, ARENA, POSITIVE, ARENA, TWICE)->as.map = (hwq_step_map){HWQ_MAP_ADD, BATCH * CLASSES};
+    s->b = (hwq_place){ARENA, REALS}, s++;
+    PUT(HWQ_STEP_DYNAMIC, ARENA, TWICE, ARENA, AGAIN)->as.dynamic = (hwq_step_dynamic){HWQ_DYNAMIC_ONNX, 1, BATCH * CLASSES};
+    s->scale = (hwq_place){ARENA, SCALE}, s->zero_point = (hwq_place){ARENA, POINT}, s++;
+    PUT(HWQ_STEP_GEMM_U8S8, ARENA, AGAIN, ARENA, SCALED)->as.gemm = scaled(c), s->epilogue = real_columns(c->multipliers);
+    s->run_time = 1, s->scale = (hwq_place){ARENA, SCALE}, s->zero_point = (hwq_place){ARENA, POINT}, s++;
     PUT(HWQ_STEP_COPY, ARENA, LOGITS, BYTES, 0)->as.move = (hwq_step_move){.outer = BATCH, .columns = CLASSES, .from_stride = CLASSES, .to_stride = ROW};
 }
 
@@ -139,6 +157,17 @@ static void call_kernels(const constants *c, const float *input, char *arena, fl
     hwq_dequantize(1, 1, BATCH * CLASSES, a + SHARES, HWQ_U8, &c->scale, &c->zero_point, (float *)(arena + REALS));
     real_product.a = (const float *)(arena + REALS), real_product.out = floats;
     hwq_gemm_f32(&real_product);
+    const float *x = (const float *)(arena + REALS);
+    float *positive = (float *)(arena + POSITIVE), *twice = (float *)(arena + TWICE), factors[CLASSES];
+    for (int i = 0; i < BATCH * CLASSES; i++) positive[i] = x[i] > 0 ? x[i] : 0, twice[i] = positive[i] + x[i];
+    int32_t point;
+    hwq_dynamic_quantize(HWQ_DYNAMIC_ONNX, 1, BATCH * CLASSES, twice, a + AGAIN, (float *)(arena + SCALE), &point);
+    a[POINT] = (uint8_t)point;
+    for (int i = 0; i < CLASSES; i++) factors[i] = *(const float *)(arena + SCALE) * c->multipliers[i];
+    const hwq_epilogue columns = real_columns(factors);
+    hwq_gemm_args again = scaled(c);
+    again.a = a + AGAIN, again.a_zero_point = point, again.out = arena + SCALED, again.epilogue = &columns, again.workspace = workspace;
+    hwq_gemm_u8s8(&again);
     for (int64_t b = 0; b < BATCH; b++) memcpy(bytes + b * ROW, a + LOGITS + b * CLASSES, CLASSES);
 }
 
@@ -199,6 +228,9 @@ void check_program(void)
             void *const bases[BASES] = {NULL, memory.data, input.data, reals.data, copied.data};
             run(steps, bases, work.data, (int64_t)each, threads);
             check_equal((char *)memory.data + CONVOLVED, arena + CONVOLVED, MAXIMA - CONVOLVED, "every value, kernels alone on ref");
+            check_equal((char *)memory.data + POSITIVE, arena + POSITIVE, AGAIN + BATCH * CLASSES - POSITIVE, "sums of floats and their bytes");
+            check_equal((char *)memory.data + SCALE, arena + SCALE, 5, "scale and zero point");
+            check_equal((char *)memory.data + SCALED, arena + SCALED, CLASSES * 4, "products scaled at run time");
             check_equal(reals.data, floats.data, floats.bytes, "floats, kernels alone on ref");
             check_equal(copied.data, bytes.data, bytes.bytes, "bytes, and nothing between their rows");
             check_guard(&memory), check_guard(&work), check_guard(&reals), check_guard(&copied);

@@ -23,6 +23,8 @@ typedef enum {
     HWQ_STEP_COPY,       /* as.move: outer runs of `columns` bytes, strides in bytes */
     HWQ_STEP_MEAN,       /* as.mean: exact integer sum over the middle dimension, then the epilogue */
     HWQ_STEP_SOFTMAX,    /* as.softmax: rows alone */
+    HWQ_STEP_MAP,        /* as.map: float32, element by element; b: the second operand */
+    HWQ_STEP_DYNAMIC,    /* as.dynamic: hwq_dynamic_quantize of rows alone; out: bytes, scale and zero_point beside them */
     HWQ_STEP_COUNT
 } hwq_step_op;
 
@@ -58,6 +60,15 @@ typedef struct {
     const uint8_t *table;
     int32_t flip;
 } hwq_step_lut;
+typedef enum { HWQ_MAP_RELU, HWQ_MAP_ADD, HWQ_MAP_SUB, HWQ_MAP_MUL } hwq_map_formula;
+typedef struct {
+    int32_t formula; /* RELU: x > 0 or NaN ? x : +0; the others one IEEE operation */
+    int64_t n;
+} hwq_step_map;
+typedef struct {
+    int32_t formula; /* hwq_dynamic_formula; zero points in a byte */
+    int64_t rows, columns;
+} hwq_step_dynamic;
 typedef struct {
     int64_t element, outer, rows, columns; /* element: 1, 2 or 4 bytes */
     int64_t from_stride, to_stride;        /* bytes between outer ones */
@@ -65,7 +76,8 @@ typedef struct {
 
 typedef struct {
     int32_t op; /* hwq_step_op */
-    hwq_place a, b, out;
+    int32_t run_time; /* GEMM and integer CONV: the activations' float32 scale (a factor of the epilogue's) and uint8 zero point are read here: */
+    hwq_place a, b, out, scale, zero_point;
     hwq_epilogue epilogue; /* of GEMM, integer CONV and MEAN */
     union {
         hwq_gemm_args gemm;
@@ -78,6 +90,8 @@ typedef struct {
         hwq_step_scale scale;
         hwq_step_lut lut;
         hwq_step_move move;
+        hwq_step_map map;
+        hwq_step_dynamic dynamic;
     } as;
 } hwq_step;
 
