@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.dialect import find
 from hwq.errors import Error, NotSupportedYet
 from hwq.graph import BITS, Graph, Quantization, Tensor
 from hwq.names import display_name
@@ -69,10 +71,21 @@ def read(graph: Graph) -> dict[str, Any]:
             )
         rules.append({"match": {"tensor": literal(name)}, "activations": _activations(tensor, tensor.quantization)})
     return {
-        "schema": 1, "dialect": graph.dialect,
+        "schema": 1, "dialect": _dialect(graph, stored),
         "default": {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}},
         "layers": rules,
     }  # fmt: skip
+
+
+def _dialect(graph: Graph, stored: Sequence[Tensor]) -> str:
+    """The graph's dialect; hwq where that is ort and has no kernels for these types (it runs such a file in floats)."""
+    dialect = find(graph.dialect)
+    weights = {one.dtype for one in stored if stored_as_parameter(graph, one.name)} - {"int32", "int64"}
+    activations = {one.dtype for one in stored if not stored_as_parameter(graph, one.name)}
+    known = activations <= dialect.activation_dtypes and (not activations or weights <= dialect.weight_dtypes)
+    wider = find("hwq")
+    taken = activations <= wider.activation_dtypes and weights <= wider.weight_dtypes
+    return "hwq" if graph.dialect == "ort" and not known and taken else graph.dialect
 
 
 def float_name(graph: Graph, stored: str) -> str:

@@ -262,3 +262,18 @@ def test_a_graph_planned_for_cost_only_has_no_scales_to_read(cnn: Graph) -> None
 
     with pytest.raises(Error, match="unset"):
         Plan.of(annotate(cnn, Plan.uniform()))
+
+
+@pytest.mark.parametrize("types", [("int8", "int16"), ("int4", "uint8")])
+def test_a_file_of_types_that_onnxruntime_runs_in_floats_is_a_plan_that_quantizes(
+    types: tuple[str, str], cnn: Graph
+) -> None:
+    made = Plan.uniform(*types, symmetric_activations=types[1] == "int16", dialect="hwq")
+    theirs = hwq.quantize(cnn, made, hwq.calibrate(cnn, tiny.images(16))).replace(
+        dialect="ort"
+    )  # as any tool's file is read
+    plan = Plan.of(theirs)
+    assert plan.dialect == "hwq"
+    again = hwq.quantize(cnn, plan)
+    stored = {name: tensor for name, tensor in theirs.tensors.items() if tensor.data is not None}
+    assert all(np.array_equal(again.tensors[name].data, tensor.data) for name, tensor in stored.items())
