@@ -359,8 +359,8 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
         "ir_version": int(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
-    stated = {entry.value for entry in model.metadata_props if entry.key == "hwq.dialect"}
-    own = stated & {"hwq", "hwq-integer"} if model.producer_name == "hwq" else set()
+    written = {entry.value for entry in model.metadata_props if entry.key == "hwq.dialect"}
+    own = written & {"hwq", "hwq-integer"} if model.producer_name == "hwq" else set()
     dialect = next(iter(own), "ort")  # a plan for hwq's own kernels keeps them
     graph = Graph(
         reader.nodes, reader.tensors.values(), reader.inputs, outputs, name=name, dialect=dialect, source=source

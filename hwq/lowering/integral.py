@@ -8,6 +8,7 @@ a product move into its group first. Formulas: `hwq.execution.integral`, kernels
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -140,8 +141,8 @@ def _fits(site: Site) -> bool:
         return same and first is not None and last is not None and bool(first.scale.reshape(()) == last.scale.reshape(())) and site.clip is None  # fmt: skip
     if node.op == "LayerNormalization":
         axis = int(node.attributes.get("axis", -1)) % len(shape)
-        dims = shape[axis:]
-        if not all(isinstance(dim, int) for dim in dims) or int(np.prod(dims)) > LONGEST_ROW:
+        dims = [dim for dim in shape[axis:] if isinstance(dim, int)]
+        if len(dims) < len(shape) - axis or math.prod(dims) > LONGEST_ROW:
             return False
         values = [draft.constant(name) for name in node.inputs[1:] if name]
         return all(one is not None and np.isfinite(one).all() for one in values)
