@@ -65,7 +65,9 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
             a += count - i, b += 64;
         }
         for (int v = 0; v < vectors; v++) {
-            const FLOATS scale = LOAD_FLOATS(w->scales + ((strip + v / PER_STRIP) * blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES);
+            const float *at = w->scales + ((strip + v / PER_STRIP) * blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES;
+            if (v % PER_STRIP == 0) _mm_prefetch((const char *)at + HWQ_S4_AHEAD / 2, _MM_HINT_T0);
+            const FLOATS scale = LOAD_FLOATS(at);
             for (int r = 0; r < rows; r++) y[r][v] = FMA(chain[r][v], scale, y[r][v]);
         }
     }

@@ -1,7 +1,7 @@
 /* INT4 x INT8 with deep int16 accumulation: 8 vpmaddubsw, 16 products, join one int16 lane before it is widened.
  * Bound: u8 x s4 is at most 16 * 255 * 8 = 32640 in size, and s8 x u4 at most 16 * 128 * 15 = 30720, both below 2^15: neither the
  * instruction nor the sums saturate or wrap. Per 32 MACs: vpmaddubsw, vpaddw, and a quarter of an instruction to widen; s8 x s8 by
- * scheme W takes four. */
+ * scheme W takes four. One row, memory-bound: four strips are read side by side and asked for ahead. */
 #include "gemm_s4.h"
 #include "isa.h"
 
@@ -15,6 +15,9 @@ HWQ_TARGET("avx2,fma")
 #define FLOATS __m256
 #define SET1 _mm256_set1_epi32
 #define SUB _mm256_sub_epi32
+#define AND _mm256_and_si256
+#define SHIFT_RIGHT _mm256_srli_epi32
+#define SUB_BYTES _mm256_sub_epi8
 #define MULLO _mm256_mullo_epi32
 #define TO_FLOATS _mm256_cvtepi32_ps
 #define LOAD_FLOATS _mm256_loadu_ps

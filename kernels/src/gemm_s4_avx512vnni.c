@@ -15,6 +15,7 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #define SUB _mm512_sub_epi32
 #define AND _mm512_and_si512
 #define SHIFT_RIGHT _mm512_srli_epi32
+#define SUB_BYTES _mm512_sub_epi8
 #define MULLO _mm512_mullo_epi32
 #define TO_FLOATS _mm512_cvtepi32_ps
 #define LOAD_FLOATS _mm512_loadu_ps

@@ -15,6 +15,7 @@ HWQ_TARGET("avx2,fma,avxvnni")
 #define SUB _mm256_sub_epi32
 #define AND _mm256_and_si256
 #define SHIFT_RIGHT _mm256_srli_epi32
+#define SUB_BYTES _mm256_sub_epi8
 #define MULLO _mm256_mullo_epi32
 #define TO_FLOATS _mm256_cvtepi32_ps
 #define LOAD_FLOATS _mm256_loadu_ps

@@ -33,12 +33,13 @@ typedef struct {
 /* 64 bytes of nibbles to two quads of s8. */
 static void unpack(const uint8_t *nibbles, int64_t pairs, int8_t *to)
 {
-    const __m256i mask = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+    enum { WIDTH = LANES * 4 };
+    const VECTOR mask = SET1(0x0F0F0F0F), eight = SET1(0x08080808);
     for (int64_t i = 0; i < pairs; i++, nibbles += 64, to += 128)
-        for (int half = 0; half < 64; half += 32) {
-            const __m256i x = _mm256_loadu_si256((const __m256i *)(nibbles + half));
-            _mm256_storeu_si256((__m256i *)(to + half), _mm256_sub_epi8(_mm256_and_si256(x, mask), eight));
-            _mm256_storeu_si256((__m256i *)(to + half + 64), _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(x, 4), mask), eight));
+        for (int at = 0; at < 64; at += WIDTH) {
+            const VECTOR x = load(nibbles + at), low = SUB_BYTES(AND(x, mask), eight), high = SUB_BYTES(AND(SHIFT_RIGHT(x, 4), mask), eight);
+            memcpy(to + at, &low, sizeof low);
+            memcpy(to + at + 64, &high, sizeof high);
         }
 }
 
