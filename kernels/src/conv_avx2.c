@@ -170,7 +170,12 @@ static void find_positions(const hwq_conv *c, const plan *p, int64_t first, int6
 {
     const hwq_window *w = &c->window;
     const int64_t down = p->columns * w->stride[1], tap_down = w->dilation[1] * p->columns;
-    int64_t x = first % p->wide, row = p->flat ? 0 : (first / p->wide - top) * down; /* pixels */
+    int64_t x = first % p->wide, row = (first / p->wide - top) * down; /* pixels */
+    if (p->flat) {
+        for (int64_t i = 0; i < count; i++) s->starts[i] = (x + i) * c->channels;
+        if (!p->plain) memcpy(s->products, pixels + x, (size_t)count * 4);
+        return;
+    }
     for (int64_t i = 0; i < count; i++) {
         const int64_t pixel = row + x * w->stride[2];
         s->starts[i] = pixel * c->channels;
@@ -203,7 +208,11 @@ static void widen_piece(const int8_t *strip, int64_t k, int64_t count, int16_t *
 {
     int64_t done = 0;
     if (k % HWQ_QUAD == 0)
-        for (; done + HWQ_QUAD <= count; done += HWQ_QUAD, to += TILE_QUAD) widen_quad(strip + (k + done) * HWQ_STRIP, to, terms);
+        for (; done + HWQ_QUAD <= count; done += HWQ_QUAD, to += TILE_QUAD) {
+            const int8_t *quad = strip + (k + done) * HWQ_STRIP;
+            _mm_prefetch((const char *)(quad + DEPTH * HWQ_QUAD * HWQ_STRIP), _MM_HINT_T1); /* the next weights, while tiles run */
+            widen_quad(quad, to, terms);
+        }
     for (; done < count; done += HWQ_QUAD, to += TILE_QUAD) {
         int8_t quad[HWQ_QUAD * HWQ_STRIP] = {0};
         for (int64_t i = 0; i < HWQ_QUAD && done + i < count; i++) {
