@@ -71,8 +71,12 @@ def test_vnni_passes_where_the_cpu_lacks_it() -> None:
     assert re.search(r"\d{4,} checks, 0 failed", out)
 
 
+# The one choice of a path, and what a signal handler (which has nowhere else to look) passes foreign faults on to.
+GLOBALS = {"isa.c": ["static _Atomic int chosen = -1;"], "cpuid.c": ["static struct sigaction before;"]}
+
+
 def test_the_c_house_stays_out_of_python_and_the_heap() -> None:
-    """No Python.h, no allocation, no stdio in kernels/src; no mutable global but the chosen path."""
+    """No Python.h, no allocation, no stdio in kernels/src; no mutable global but the chosen path and the masked signal's handler."""
     for file in sorted((ROOT / "kernels").glob("src/*")) + sorted((ROOT / "kernels").glob("include/hwq/*")):
         code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL)
         for word in ("Python.h", "stdio.h", "malloc(", "calloc(", "free(", "__builtin_cpu_supports", "-march"):
@@ -80,4 +84,4 @@ def test_the_c_house_stays_out_of_python_and_the_heap() -> None:
         mutable = re.findall(r"^\w[\w ]+ \**\w+(?:\[\w*\])*(?: =.*)?;", code, re.MULTILINE)
         mutable = [line for line in mutable if not re.match(r"typedef|enum|return|goto", line) and "_fn " not in line]
         mutable = [line for line in mutable if "const" not in line]
-        assert mutable == (["static _Atomic int chosen = -1;"] if file.name == "isa.c" else []), file.name
+        assert mutable == GLOBALS.get(file.name, []), file.name

@@ -87,7 +87,8 @@ def test_faults_go_to_the_handler_that_was_there(tmp_path: Path) -> None:
 def test_what_has_seen_the_cpu_cannot_be_masked() -> None:
     import numpy  # noqa: F401
 
-    with pytest.raises(Error, match="numpy is loaded"):
+    # Which library is named depends on the tests that ran before: any one is reason enough.
+    with pytest.raises(Error, match=r"\w+ is loaded and has seen it"):
         masking.mask()
     assert not masking.masked()
 
