@@ -14,7 +14,7 @@ import numpy as np
 
 from hwq.errors import Error
 from hwq.graph import Graph
-from hwq.importers import torch_quantized
+from hwq.importers import torch_quantized, torch_stored
 
 __all__ = ["VERSION", "from_torch"]
 
@@ -53,7 +53,7 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
     # Importing it registers the operators of namespace quantized_decomposed.
     _need("torch.ao.quantization.fx._decomposed", f"torch=={VERSION}")
     where = f"module {type(module).__name__}"
-    program, eager = module, False
+    program, eager, averaged = module, False, False
     if not isinstance(module, torch.export.ExportedProgram):
         if not isinstance(module, torch.nn.Module):
             raise Error(
@@ -62,11 +62,12 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
                 remedy="give a torch.nn.Module or a torch.export.ExportedProgram",
             )
         standing, eager = torch_quantized.stand_in(torch, module)
+        averaged = eager and torch_stored.averages(torch, module, example_inputs, where)
         program = _exported(torch, standing, example_inputs, dynamic_shapes, where)
     quantized = _quantized(program, where)
     graph = _read(_written(torch, program, where), where)
     if eager:
-        return graph.replace(dialect="torch-fbgemm")
+        return (torch_stored.stored_again(graph) if averaged else graph).replace(dialect="torch-fbgemm")
     return graph.replace(dialect="torch-pt2e") if quantized else graph
 
 

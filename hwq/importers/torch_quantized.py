@@ -168,7 +168,7 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
             return pair(x, float(module.scale), int(module.zero_point))
 
     class Functional(nn.Module):  # type: ignore[misc, name-defined]
-        """``quantized.add`` and ``mul``, with or without a ReLU; the others are not reproduced."""
+        """``quantized.add``, ``mul`` and ``cat``, a sum with or without a ReLU; the others are not reproduced."""
 
         def add(self, a: Any, b: Any) -> Any:
             return pair(a + b, float(module.scale), int(module.zero_point))
@@ -179,9 +179,13 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
         def add_relu(self, a: Any, b: Any) -> Any:
             return pair((a + b).relu(), float(module.scale), int(module.zero_point))
 
+        def cat(self, values: Any, dim: int = 0) -> Any:
+            return pair(torch.cat(values, dim), float(module.scale), int(module.zero_point))
+
         def __getattr__(self, name: str) -> Any:
-            if name in {"add_scalar", "mul_scalar", "cat", "matmul"}:
-                raise Error(f"QFunctional.{name} is not reproduced", where=where, remedy="add, mul and add_relu are")
+            if name in {"add_scalar", "mul_scalar", "matmul"}:
+                told = "add, mul, add_relu and cat are"
+                raise Error(f"QFunctional.{name} is not reproduced", where=where, remedy=told)
             return super().__getattr__(name)
 
     dynamic = type(module).__module__.startswith(f"{_NAMESPACES[0]}.dynamic")
@@ -195,7 +199,7 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
         raise Error(f"activations of type {module.dtype} are not reproduced", where=where, remedy="quint8 is")
     table = {
         "Linear": Linear, "LinearReLU": Linear, "Conv2d": Convolution, "ConvReLU2d": Convolution,
-        "Quantize": Quantize, "DeQuantize": nn.Identity, "QFunctional": Functional,
+        "Quantize": Quantize, "DeQuantize": nn.Identity, "QFunctional": Functional, "Dropout": nn.Identity,
     }  # fmt: skip
     if dynamic or kind not in table:
         names = ", ".join(dict.fromkeys([*table, "dynamic Linear", "dynamic LSTM"]))

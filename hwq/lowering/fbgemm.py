@@ -20,6 +20,7 @@ __all__ = ["group_eager"]
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 SUMS = frozenset({"Add", "Mul"})
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 MOVERS = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -39,6 +40,8 @@ def group_eager(draft: Draft) -> bool:
             changed |= _move(draft, key, node)
         elif node.op in PRODUCTS | SUMS:
             changed |= _fuse(draft, key, node)
+        elif node.op in AVERAGES:
+            changed |= _average(draft, key, node)
     for key, node in reversed(list(draft)):
         if is_dequantize(node) and not draft.edges(node.outputs[0]) and node.outputs[0] not in draft.outputs:
             draft.remove(key)
@@ -141,6 +144,24 @@ def _fuse(draft: Draft, key: float, node: Node) -> bool:
     for other, _ in [*chain[1:], reader]:
         draft.remove(other)
     draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=(made,), body=body))
+    declare(draft, made, result.quantization())
+    return True
+
+
+def _average(draft: Draft, key: float, node: Node) -> bool:
+    """Let an average that is stored as its input is work on stored values."""
+    found, reader = _source(draft, node.inputs[0]), draft.only_reader(node.outputs[0])
+    if found is None or reader is None or not is_quantize(reader[1]):
+        return False
+    (dequantize, first), result = found, affine(draft, reader[1])
+    if result is None or not first.scalar or not result.scalar or (first.dtype, result.dtype) != ("uint8", "uint8"):
+        return False
+    if first.quantization() != result.quantization():
+        return False
+    inputs = (annotate(draft, dequantize.inputs[0], first.quantization(), key), *node.inputs[1:])
+    made = reader[1].outputs[0]
+    draft.remove(reader[0])
+    draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=(made,), body=(dequantize, node, reader[1])))
     declare(draft, made, result.quantization())
     return True
 
