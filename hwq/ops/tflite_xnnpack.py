@@ -7,7 +7,8 @@ kernels. Formulas: R3, R4 and R6 of kernels/README.md, found by experiment again
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,10 +90,10 @@ def _rows(first: Sequence[int], second: Sequence[int]) -> tuple[int, bool] | Non
     pairs = list(
         zip(*(sizes if repeats else sizes[::-1]), strict=True)
     )  # the operand whose innermost sizes repeat first
-    lengths, fits = (
-        [],
-        (lambda a, b: a == b, lambda a, _: a == 1, lambda a, b: a == b, lambda _, b: b == 1, lambda a, b: a == b),
-    )
+    lengths: list[int] = []
+    fits: tuple[Callable[[int, int], bool], ...] = (
+        operator.eq, lambda a, _: a == 1, operator.eq, lambda _, b: b == 1, operator.eq,
+    )  # fmt: skip
     for fit in fits:
         lengths.append(1)
         while pairs and fit(*pairs[0]):
