@@ -2,7 +2,7 @@
 
 Choices are made on calibration data only (`hwq.validation.accuracy`); this page adds the bars and says which are met.
 
-Run: python reports/accuracy.py   (needs HWQ_SHARED; some ten minutes of one core)
+Run: python reports/accuracy.py   (needs HWQ_SHARED)
      python reports/accuracy.py --peer-python PYTHON   (its NNCF, torchao, AIMET too; may be repeated)
      python reports/accuracy.py --network NAME         (that network alone; the others' rows stay)
      python reports/accuracy.py --page   (the page again from rows.csv and facts.json)
@@ -131,7 +131,7 @@ probabilities from the quantized ones; *McNemar p* the exact two-sided test of a
 Candidates of a group are made from three quarters of the calibration samples and judged by their KL on the last quarter (*KL held back*); the best is **chosen**, made again from all of them, and scored once beside
 the others. No scored sample takes part in a choice.
 
-Again: `HWQ_SHARED=... python reports/accuracy.py [--peer-python PYTHON]`, some ten minutes of one core; anywhere: `hwq validate --family accuracy [--peer-python PYTHON]` (without the models it scores the package's
+Again: `HWQ_SHARED=... python reports/accuracy.py [--peer-python PYTHON]`; anywhere: `hwq validate --family accuracy [--peer-python PYTHON]` (without the models it scores the package's
 digits network). PYTHON is the interpreter of an environment that has NNCF, torchao with onnx2torch, or AIMET (`pip install nncf onnx onnxruntime`; `aimet-onnx`); hwq itself needs none of them.
 
 ## Bars
