@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from hwq.lowering import lower
 from hwq.names import display_name
 from hwq.overflow import Proof, prove
 from hwq.progress import Progress
-from hwq.translation import Translation, Value, translate
+from hwq.translation import Translation, Value, in_onnx, translate
 
 __all__ = ["DIALECTS", "Portability", "Row", "portability"]
 
@@ -161,9 +161,10 @@ def portability(
 
 
 def _proofs(graph: Graph) -> tuple[Proof, ...]:
-    if not graph.dialect.startswith(("ort", "onnx", "tensorrt")):
+    try:
+        return prove(lower(in_onnx(graph), "ort"))
+    except Error:
         return ()
-    return prove(lower(graph, "ort"))
 
 
 def _run(program: Program, piece: dict[str, Array]) -> list[Array]:
@@ -214,9 +215,9 @@ def _differ(one: Array, other: Array) -> Array:
 
 def _first(reference: Program, program: Program, piece: dict[str, Array], translation: Translation) -> str:
     """The first value that both programs make and that differs, in the reference's order."""
-    expected, found = reference(piece, intermediates=True)[1], program(piece, intermediates=True)[1]
+    expected, found = (_plain(one(piece, intermediates=True)[1]) for one in (reference, program))
     for node in reference.graph.nodes:
-        for name in node.outputs:
+        for name in map(_source_name, node.outputs):
             place = translation.values.get(name, Value(name))
             one, other = expected.get(name), found.get(place.name)
             if (
@@ -230,3 +231,20 @@ def _first(reference: Program, program: Program, piece: dict[str, Array], transl
             if one.shape == other.shape and np.any(_differ(one, other)):
                 return f"{node.name} ({name})"
     return "an output"
+
+
+# What onnxruntime's lowering calls an int8 value that it stores as uint8, 128 higher (`hwq.lowering.conversion`).
+UNSIGNED = "_u8"
+
+
+def _source_name(name: str) -> str:
+    return name.removesuffix(UNSIGNED)
+
+
+def _plain(made: Mapping[str, Array]) -> dict[str, Array]:
+    """Values under their source's names, in their source's type."""
+    found = {name: array for name, array in made.items() if not name.endswith(UNSIGNED)}
+    for name, array in made.items():
+        if name.endswith(UNSIGNED) and array.dtype == np.uint8:
+            found.setdefault(_source_name(name), (array.astype(np.int16) - 128).astype(np.int8))
+    return found

@@ -17,6 +17,7 @@ from hwq.errors import Error
 from hwq.graph import Array, Graph, Node, Quantization, Tensor
 from hwq.lowering import lower
 from hwq.overflow import LIMIT, Proof, prove
+from hwq.translation import in_onnx
 
 __all__ = ["METHODS", "Repair", "repair"]
 
@@ -54,7 +55,7 @@ def repair(graph: Graph, method: str | None = None) -> Repair:
     Parameters
     ----------
     graph : Graph
-        Quantized with Q and DQ nodes, in source form.
+        Quantized with Q and DQ nodes or TFLite's, in source form.
     method : {"uint8", "rescale", "seven-bit"}, optional
         Default: the cheapest, ``uint8``, which keeps every output's bits.
 
@@ -70,6 +71,7 @@ def repair(graph: Graph, method: str | None = None) -> Repair:
     chosen = METHODS[0] if method is None else method
     if chosen not in METHODS:
         raise Error("there is no such repair", where=f"method {method}", remedy=f"one of: {', '.join(METHODS)}")
+    graph = in_onnx(graph)
     unsafe = [proof for proof in prove(lower(graph, "ort")) if proof.verdict == "saturates"]
     made = graph
     for proof in unsafe:

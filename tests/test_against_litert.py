@@ -48,7 +48,7 @@ def test_compare_against_litert(tmp_path: Path) -> None:
 
 
 def test_portability_of_a_tflite_model(tmp_path: Path) -> None:
-    """Both litert rows are real; runtimes of ONNX and PyTorch say why they have none."""
+    """Every runtime has a row, and every convolution a proof."""
     model, data = tmp_path / "m.tflite", tmp_path / "x.npz"
     model.write_bytes(two_layers())
     np.savez(data, x=np.random.default_rng(1).integers(-128, 128, (1, 8, 8, 4)).astype(np.int8))
@@ -56,4 +56,6 @@ def test_portability_of_a_tflite_model(tmp_path: Path) -> None:
     assert made.exit_code in (0, 1), made.output
     rows = {row["dialect"]: row for row in json.loads(made.stdout)["result"]["rows"]}
     assert rows["litert-ref"]["differing"] == 0 and not rows["litert-xnnpack"]["unavailable"]
-    assert rows["ort"]["unavailable"] and rows["torch-fbgemm"]["unavailable"]
+    for name in ("ort", "ort-avx2-saturating", "torch-fbgemm"):
+        assert not rows[name]["unavailable"] and rows[name]["values"] == rows["litert-ref"]["values"]
+    assert [proof["op"] for proof in json.loads(made.stdout)["result"]["proofs"]] == ["Conv"]

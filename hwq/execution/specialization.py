@@ -116,8 +116,10 @@ def _infer(graph: Graph, node: Node, operands: Sequence[Tensor | None]) -> list[
     if is_group(graph, node) and (node.body or node.op not in ON_STORED):
         # Shapes follow from the source operator, whose operands are real numbers.
         first = 1 if node.op == "Where" else 0
+        product = node.op in {"Conv", "Gemm", "MatMul"}
         given = [
-            _real(tensor) if tensor is not None and index >= first else tensor for index, tensor in enumerate(operands)
+            _real(tensor, product) if tensor is not None and index >= first else tensor
+            for index, tensor in enumerate(operands)
         ]
     inferred = infer_node(node, given)
     made: list[Tensor | None] = []
@@ -138,9 +140,11 @@ def _infer(graph: Graph, node: Node, operands: Sequence[Tensor | None]) -> list[
     return made
 
 
-def _real(tensor: Tensor) -> Tensor:
-    """A quantized operand as the source operator saw it."""
-    if tensor.dtype in {"int64", "bool", "float32"} or (tensor.quantization is None and tensor.dtype != "int32"):
+def _real(tensor: Tensor, product: bool) -> Tensor:
+    """A quantized operand as the source operator saw it; a product's int32 bias has no scale of its own, an index never has."""
+    if tensor.dtype in {"int64", "bool", "float32"} or (
+        tensor.quantization is None and not (product and tensor.dtype == "int32")
+    ):
         return tensor
     return Tensor(tensor.name, "float32", tensor.shape, known_shape=tensor.known_shape)
 

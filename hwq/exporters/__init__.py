@@ -17,7 +17,8 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
     Parameters
     ----------
     q : Graph
-        Float or quantized, in source form. Names, integers and the bits of every scale are kept.
+        Float or quantized, in source form. Names, integers and the bits of every scale are kept. TFLite's operators are
+        written as ONNX's (`hwq.translation`), with the same inputs and outputs.
     path : path
     format : {"qdq", "qoperator", "aimet", "aimet-0.6.1", "aimet-1.0.0", "aimet-2.0.0"}
         ``qdq``: QuantizeLinear and DequantizeLinear nodes around float operators. ``qoperator``: the integer operators
@@ -61,7 +62,9 @@ def export(q: Graph, path: PathLike, format: str = "qdq", target: str | None = N
             remedy='use format="qdq" with this target',
         )
     from hwq.exporters.onnx import require_exportable, write
+    from hwq.translation import in_onnx
 
+    q = in_onnx(q)
     require_exportable(q)
     if format == "qoperator":
         from hwq.exporters.qoperator import to_qoperator

@@ -11,7 +11,7 @@ from hwq.ops import dims
 from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_base import Call, Moving, contiguous, inferred, present
 
-__all__ = ["Blocks", "Slice", "StridedSlice"]
+__all__ = ["Blocks", "Slice", "StridedSlice", "index_of"]
 
 
 @register
@@ -63,7 +63,7 @@ class StridedSlice(Moving):
         found = [dims.integers(node, tensor, "a bound") for tensor in bounds]
         if not x.known_shape or any(values is None for values in found):
             return inferred(x.dtype, None)
-        index = _index(node, x.shape, [values for values in found if values is not None])
+        index = index_of(node, x.shape, [values for values in found if values is not None])
         made: list[Dim] = []
         axis = 0
         for part in index:
@@ -86,12 +86,12 @@ class StridedSlice(Moving):
         x = call.array(0)
         return [
             contiguous(
-                x[_index(call.node, x.shape, [[int(value) for value in call.array(index)] for index in (1, 2, 3)])]
+                x[index_of(call.node, x.shape, [[int(value) for value in call.array(index)] for index in (1, 2, 3)])]
             )
         ]
 
 
-def _index(node: Node, shape: Shape, bounds: Sequence[Sequence[int]]) -> tuple[slice | int | None, ...]:
+def index_of(node: Node, shape: Shape, bounds: Sequence[Sequence[int]]) -> tuple[slice | int | None, ...]:
     """One entry an axis of the operand (a slice, or a number for a dropped axis), and None for every new axis."""
     begin, end, step = bounds
     if not len(begin) == len(end) == len(step) or len(begin) > 32:

@@ -14,7 +14,7 @@ import numpy as np
 from hwq.dialect import find
 from hwq.graph import Array, Graph
 
-__all__ = ["Translation", "Value", "translate"]
+__all__ = ["Translation", "Value", "in_onnx", "is_tflite", "translate"]
 
 TFLITE = frozenset({"litert-ref", "litert-ref-fixedfc", "litert-xnnpack"})
 
@@ -26,19 +26,19 @@ class Value:
     Attributes
     ----------
     name : str
-    channels_last : bool
-        Its channels stand last there, and second in the source.
+    axis : pair of int, optional
+        ``np.moveaxis`` of this gives the source's layout: (-1, 1) where its channels stand last there and second in the source.
     offset : int
         What the source's stored integers have more.
     """
 
     name: str
-    channels_last: bool = False
+    axis: tuple[int, int] | None = None
     offset: int = 0
 
     def restored(self, array: Array, dtype: np.dtype[np.generic]) -> Array:
         """A value of the translated graph in the source's layout and type."""
-        turned = np.moveaxis(array, -1, 1) if self.channels_last else array
+        turned = array if self.axis is None else np.moveaxis(array, *self.axis)
         return turned.astype(dtype) if not self.offset else (turned.astype(np.int64) + self.offset).astype(dtype)
 
 
@@ -57,14 +57,39 @@ class Translation:
     graph: Graph
     values: Mapping[str, Value] = field(default_factory=dict)
 
+    def then(self, other: Translation) -> Translation:
+        """This translation, and another one of its graph."""
+        values = dict(self.values)
+        for name, value in values.items():
+            found = other.values.get(value.name)
+            if found is not None and found.axis is None:
+                values[name] = Value(found.name, value.axis, value.offset + found.offset)
+        return Translation(other.graph, values)
+
+
+def is_tflite(graph: Graph) -> bool:
+    """Whether any operator is TFLite's."""
+    return graph.form == "source" and any(node.domain == "tflite" for node in graph.nodes)
+
+
+def in_onnx(graph: Graph) -> Graph:
+    """The graph in ONNX's operators; itself where it is.
+
+    Raises
+    ------
+    Error
+        An operator of TFLite has no counterpart.
+    """
+    return translate(graph, "ort").graph if is_tflite(graph) else graph
+
 
 def translate(graph: Graph, dialect: str) -> Translation:
-    """Write a quantized ONNX graph in the operators of the runtime that a dialect names.
+    """Write a quantized graph of ONNX or TFLite in the operators of the runtime that a dialect names.
 
     Parameters
     ----------
     graph : Graph
-        In source form, quantized with Q and DQ nodes or with integer operators.
+        In source form, quantized with Q and DQ nodes, with integer operators, or as TFLite does.
     dialect : str
 
     Returns
@@ -78,8 +103,13 @@ def translate(graph: Graph, dialect: str) -> Translation:
         The runtime has no such operator, type or quantization.
     """
     find(dialect, usable=True)
-    if any(node.domain == "tflite" for node in graph.nodes):
-        return Translation(graph)
+    if is_tflite(graph):
+        if dialect in TFLITE:
+            return Translation(graph)
+        from hwq.translation.onnx import to_onnx
+
+        made = to_onnx(graph)
+        return made.then(translate(made.graph, dialect))
     if dialect in TFLITE:
         from hwq.translation.tflite import to_tflite
 

@@ -259,9 +259,9 @@ class Assembly:
 
         source = self.source
         values = {
-            name: Value(
-                *((held.names[False], False) if False in held.names else (held.names[True], True)), offset=-held.offset
-            )
+            name: Value(held.names[False], None, -held.offset)
+            if False in held.names
+            else Value(held.names[True], (-1, 1), -held.offset)
             for held_by in (self.stored, self.real)
             for name, held in held_by.items()
             if held.data is None and held.names

@@ -21,14 +21,17 @@ OTHER = {"int8": ("uint8", 128), "uint8": ("int8", -128)}
 def to_eager(graph: Graph) -> Translation:
     """The graph with every 8-bit activation in uint8 and every 8-bit weight in int8, their real values unchanged.
 
+    Stored inputs and outputs of the model keep their type: a DQ and a Q at the border, which change no value.
+
     Raises
     ------
     Error
-        A stored input or output of the model would have to change its type.
+        A scale or zero point is computed.
     """
     source = as_pairs(graph)
     filters = {node.inputs[1] for node in source.nodes if node.op in PRODUCTS and len(node.inputs) > 1}
     tensors, nodes, values = dict(source.tensors), list[Node](), dict[str, Value]()
+    entered: set[str] = set()
     for node in source.nodes:
         if not (is_quantize(node) or is_dequantize(node)):
             nodes.append(node)
@@ -39,17 +42,16 @@ def to_eager(graph: Graph) -> Translation:
         if kind not in OTHER or kind == ("int8" if weights else "uint8"):
             nodes.append(node)
             continue
-        if stored in source.inputs or stored in source.outputs:
-            raise refuse(node, f"the model's {stored} is stored in {kind}", "eager modules store activations in uint8")
         dtype, offset = OTHER[kind]
+        border = stored in source.inputs or stored in source.outputs
         data = source.constant(stored)
         if data is not None:
             name = f"{stored}:{dtype}"
             tensors[name] = Tensor(name, dtype, data.shape, (data.astype(np.int16) + offset).astype(dtype))
         else:
-            name = stored
-            tensors[name] = dataclasses.replace(tensors[name], dtype=dtype)
-            values[stored] = Value(stored, offset=-offset)
+            name = f"{stored}:{dtype}" if border else stored
+            tensors[name] = dataclasses.replace(tensors[stored], name=name, dtype=dtype)
+            values[stored] = Value(name, offset=-offset)
         scale = source.constant(node.inputs[1])
         stated = len(node.inputs) > 2 and bool(node.inputs[2])
         given = source.constant(node.inputs[2]) if stated else None if scale is None else np.zeros(scale.shape, kind)
@@ -57,8 +59,22 @@ def to_eager(graph: Graph) -> Translation:
             raise refuse(node, "scale and zero point must be constants")
         points = f"{node.name}:zero_point"
         tensors[points] = Tensor(points, dtype, given.shape, (given.astype(np.int16) + offset).astype(dtype))
-        first = node.inputs[0] if is_quantize(node) else name
         attributes = {key: value for key, value in node.attributes.items() if key != "output_dtype"}
-        nodes.append(dataclasses.replace(node, inputs=(first, node.inputs[1], points), attributes=attributes))
+        first, result = (node.inputs[0], name) if is_quantize(node) else (name, node.outputs[0])
+        pair = (node.inputs[1], points)
+        own = tuple(part for part in node.inputs[1:] if part)
+        if border and is_dequantize(node) and stored in source.inputs:
+            real = f"{stored}:{node.name}:border"
+            tensors[real] = Tensor(real, "float32", tensors[stored].shape)
+            nodes.append(Node("DequantizeLinear", real, (stored, *own), (real,)))
+            if name not in entered:
+                nodes.append(Node("QuantizeLinear", f"{name}:enter", (real, *pair), (name,)))
+                entered.add(name)
+        nodes.append(dataclasses.replace(node, inputs=(first, *pair), outputs=(result,), attributes=attributes))
+        if border and is_quantize(node):
+            real = f"{stored}:border"
+            tensors[real] = Tensor(real, "float32", tensors[stored].shape)
+            nodes.append(Node("DequantizeLinear", real, (name, *pair), (real,)))
+            nodes.append(Node("QuantizeLinear", f"{stored}:leave", (real, *own), (stored,)))
     made = Graph(nodes, tensors.values(), source.inputs, source.outputs, name=source.name, dialect=source.dialect, source=source.source)  # fmt: skip
     return Translation(made, values)
