@@ -187,6 +187,73 @@ def test_sums_beyond_float32_stay_exact() -> None:
     _equal(prepared, x)
 
 
+def _clipped(low: float, high: float) -> hwq.Graph:
+    """Two convolutions, each behind a Clip; the second a depthwise one; a product at the end."""
+    random = np.random.default_rng(8)
+
+    def constant(name: str, *shape: int) -> hwq.Tensor:
+        return hwq.Tensor(name, shape=shape, data=random.normal(0, 0.3, shape).astype(np.float32))
+
+    floats = {"low": low, "high": high}
+    tensors = [hwq.Tensor("x", shape=("N", 3, 6, 6)), constant("w1", 6, 3, 3, 3), constant("b1", 6), constant("w2", 6, 1, 3, 3),
+               constant("b2", 6), constant("w3", 6, 4), constant("b3", 4), *(hwq.Tensor(name, shape=("N", 6, size, size)) for name, size in
+               (("c1", 4), ("h1", 4), ("c2", 2), ("h2", 2), ("p", 1))), hwq.Tensor("f", shape=("N", 6)), hwq.Tensor("y", shape=("N", 4)),
+               *(hwq.Tensor(name, shape=(), data=np.array(value, np.float32)) for name, value in floats.items())]  # fmt: skip
+    nodes = [hwq.Node("Conv", "one", ("x", "w1", "b1"), ("c1",)), hwq.Node("Clip", "clip1", ("c1", "low", "high"), ("h1",)),
+             hwq.Node("Conv", "two", ("h1", "w2", "b2"), ("c2",), {"group": 6}), hwq.Node("Clip", "clip2", ("c2", "low", "high"), ("h2",)),
+             hwq.Node("MaxPool", "pool", ("h2",), ("p",), {"kernel_shape": (2, 2)}), hwq.Node("Flatten", "flat", ("p",), ("f",)),
+             hwq.Node("Gemm", "three", ("f", "w3", "b3"), ("y",))]  # fmt: skip
+    return hwq.Graph(nodes, tensors, ["x"], ["y"])
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("weights", "activations", "dialect", "bounds"),
+    [("int8", "uint8", "ort", (-0.5, 0.7)), ("int8", "uint8", "ort", (-1.0, 1.0)), ("int8", "int8", "hwq", (-1.0, 1.0)),
+     ("int4", "uint8", "hwq", (0.0, 0.8)), ("int8", "int16", "hwq", (-0.5, 0.7)), ("int8", "int8", "hwq-integer", (-0.5, 0.7))],
+)  # fmt: skip
+def test_a_clip_cuts_where_the_programs_does(
+    weights: str, activations: str, dialect: str, bounds: tuple[float, float]
+) -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.random.default_rng(6).normal(0, 1, (4, 3, 6, 6)).astype(np.float32)
+    prepared = hwq.qat.prepare(_clipped(*bounds), hwq.Plan.uniform(weights, activations, dialect=dialect), batches=x)
+    _equal(prepared, x)
+    # Far beyond what training does: whether a Q makes its Clip redundant decides what the dialect fuses, so it must not change.
+    for factor in (0.05, 0.7, 1.3, 20.0):
+        with torch.no_grad():
+            for one in prepared.factors:
+                one.fill_(factor)
+        _equal(prepared, x)
+    _shaken(torch, prepared)
+    _equal(prepared, x)
+    hwq.qat.distill(prepared, x, epochs=1, batch=2, rate=0.1)
+    _equal(prepared, x)
+
+
+@needs_torch
+def test_groups_of_scales_and_floats_learn() -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.random.default_rng(6).normal(0, 1, (4, 3, 6, 6)).astype(np.float32)
+    for plan in (
+        hwq.Plan.uniform("int4", "uint8", granularity=3, dialect="hwq"),
+        hwq.Plan.uniform("int4", "float32", dialect="hwq"),
+    ):
+        prepared = hwq.qat.prepare(_clipped(0.0, 0.8), plan, batches=x)
+        _equal(prepared, x)
+        _shaken(torch, prepared)
+        _equal(prepared, x)
+        losses = hwq.qat.distill(prepared, x, epochs=8, batch=4, rate=0.05)
+        assert losses[-1] < losses[0]
+        _equal(prepared, x)
+
+
 @needs_torch
 def test_scale_gradients_are_lsqs() -> None:
     import torch

@@ -8,19 +8,22 @@ writes with ``optimized_model_filepath``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from hwq.graph import Node, Tensor
+from hwq.graph import Array, Node, Tensor
 from hwq.lowering.pairs import RANGES, affine, explicit, is_dequantize, is_quantize, made_by_dequantize
 from hwq.lowering.rewriting import Draft, constant_like
 
 __all__ = [
+    "clip_bounds",
     "clip_is_redundant",
     "drop_redundant_clips",
     "fold_constants",
     "fuse_matmul_add",
     "merge_equal_nodes",
+    "range_cuts",
     "remove_identities",
 ]
 
@@ -203,24 +206,30 @@ def clip_is_redundant(draft: Draft, node: Node, quantize: Node) -> bool:
     found = affine(draft, quantize)
     if found is None or not found.scalar or found.dtype not in RANGES:
         return False
-    low, high = RANGES[found.dtype]
     if node.op == "Relu":
-        return found.offset == low
-    bounds = clip_bounds(draft, node)
+        return found.offset == RANGES[found.dtype][0]
+    bounds = clip_bounds(draft.constant, node)
     if bounds is None or found.scale.ndim != 0 or (found.zero_point is not None and found.zero_point.ndim != 0):
         return False
-    scale = np.float32(found.scale)
-    if found.dtype in {"int8", "uint8"} and explicit(quantize):
+    return range_cuts(bounds, np.float32(found.scale), found.offset, found.dtype, explicit(quantize))
+
+
+def range_cuts(
+    bounds: tuple[np.float32, np.float32], scale: np.float32, offset: int, dtype: str, explicit: bool
+) -> bool:
+    """Whether the stored range says what a Clip's bounds say. What holds for a scale holds for every smaller one."""
+    low, high = RANGES[dtype]
+    if dtype in {"int8", "uint8"} and explicit:
         epsilon = np.finfo(np.float32).eps
-        lower, upper = scale * np.float32(low - found.offset), scale * np.float32(high - found.offset)
+        lower, upper = scale * np.float32(low - offset), scale * np.float32(high - offset)
         if not (epsilon < bounds[0] - lower or epsilon < upper - bounds[1]):
             return True
     with np.errstate(all="ignore"):
         steps = [float(np.rint(bound / scale)) for bound in bounds]
-    return steps[0] + found.offset <= low and steps[1] + found.offset >= high
+    return steps[0] + offset <= low and steps[1] + offset >= high
 
 
-def clip_bounds(draft: Draft, node: Node) -> tuple[np.float32, np.float32] | None:
+def clip_bounds(constant: Callable[[str], Array | None], node: Node) -> tuple[np.float32, np.float32] | None:
     """The constant bounds of a Clip, or None where one is computed."""
     largest = np.finfo(np.float32).max
     bounds = [-largest, largest]
@@ -228,7 +237,7 @@ def clip_bounds(draft: Draft, node: Node) -> tuple[np.float32, np.float32] | Non
         if name in node.attributes:
             bounds[index - 1] = np.float32(node.attributes[name])
         elif len(node.inputs) > index and node.inputs[index]:
-            value = draft.constant(node.inputs[index])
+            value = constant(node.inputs[index])
             if value is None or value.size != 1:
                 return None
             bounds[index - 1] = np.float32(value.reshape(()))

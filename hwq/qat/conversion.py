@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from hwq.errors import Error
 from hwq.graph import Array, Graph, Quantization, Tensor, carrier
+from hwq.lowering import lower
 from hwq.names import display_name
 from hwq.qat.network import Network, stored_array
 from hwq.qat.state import require_prepared
@@ -26,15 +28,36 @@ def converted(prepared: Any) -> Graph:
     graph = network.quantized
     tensors = [_replaced(tensor, changed, graph) for tensor in graph.tensors.values()]
     facts = {**graph.source, "trained": "hwq.qat"}
-    return graph.replace(tensors=tensors, source=facts)
+    made = graph.replace(tensors=tensors, source=facts)
+    _require_same_steps(network, lower(made, network.dialect.name))
+    return made
+
+
+def _require_same_steps(network: Network, again: Graph) -> None:
+    """Raise where the dialect now makes other operators, or another integer bias, of the graph than those that were trained."""
+    before = network.lowered
+    for old, new in zip_longest(before.nodes, again.nodes):
+        same = old is not None and new is not None and (old.kind, old.outputs) == (new.kind, new.outputs)
+        made = [name for name in new.inputs[2:3] if name and name not in network.quantized.tensors] if same else []
+        for name in made if same and old.inputs == new.inputs else ():
+            data, was = again.constant(name), before.constant(name)
+            same = data is None or was is None or data.dtype != np.int32 or np.array_equal(data, was)
+        if not same or old.inputs != new.inputs:
+            node = new if old is None else old
+            raise Error(
+                f"training has changed what dialect {network.dialect.name} makes of this operator",
+                where=f"node {display_name(node.name)}",
+                why="its scales or its bias left the range in which it fuses as it was trained",
+                remedy="train with a smaller rate, or plan this layer's activations as float",
+            )
 
 
 def _changed(network: Network) -> dict[str, Array]:
     """New data by the constant's name."""
     state, lowered = network.state, network.lowered
     made: dict[str, Array] = {}
-    for factor, scale in zip(network.factors, state.scales, strict=True):
-        values = (torch.from_numpy(scale.base) * factor).numpy().astype(np.float32)
+    for index, scale in enumerate(state.scales):
+        values = (torch.from_numpy(scale.base) * network.factor(index)).numpy().astype(np.float32)
         if not (np.isfinite(values) & (values > 0)).all():
             raise Error(
                 "training has driven a scale to zero or beyond",

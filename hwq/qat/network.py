@@ -107,8 +107,13 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             return torch.from_numpy(np.array(quantization.scales()))
         one = self.state.scales[found]
         # LSQ's gradient scale, 1 / sqrt(elements * largest integer); the count of a weight, or of one sample's activation.
-        factor = scale_gradient(self.factors[found], one.gradient)
+        factor = scale_gradient(self.factor(found), one.gradient)
         return (torch.from_numpy(one.base) * factor).reshape(quantization.scales().shape)
+
+    def factor(self, index: int) -> Any:
+        """A scale over its first value, positive and within its limits."""
+        free, (low, high) = self.factors[index], self.state.scales[index].limits
+        return instead(free, torch.where(free > 0, free.clamp(low, high), free))
 
     def weight(self, name: str, quantization: Quantization) -> Stored:
         """A trained weight as integers."""
@@ -198,6 +203,8 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             one = operands[0]
             return [dataclasses.replace(one, centered=one.centered.clamp(min=0))]
         if node.op in products.PRODUCTS and isinstance(operands[0], Stored):
+            if not products.of_bytes(operands):
+                return self._island(node, *products.with_real_bias(self, node, operands))
             return [self._finished(node, products.accumulate(self, node, operands))]
         if node.op in products.BINARY and node.op in self.dialect.formulas:
             scale, zero, dtype, key = self._made(node)
@@ -227,7 +234,10 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         # fp32 (R4): f32(acc), plus a float bias, times one float32, to the nearest even, clamped.
         multipliers = sums.scales / (scale if sums.count is None else scale * float(sums.count))
         steps = (wide if sums.offsets is None else wide + sums.offsets) * multipliers
-        centered = torch.clamp(round_through(steps), 0 if sums.floor else low - zero, high - zero)
+        least, most = 0 if sums.floor else low - zero, high - zero
+        centered = torch.clamp(round_through(steps), least, most)
+        if self.dialect.groups:
+            centered = products.clamped(node, centered, scale, (least, most), self.lowered.constant)
         return Stored(centered, scale, zero, dtype, None, key)
 
     def _moved(self, node: Node, operands: list[Any]) -> Sequence[Any]:
@@ -260,15 +270,16 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             return torch.from_numpy(np.array(data))
         return one.centered * one.spread_scale()
 
-    def _island(self, node: Node, operands: list[Any]) -> Sequence[Any]:
-        """The program's own step gives the value, the torch operator the gradient."""
-        real = [self.real(one) for one in operands]
+    def _island(self, node: Node, operands: list[Any], given: list[Any] | None = None) -> Sequence[Any]:
+        """The program's own step gives the value, the torch operator the gradient; `given` are operands as real numbers."""
+        real = [self.real(one) for one in operands] if given is None else given
         if node.op == "QuantizeLinear":
             soft: tuple[Any, ...] = (real[0],)
         elif node.kind == "hwq::Table":
             soft = (operators.chain(node, real[0], self.lowered.constant),)
         else:
             soft = operators.compute(node, real)
+            soft = (operators.behind(node, soft[0], self.lowered.constant), *soft[1:])
         exact = self._step(node, operands)
         made = []
         for index, (value, right) in enumerate(zip(soft, exact, strict=False)):

@@ -13,7 +13,7 @@ from hwq.errors import NotSupportedYet
 from hwq.graph import Node
 from hwq.ops import spatial
 
-__all__ = ["MOVERS", "chain", "compute", "convolve"]
+__all__ = ["MOVERS", "behind", "chain", "compute", "convolve"]
 
 Operand = Any  # a torch tensor, an array (a constant that is no float), or None
 Operator = Callable[[Node, Sequence[Operand]], Any]
@@ -55,6 +55,14 @@ def chain(node: Node, x: Any, constant: Callable[[str], Any]) -> Any:
             given = [values.get(name, constant(name)) if name else None for name in part.inputs]
             values[part.outputs[0]] = compute(part, given)[0]
     return values[str(node.attributes["result"])]
+
+
+def behind(node: Node, x: Any, constant: Callable[[str], Any]) -> Any:
+    """What the Relu or Clip that a group swallowed behind its operator leaves of a real value."""
+    for part in node.body if node.op not in {"Relu", "Clip"} else ():
+        if part.op in {"Relu", "Clip"}:
+            x = compute(part, [x, *[constant(name) if name else None for name in part.inputs[1:]]])[0]
+    return x
 
 
 def _operator(*names: str) -> Callable[[Operator], Operator]:

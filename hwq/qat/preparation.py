@@ -65,7 +65,7 @@ def _network(quantized: Graph, source: Graph | None, plan: Plan | None) -> Netwo
             bounds[tensor.name] = (dialect.weight_minimum, 127)
     if source is not None and plan is not None:
         originals, bounds = _originals(quantized, fold(source), plan, bounds)
-    state = State.of(quantized, lowered, originals, bounds)
+    state = State.of(quantized, lowered, originals, bounds, dialect.groups)
     return Network(quantized, lowered, dialect, state, None if source is None else Teacher(fold(source)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,27 @@ import torch
 from hwq import numerics
 from hwq.errors import Error
 from hwq.graph import Node
+from hwq.lowering.simplification import clip_bounds
 from hwq.ops import spatial
 from hwq.ops.storage import integer_range
 from hwq.qat import operators
+from hwq.qat.gradients import round_through
 from hwq.qat.state import Stored
 
 if TYPE_CHECKING:
     from hwq.qat.network import Network
 
-__all__ = ["BINARY", "Sums", "accumulate", "combined", "mean_of_all"]
+__all__ = [
+    "BINARY",
+    "PRODUCTS",
+    "Sums",
+    "accumulate",
+    "clamped",
+    "combined",
+    "mean_of_all",
+    "of_bytes",
+    "with_real_bias",
+]
 
 # Every integer up to here is a float32, so a sum whose terms' magnitudes add up to no more is exact in any order.
 EXACT = 2.0**24
@@ -82,6 +95,41 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
         total = total + (bias.reshape(channel) if bias.ndim == 1 else bias).to(dtype)
     floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
     return Sums(total, steps.reshape(channel), None if offsets is None else offsets.reshape(channel), floor=floor)
+
+
+def of_bytes(operands: Sequence[Any]) -> bool:
+    """Whether the sums of a product are of bytes, one scale a tensor or an output channel; others run by the program's step."""
+    x, w = operands[0], operands[1]
+    return not x.dtype.endswith("16") and x.block is None and (not isinstance(w, Stored) or w.block is None)
+
+
+def with_real_bias(network: Network, node: Node, operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Operands as they are stored, and as real numbers: an integer bias is the trained one in accumulator steps."""
+    stored, real = list(operands), [network.real(one) for one in operands]
+    if len(operands) > 2 and isinstance(operands[2], np.ndarray):
+        steps = operands[0].scale.reshape(()) * operands[1].scale.reshape(-1)
+        bias, _ = _bias(network, node, list(operands), steps)
+        stored[2] = bias.detach().numpy().astype(operands[2].dtype)
+        real[2] = (bias * steps).float()
+    return stored, real
+
+
+def clamped(node: Node, centered: Any, scale: Any, limits: tuple[int, int], constant: Callable[[str], Any]) -> Any:
+    """Stored values behind the Relu or Clip that a group swallowed: between its bounds as Q stores them."""
+    if not any(part.op in {"Relu", "Clip"} for part in node.body):
+        return centered
+    least, most = limits
+    low, high = torch.tensor(float(least)), torch.tensor(float(most))
+    for part in node.body:
+        if part.op == "Relu":
+            low = low.clamp(min=0)
+        elif part.op == "Clip":
+            bounds = clip_bounds(constant, part)
+            if bounds is None:
+                raise Error("these bounds are computed at run time", where=f"node {part.name}")
+            edges = [torch.clamp(round_through(torch.tensor(float(one)) / scale), least, most) for one in bounds]
+            low, high = torch.maximum(low, edges[0]), torch.minimum(high, edges[1])
+    return torch.minimum(torch.maximum(centered, torch.minimum(low, high)), high)
 
 
 def _channels(node: Node, x: Stored) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hwq.errors import Error
 from hwq.graph import Array, Graph, Quantization, Tensor
 from hwq.ops.storage import integer_range
+from hwq.qat.limits import FACTORS, limits
 from hwq.qat.operators import MOVERS
 
 __all__ = ["Bias", "Scale", "State", "Stored", "Weight", "spread"]
@@ -62,6 +63,7 @@ class Scale:
     names: tuple[str, ...]
     base: NDArray[np.float32]
     gradient: float
+    limits: tuple[float, float]  # of its factor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,7 +111,11 @@ class State:
 
     @staticmethod
     def of(
-        quantized: Graph, lowered: Graph, originals: Mapping[str, Array], bounds: Mapping[str, tuple[int, int]]
+        quantized: Graph,
+        lowered: Graph,
+        originals: Mapping[str, Array],
+        bounds: Mapping[str, tuple[int, int]],
+        groups: bool,
     ) -> State:
         """Find what can be trained.
 
@@ -120,6 +126,8 @@ class State:
             Where the float weights are known; others start in the middle of their cells.
         bounds : mapping of stored weight to (lowest, highest) integer
             Where they are narrower than the stored type.
+        groups : bool
+            Whether the dialect's groups take in a Clip (see `hwq.qat.limits`).
         """
         holders = _holders(lowered)
         fixed = _fixed(quantized, lowered, holders)
@@ -133,6 +141,7 @@ class State:
                 members[root].append(name)
         scale_of = {name: order[root] for name, root in sizes.items()}
         scales = []
+        narrow = limits(quantized, joined, groups)
         for root in order:
             base = quantized.constant(root)
             assert base is not None
@@ -142,6 +151,7 @@ class State:
                     tuple(members[root]),
                     np.array(base, np.float32),
                     _gradient(lowered.tensors[held[0]], quantized.tensors.get(held[0])),
+                    narrow.get(root, FACTORS),
                 )
             )
         biases = _biases(quantized, lowered, weights)

@@ -17,8 +17,6 @@ from hwq.qat.state import require_prepared
 
 __all__ = ["distilled"]
 
-# A scale's factor over its first value never leaves these bounds: a factor of 0 has no inverse.
-FACTORS = 1 / 64, 64.0
 # A scale moves by this share of the rate: all weights of a channel, or a whole activation, move with it.
 SCALE_SHARE = 0.03
 # Share of the steps over which the rate rises to its peak.
@@ -72,8 +70,8 @@ def distilled(
             loss.backward()
             adam.step(rate * min(1.0, (done + 1) / warm) * 0.5 * (1 + math.cos(math.pi * done / total)))
             with torch.no_grad():
-                for factor in network.factors:
-                    factor.clamp_(*FACTORS)
+                for factor, scale in zip(network.factors, network.state.scales, strict=True):
+                    factor.clamp_(*scale.limits)
             spent += float(loss.detach()) * len(rows)
             done += 1
             if progress is not None:
