@@ -7,6 +7,7 @@ to even, `away` ties away from zero, `up` ties to plus infinity.
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = [
     "away",
     "binary",
     "dequantize",
+    "exp_c",
     "four_stages",
     "fused_multiply_add",
     "quantize",
@@ -30,6 +32,14 @@ __all__ = [
 
 Array = NDArray[Any]
 _INT32 = 2**32
+# glibc 2.27 and later, from Arm's optimized routines: 2^(i / 32), and 2^(r / 32) as a cubic in float64.
+_PARTS = 32
+_POWERS = np.array([float(Decimal(2) ** (Decimal(index) / _PARTS)) for index in range(_PARTS)])
+_CUBIC = tuple(
+    float.fromhex(value) / _PARTS**power
+    for value, power in (("0x1.c6af84b912394p-5", 3), ("0x1.ebfce50fac4f3p-3", 2), ("0x1.62e42ff0c52d6p-1", 1))
+)
+_LOG2E_PARTS = float.fromhex("0x1.71547652b82fep+0") * _PARTS
 
 
 def _s32(v: Any) -> Array:
@@ -276,6 +286,20 @@ def dot_f32(a: Any, b: Any) -> Array:
     pairs = lanes[..., 0::2] + lanes[..., 1::2]
     quads = pairs[..., 0::2] + pairs[..., 1::2]
     return np.asarray(quads[..., 0] + quads[..., 1], np.float32)
+
+
+def exp_c(x: Any) -> Array:
+    """glibc's expf: float64 inside, rounded once."""
+    narrow = np.asarray(x, np.float32)
+    wide = narrow.astype(np.float64)
+    # 2^+-160 rounds to infinity and to 0 in float32.
+    z = np.clip(np.where(np.isnan(wide), 0.0, wide), -110.0, 110.0) * _LOG2E_PARTS
+    k = np.rint(z)
+    r, whole = z - k, k.astype(np.int64)
+    scale = np.ldexp(_POWERS[whole % _PARTS], (whole // _PARTS).astype(np.int32))
+    with np.errstate(over="ignore", under="ignore"):
+        made = (((_CUBIC[0] * r + _CUBIC[1]) * (r * r) + (_CUBIC[2] * r + 1.0)) * scale).astype(np.float32)
+    return np.where(np.isnan(wide), narrow, made).astype(np.float32)
 
 
 class FourStages:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 import numpy as np
 
@@ -19,11 +18,11 @@ from hwq.execution import fbgemm, mkl
 from hwq.execution.emission import Emitter
 from hwq.execution.steps import Kernel, Scope, Settings, interpret, register
 from hwq.graph import Array, Node
-from hwq.numerics import fused_multiply_add
+from hwq.numerics import exp_c, fused_multiply_add
 from hwq.ops import dims
 from hwq.ops.recurrent import Recurrence
 
-__all__ = ["COLUMNS", "exp_c", "exp_sleef", "sigmoid"]
+__all__ = ["COLUMNS", "exp_sleef", "sigmoid"]
 
 f32 = np.float32
 # Columns that one iteration of an elementwise kernel takes, two vectors of float32 (ATen's VectorizedLoop2d).
@@ -43,14 +42,6 @@ SLEEF = tuple(
         0.5,
     )
 )
-# glibc 2.27 and later, from Arm's optimized routines: 2^(i / 32), and 2^(r / 32) as a cubic in float64.
-PARTS = 32
-POWERS = np.array([float(Decimal(2) ** (Decimal(index) / PARTS)) for index in range(PARTS)])
-CUBIC = tuple(
-    float.fromhex(value) / PARTS**power
-    for value, power in (("0x1.c6af84b912394p-5", 3), ("0x1.ebfce50fac4f3p-3", 2), ("0x1.62e42ff0c52d6p-1", 1))
-)
-LOG2E_PARTS = float.fromhex("0x1.71547652b82fep+0") * PARTS
 
 
 def exp_sleef(x: Array) -> Array:
@@ -70,20 +61,6 @@ def exp_sleef(x: Array) -> Array:
         made = np.ldexp(u.astype(f32), q.astype(np.int32))
     made = np.where(x < -104, f32(0), np.where(x > 100, f32(np.inf), made))
     return np.where(np.isnan(x), x, made).astype(f32)
-
-
-def exp_c(x: Array) -> Array:
-    """glibc's expf: float64 inside, rounded once."""
-    wide = np.asarray(x, f32).astype(np.float64)
-    # 2^+-160 rounds to infinity and to 0 in float32.
-    inside = np.clip(np.where(np.isnan(wide), 0.0, wide), -110.0, 110.0)
-    z = inside * LOG2E_PARTS
-    k = np.rint(z)
-    r, whole = z - k, k.astype(np.int64)
-    scale = np.ldexp(POWERS[whole % PARTS], (whole // PARTS).astype(np.int32))
-    with np.errstate(over="ignore", under="ignore"):
-        made = (((CUBIC[0] * r + CUBIC[1]) * (r * r) + (CUBIC[2] * r + 1.0)) * scale).astype(f32)
-    return np.where(np.isnan(wide), np.asarray(x, f32), made).astype(f32)
 
 
 def sigmoid(x: Array, columns: int) -> Array:

@@ -6,6 +6,7 @@ Every step is one float32 operation in the order written; the integer sums are e
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,16 @@ from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.tflite_base import Call
 
-__all__ = ["convolve", "filter_zero_point", "multiply_rows", "quantize_asymmetric", "quantize_symmetric"]
+__all__ = [
+    "Rows",
+    "convolve",
+    "filter_zero_point",
+    "multiply_quantized",
+    "multiply_rows",
+    "quantize_asymmetric",
+    "quantize_symmetric",
+    "quantizer",
+]
 
 Float32 = NDArray[np.float32]
 
@@ -66,15 +76,37 @@ def quantize_asymmetric(rows: Float32) -> tuple[NDArray[np.int32], Float32, NDAr
     return np.where(flat[:, None], 0, stored).astype(np.int32), scale, nudged
 
 
+class Rows(NamedTuple):
+    """Quantized rows less their zero points, and the scale of each."""
+
+    stored: NDArray[np.int32]
+    scale: Float32
+
+
+def quantizer(call: Call) -> Callable[[Array], Rows]:
+    """How this operator quantizes rows: over their range, or symmetrically."""
+
+    def asymmetric(rows: Array) -> Rows:
+        stored, scale, point = quantize_asymmetric(rows)
+        return Rows(stored - point[:, None], scale)
+
+    def symmetric(rows: Array) -> Rows:
+        return Rows(*quantize_symmetric(rows))
+
+    return asymmetric if call.attribute("asymmetric_inputs", False) else symmetric
+
+
+def multiply_quantized(rows: Rows, weight: Array, scale: np.float32) -> Float32:
+    """``f32(acc) * f32(s_x * s_w)`` for weights [N, K] of one scale."""
+    total = sums.multiply(rows.stored, weight.astype(np.int32)).astype(np.float32)
+    return (total * (rows.scale * scale).astype(np.float32)[:, None]).astype(np.float32)
+
+
 def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) -> Float32:
     """FULLY_CONNECTED: ``bias + f32(acc) * f32(s_x * s_w)``; asymmetric inputs take their zero point off the sum."""
     scales = call.scheme(1).scales().reshape(-1)
     filters = weight.astype(np.int32)
-    if call.attribute("asymmetric_inputs", False):
-        stored, scale, point = quantize_asymmetric(rows)
-        stored = stored - point[:, None]
-    else:
-        stored, scale = quantize_symmetric(rows)
+    stored, scale = quantizer(call)(rows)
     total = sums.multiply(stored, filters).astype(np.float32)
     made = (total * (scale[:, None] * scales[None, :]).astype(np.float32)).astype(np.float32)
     return made if bias is None else (bias.astype(np.float32) + made).astype(np.float32)

@@ -13,6 +13,7 @@ from hwq.graph import Array, Dim, Graph, Node, Tensor
 from hwq.ops import accounting, dims
 from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
+from hwq.ops import tflite_hybrid as hybrid
 from hwq.ops import tflite_lstm as lstm
 from hwq.ops.base import Inferred, register
 from hwq.ops.recurrent import bounded
@@ -21,14 +22,22 @@ from hwq.work import Work
 
 __all__ = ["Lstm", "Svdf"]
 
+# Element types of input, feature filters, time filters and state.
+SVDF_TYPES = frozenset(
+    {
+        ("float32", "float32", "float32", "float32"),
+        ("float32", "int8", "int8", "float32"),
+        ("int8", "int8", "int16", "int16"),
+    }
+)
 
-def _state(call: Call, index: int, rows: int) -> Array:
-    """A state for `rows` rows: one that was declared for one row starts all of them."""
-    state = call.array(index)
-    flat = state.reshape(state.shape[0], -1) if state.ndim > 1 else state.reshape(1, -1)
+
+def _state(call: Call, index: int, rows: int, size: int) -> Array:
+    """A state of `size` elements for `rows` rows, whatever its dimensions; one row starts all of them."""
+    flat = call.array(index).reshape(-1, size)
     if flat.shape[0] not in (1, rows):
         raise call.fault(f"a state of {flat.shape[0]} rows does not fit {rows}")
-    return np.broadcast_to(flat, (rows, flat.shape[1]))
+    return np.broadcast_to(flat, (rows, size))
 
 
 @register
@@ -63,10 +72,11 @@ class Svdf(TfliteOp):
             raise dims.fault(node, f"a state {list(state.shape)} does not hold {filters} filters of {memory} steps")
         if bias is not None and bias.shape != (filters // rank,):
             raise dims.fault(node, f"a bias {list(bias.shape)} does not fit {filters // rank} units")
-        if x.dtype == "float32" and feature.dtype != "float32":
-            raise dims.fault(node, "float activations with integer weights are not supported in this operator")
-        if x.dtype not in {"float32", "int8"}:
-            raise dims.fault(node, f"{x.dtype} activations are not supported")
+        given = (x.dtype, feature.dtype, time.dtype, state.dtype)
+        if given not in SVDF_TYPES:
+            raise dims.fault(
+                node, f"{', '.join(given)} for input, feature filters, time filters and state are not supported"
+            )
         return [(x.dtype, (x.shape[0], filters // rank), True), (state.dtype, (x.shape[0], filters * memory), True)]
 
     def compute(self, call: Call) -> list[Array]:
@@ -74,9 +84,13 @@ class Svdf(TfliteOp):
         x, feature, time = call.array(0), call.array(1), call.array(2)
         filters, memory = time.shape
         rank, rows = int(call.attribute("rank")), len(x)
-        kept = _state(call, 4, rows).reshape(rows, filters, memory)
+        kept = _state(call, 4, rows, filters * memory).reshape(rows, filters, memory)
         if not call.quantized:
-            newest = sums.multiply_by_four(x, feature)
+            if call.hybrid:
+                newest = hybrid.multiply_quantized(hybrid.quantizer(call)(x), feature, call.scale(1))
+                time = time.astype(np.float32) * call.scale(2)
+            else:
+                newest = sums.multiply_by_four(x, feature)
             state = np.concatenate([kept[:, :, 1:], newest[:, :, None]], axis=2)
             parts = sums.add_by_four(state * time[None]).reshape(rows, filters // rank, rank)
             total = np.zeros(parts.shape[:2], np.float32)
@@ -142,8 +156,6 @@ class Lstm(TfliteOp):
         needed = [given[index] for index in (2, 3, 4, 6, 7, 8, 13, 14, 15, 18, 19)]
         if x is None or any(tensor is None for tensor in needed):
             raise dims.fault(node, "an operand that every LSTM needs is missing")
-        if any(tensor is not None for tensor in given[20:24]):
-            raise dims.fault(node, "layer normalization inside an LSTM is not supported")
         weight, recurrent = given[4], given[8]
         assert weight is not None and recurrent is not None
         if node.attributes.get("activation") != "TANH":
@@ -152,7 +164,7 @@ class Lstm(TfliteOp):
             )
         if node.attributes.get("diagonal_recurrence", False):
             raise dims.fault(node, "diagonal recurrent weights are not supported")
-        if (x.dtype, weight.dtype) not in {("float32", "float32"), ("int8", "int8")}:
+        if (x.dtype, weight.dtype) not in {("float32", "float32"), ("float32", "int8"), ("int8", "int8")}:
             raise dims.fault(
                 node, f"{x.dtype} activations with {weight.dtype} weights are not supported in this operator"
             )
@@ -176,18 +188,27 @@ class Lstm(TfliteOp):
     def _check(self, node: Node, given: Sequence[Tensor | None], cells: int, outputs: int, depth: Dim) -> None:
         wanted: dict[int, tuple[Dim, ...]] = {index: (cells, depth) for index in range(1, 5)}
         wanted |= {index: (cells, outputs) for index in range(5, 9)} | {index: (cells,) for index in range(9, 16)}
-        wanted |= {16: (outputs, cells), 17: (outputs,)}
+        wanted |= {16: (outputs, cells), 17: (outputs,)} | {index: (cells,) for index in range(20, 24)}
         for index, shape in wanted.items():
             tensor = given[index]
             if tensor is not None and tensor.shape != shape and all(isinstance(dim, int) for dim in shape):
                 raise dims.fault(node, f"operand {index} is {list(tensor.shape)}, it must be {list(shape)}")
         if (given[1] is None) != (given[5] is None) or (given[1] is not None and given[12] is None):
             raise dims.fault(node, "the input gate has only some of its operands")
+        norms = [given[20 + gate] is not None for gate in range(4) if gate or given[1] is not None]
+        if len(set(norms)) > 1 or (given[1] is None and given[20] is not None):
+            raise dims.fault(node, "only some gates have a layer normalization")
         if given[16] is None and outputs != cells:
             raise dims.fault(node, f"{cells} cells cannot make {outputs} outputs without a projection")
         for index, size in ((18, outputs), (19, cells)):
             state = given[index]
-            if state is None or not state.known_shape or not state.shape or state.shape[-1] != size:
+            last = state.shape[-1] if state is not None and state.known_shape and state.shape else 0
+            if (
+                not isinstance(last, int)
+                or not last
+                or last % size
+                or (last != size and state is not None and len(state.shape) > 1)
+            ):
                 raise dims.fault(node, f"state {index} does not hold {size} elements a row")
 
     def compute(self, call: Call) -> list[Array]:
@@ -196,14 +217,16 @@ class Lstm(TfliteOp):
         steps = x if call.attribute("time_major", False) else x.transpose(1, 0, 2)
         rows = steps.shape[1]
         bounded(call.node, len(steps))
-        hidden, cell = _state(call, 18, rows), _state(call, 19, rows)
-        step = lstm.integer_step(call) if call.quantized else lstm.float_step(call)
+        outputs, cells = call.array(8).shape[1], call.array(4).shape[0]
+        hidden, cell = _state(call, 18, rows, outputs), _state(call, 19, rows, cells)
+        hybrid_weights = call.dtype(4) in INTEGERS
+        step = (lstm.integer_step if call.quantized else lstm.hybrid_step if hybrid_weights else lstm.float_step)(call)
         made = []
         for one in steps:
             hidden, cell = step(one, hidden, cell)
             made.append(hidden)
-        outputs = np.stack(made) if made else np.zeros((0, *hidden.shape), x.dtype)
-        result = outputs if call.attribute("time_major", False) else outputs.transpose(1, 0, 2)
+        stacked = np.stack(made) if made else np.zeros((0, *hidden.shape), x.dtype)
+        result = stacked if call.attribute("time_major", False) else stacked.transpose(1, 0, 2)
         return [np.ascontiguousarray(result), np.ascontiguousarray(hidden), np.ascontiguousarray(cell)]
 
     def work(self, node: Node, graph: Graph) -> Work:

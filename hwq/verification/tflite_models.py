@@ -10,6 +10,7 @@ import numpy as np
 from hwq.graph import Array
 from hwq.verification import Bound
 from hwq.verification.tflite_builder import Builder, options
+from hwq.verification.tflite_recurrent_models import lstm, svdf
 
 __all__ = ["CASES", "FLOATS", "WIDE", "Draw"]
 
@@ -330,6 +331,9 @@ CASES: Mapping[str, Draw] = _table([
         ("RESIZE_BILINEAR", "ResizeBilinear"), ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor"))
       for dtype in (*_INTEGERS, *(["float32"] if op == "RESIZE_BILINEAR" else []))),
     ("PRELU int8", _prelu, ("int8",)), ("PRELU uint8", _prelu, ("uint8",)),
+    *((f"SVDF {x} x {w}", svdf, (x, w)) for x, w in (("int8", "int8"), ("float32", "int8"), ("float32", "float32"))),
+    *((f"LSTM {x} x {w}", lstm, (x, w)) for x, w in (("int8", "int8"), ("float32", "int8"))),
+    ("LSTM float32", lstm, ("float32", "float32", False)),
 ])  # fmt: skip
 
 # Sums in an order that is the runtime's own, functions by its own polynomials: how many values may differ, how far; a
@@ -337,6 +341,8 @@ CASES: Mapping[str, Draw] = _table([
 FLOATS: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
     "TRANSPOSE_CONV float32, SAME, stride beyond the filter": (
         lambda rng: _transposed(rng, "float32", "float32", "float32", True), {"litert-xnnpack": Bound(0.05, 4)}),
+    "LSTM float32, time first": (
+        lambda rng: lstm(rng, "float32", "float32", True), dict.fromkeys(("litert-ref", "litert-xnnpack"), Bound(0.2, 64))),
     "SOFTMAX float32": (lambda rng: _unary(rng, "SOFTMAX", "float32"), {"litert-ref": Bound(0.01, 1), "litert-xnnpack": Bound(0.7, 8)}),
     "LOGISTIC float32": (lambda rng: _unary(rng, "LOGISTIC", "float32"), {"litert-ref": Bound(0.01, 1), "litert-xnnpack": Bound(0.6, 4)}),
     "TANH float32": (lambda rng: _unary(rng, "TANH", "float32"), {"litert-ref": Bound(0.2, 4), "litert-xnnpack": Bound(0.7, 8)}),

@@ -584,12 +584,17 @@ def shape_chain(rng: np.random.Generator) -> bytes:
 
 @case("svdf_int8", "int8")
 @case("svdf_float", "float32")
-def svdf(rng: np.random.Generator, dtype: str) -> bytes:
+@case("svdf_hybrid", "float32", hybrid=True)
+@case("svdf_hybrid_asymmetric", "float32", hybrid=True, asymmetric=True)
+def svdf(rng: np.random.Generator, dtype: str, *, hybrid: bool = False, asymmetric: bool = False) -> bytes:
     b = Builder()
     rank, units, memory, depth = 2, 5, 4, 8
     filters = rank * units
     x = activation(b, rng, dtype, [1, depth], 0.05)
-    if dtype == "int8":
+    if hybrid:
+        feature = b.tensor("int8", [filters, depth], weights(rng, [filters, depth], "int8"), 0.01)
+        time = b.tensor("int8", [filters, memory], weights(rng, [filters, memory], "int8"), 0.02)
+    elif dtype == "int8":
         feature = b.tensor("int8", [filters, depth], weights(rng, [filters, depth], "int8"), 0.01)
         time = b.tensor("int16", [filters, memory], rng.integers(-3000, 3000, [filters, memory]), 0.0005)
         bias = b.tensor("int32", [units], rng.integers(-30000, 30000, units), 0.0005 * 0.002)
@@ -597,6 +602,7 @@ def svdf(rng: np.random.Generator, dtype: str) -> bytes:
     else:
         feature = b.tensor("float32", [filters, depth], rng.standard_normal([filters, depth]))
         time = b.tensor("float32", [filters, memory], rng.standard_normal([filters, memory]))
+    if dtype == "float32":
         bias = b.tensor("float32", [units], rng.standard_normal(units))
         state = b.tensor("float32", [1, filters * memory], variable=True)
     y = activation(b, rng, dtype, [1, units], 0.03, -128)
@@ -604,7 +610,12 @@ def svdf(rng: np.random.Generator, dtype: str) -> bytes:
         "SVDF",
         [x, feature, time, bias, state],
         [y],
-        options("SVDF", rank=rank, fusedActivationFunction="RELU" if dtype == "int8" else "NONE"),
+        options(
+            "SVDF",
+            rank=rank,
+            fusedActivationFunction="RELU" if dtype == "int8" else "NONE",
+            asymmetricQuantizeInputs=asymmetric,
+        ),
     )
     return b.finish([x], [y])
 
@@ -614,7 +625,14 @@ def svdf(rng: np.random.Generator, dtype: str) -> bytes:
 @case("lstm_int8_time_major", "int8", time_major=True)
 @case("lstm_int8_projection", "int8", projection=True)
 @case("lstm_int8_peephole", "int8", peephole=True)
+@case("lstm_int8_peephole_projection", "int8", peephole=True, projection=True)
+@case("lstm_int8_peephole_projection_time_major", "int8", peephole=True, projection=True, time_major=True)
+@case("lstm_int8_layer_norm", "int8", norm=True)
+@case("lstm_int8_layer_norm_coupled_gates", "int8", norm=True, coupled=True, peephole=True)
 @case("lstm_float", "float32")
+@case("lstm_float_layer_norm", "float32", norm=True, projection=True)
+@case("lstm_hybrid", "float32", hybrid=True, peephole=True)
+@case("lstm_hybrid_asymmetric_layer_norm", "float32", hybrid=True, norm=True, asymmetric=True, projection=True)
 def lstm(
     rng: np.random.Generator,
     dtype: str,
@@ -624,6 +642,9 @@ def lstm(
     time_major: bool = False,
     projection: bool = False,
     peephole: bool = False,
+    norm: bool = False,
+    hybrid: bool = False,
+    asymmetric: bool = False,
 ) -> bytes:
     b = Builder()
     batch, steps, depth, cells = 2, 4, 5, 6
@@ -633,7 +654,7 @@ def lstm(
     def matrix(shape: list[int], scale: float = 0.01) -> int:
         return (
             b.tensor("int8", shape, weights(rng, shape, "int8"), scale)
-            if integer
+            if integer or hybrid
             else b.tensor("float32", shape, rng.standard_normal(shape))
         )
 
@@ -650,10 +671,26 @@ def lstm(
             inputs[12 + gate] = b.tensor("float32", [cells], rng.standard_normal(cells))
     if peephole:
         for place in (9, 10, 11):
-            inputs[place] = b.tensor("int16", [cells], rng.integers(-20000, 20000, cells), 0.00004)
+            if place == 9 and coupled:
+                continue
+            inputs[place] = (
+                b.tensor("int16", [cells], rng.integers(-20000, 20000, cells), 0.00004)
+                if integer
+                else b.tensor("int8", [cells], weights(rng, [cells], "int8"), 0.01)
+            )
     if projection:
         inputs[16] = matrix([outputs, cells])
-        inputs[17] = b.tensor("int32", [outputs], rng.integers(-2000, 2000, outputs), 0.0001)
+        inputs[17] = (
+            b.tensor("int32", [outputs], rng.integers(-2000, 2000, outputs), 0.0001)
+            if integer
+            else b.tensor("float32", [outputs], rng.standard_normal(outputs))
+        )
+    for gate in range(coupled, 4 if norm else 0):
+        inputs[20 + gate] = (
+            b.tensor("int16", [cells], rng.integers(-32000, 32000, cells), 0.00005)
+            if integer
+            else b.tensor("float32", [cells], rng.standard_normal(cells))
+        )
     state_scale, state_zero = (0.009, 7)
     inputs[18] = b.tensor(dtype, [batch, outputs], None, *((state_scale, state_zero) if integer else ()), variable=True)
     inputs[19] = b.tensor(
@@ -663,12 +700,18 @@ def lstm(
     y = b.tensor(dtype, shape, None, *((state_scale, state_zero) if integer else ()))
     middle = None
     if integer:
-        middle = [b.tensor("int16", [1], None, 2.0**-12, 0) for _ in range(4)]
+        middle = [b.tensor("int16", [1], None, 0.0007 if norm else 2.0**-12, 0) for _ in range(4)]
         middle.append(
             b.tensor("int8", [1], None, 0.0085, 3)
             if projection
             else b.tensor("int8", [1], None, state_scale, state_zero)
         )
-    made = options("UnidirectionalSequenceLSTM", fusedActivationFunction="TANH", cellClip=clip, timeMajor=time_major)
+    made = options(
+        "UnidirectionalSequenceLSTM",
+        fusedActivationFunction="TANH",
+        cellClip=clip,
+        timeMajor=time_major,
+        asymmetricQuantizeInputs=asymmetric,
+    )
     b.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], made, middle)
     return b.finish([x], [y])
