@@ -29,6 +29,17 @@ def dequantize(int64_t outer, int64_t channels, int64_t inner, q, int kind, scal
         hwq_state_leave(state)
 
 
+def fake_quantize(int64_t n, x, float scale, int32_t zero_point, int32_t lo, int32_t hi, out):
+    cdef _Views v = _Views()
+    cdef const float *px = <const float *>v.read(x, n * 4)
+    cdef float *po = <float *>v.write(out, n * 4)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_fake_quantize(n, px, scale, zero_point, lo, hi, po)
+        hwq_state_leave(state)
+
+
 def lut(x, bint is_signed, table, out, int64_t n):
     cdef _Views v = _Views()
     cdef const uint8_t *px = <const uint8_t *>v.read(x, n)

@@ -219,6 +219,8 @@ cdef extern from "hwq/kernels.h" nogil:
     int64_t hwq_gemm_half_workspace(int64_t, int64_t)
     void hwq_gemm_half(const hwq_gemm_half_args *)
     void hwq_dynamic_quantize(int32_t, int64_t, int64_t, const float *, void *, float *, int32_t *)
+    void hwq_fake_quantize(int64_t, const float *, float, int32_t, int32_t, int32_t, float *)
+    int32_t hwq_ranges(int64_t, int64_t, int64_t, const float *, float *, float *, double *)
     void hwq_histogram(int64_t, const float *, double, int64_t, int64_t *, double *)
     void hwq_lut_s16(int64_t, int32_t, const int16_t *, const int16_t *, int16_t *)
     void hwq_softmax_prepare(hwq_softmax *)

@@ -113,6 +113,21 @@ def dynamic_quantize(int formula, int64_t first_row, int64_t rows, int64_t colum
         hwq_state_leave(state)
 
 
+def ranges(int64_t outer, int64_t channels, int64_t inner, x, minima, maxima, totals):
+    cdef _Views v = _Views()
+    cdef const float *px = <const float *>v.read(x, outer * channels * inner * 4)
+    cdef float *low = <float *>v.write(minima, channels * 4)
+    cdef float *high = <float *>v.write(maxima, channels * 4)
+    cdef double *sums = <double *>v.write(totals, channels * 8)
+    cdef uint64_t state
+    cdef int32_t finite
+    with nogil:
+        state = hwq_state_enter()
+        finite = hwq_ranges(outer, channels, inner, px, low, high, sums)
+        hwq_state_leave(state)
+    return bool(finite)
+
+
 def histogram(int64_t n, x, double inverse, int64_t half, counts, squares):
     cdef _Views v = _Views()
     cdef const float *px = <const float *>v.read(x, n * 4)

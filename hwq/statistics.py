@@ -166,18 +166,15 @@ def observe(array: Array, axis: int | None = None) -> Statistics:
         A value is NaN or infinite; the caller knows the tensor's name.
     """
     values = array if array.dtype == np.float32 else array.astype(np.float32)
-    others = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
-    minima = np.atleast_1d(values.min(axis=others))
-    maxima = np.atleast_1d(values.max(axis=others))
-    # min and max hand NaN and infinity on, so the whole array need not be searched.
-    if not (np.isfinite(minima).all() and np.isfinite(maxima).all()):
+    from hwq import kernels  # estimates read statistics' types and need no kernels
+
+    found = kernels.ranges(values, axis)
+    if found is None:
         raise FloatingPointError
-    totals = np.atleast_1d(values.sum(axis=others, dtype=np.float64))
+    minima, maxima, totals = found
     largest = max(float(maxima.max()), -float(minima.min()), 0.0)
     # frexp: largest < 2^e, so bins of 2^(e - 12) put it inside the 2^12 bins on its side.
     reach = math.frexp(largest)[1] - (_HALF.bit_length() - 1)
     exponent = max(reach, _LOWEST_EXPONENT) if largest else _LOWEST_EXPONENT
-    from hwq import kernels  # estimates read statistics' types and need no kernels
-
-    histogram, squares = kernels.histogram(np.ascontiguousarray(values), exponent, BINS)
+    histogram, squares = kernels.histogram(values, exponent, BINS)
     return Statistics(values.size, float(totals.sum()), squares, exponent, histogram, axis, minima, maxima, totals)

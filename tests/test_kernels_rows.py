@@ -355,7 +355,7 @@ def test_operands_that_do_not_fit_are_named(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-149, -20, 0, 5])
-def test_a_histogram_puts_every_value_into_its_bin(exponent: int) -> None:
+def test_a_histogram_puts_every_value_into_its_bin(path: str, exponent: int) -> None:
     rng = np.random.default_rng(exponent + 200)
     width = 2.0**exponent
     edges = (rng.integers(-40, 40, 200) * width).astype(np.float32)
@@ -366,6 +366,49 @@ def test_a_histogram_puts_every_value_into_its_bin(exponent: int) -> None:
     inside = bins[(bins >= -32) & (bins < 32)].astype(int) + 32
     assert np.array_equal(counts, np.bincount(inside, minlength=64)) and np.isnan(squares)
     assert kernels.histogram(x[:-1], exponent, 64)[1] == pytest.approx(float(np.square(x[:-1].astype(np.float64)).sum()), rel=1e-14)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 5, 3, 4), (3, 33, 6, 2)])
+def test_ranges_and_sums_of_channels_in_either_order_of_memory(
+    path: str, rng: np.random.Generator, shape: tuple[int, ...]
+) -> None:
+    x = rng.standard_normal(shape).astype(np.float32)
+    for axis in (None, *range(-1, len(shape))):
+        others = None if axis is None else tuple(at for at in range(len(shape)) if at != axis % len(shape))
+        for given in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, -1, 0)), 0, -1), np.repeat(x, 2, 0)[::2]):
+            found = kernels.ranges(given, axis)
+            assert found is not None
+            assert np.array_equal(found[0], np.atleast_1d(x.min(axis=others)))
+            assert np.array_equal(found[1], np.atleast_1d(x.max(axis=others)))
+            assert np.allclose(found[2], x.sum(axis=others, dtype=np.float64), rtol=1e-13, atol=1e-13)
+            for bad in (np.nan, np.inf, -np.inf):
+                broken = given.copy(order="K")
+                broken[tuple(size - 1 for size in shape)] = bad
+                assert kernels.ranges(broken, axis) is None
+    with pytest.raises(Error, match="ranges"):
+        kernels.ranges(np.zeros(0, np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int4", "uint4"])
+def test_fake_quantization_is_quantize_and_dequantize(path: str, rng: np.random.Generator, dtype: str) -> None:
+    x = (rng.standard_normal((2, 5, 3, 7)) * 40).astype(np.float32)
+    x[0, 0, 0, :4] = np.nan, np.inf, -np.inf, -0.0
+    x[1] = np.rint(x[1] * 2) / 2 * np.float32(0.3)  # ties
+    low, high = {"int4": (-8, 7), "uint4": (0, 15)}.get(dtype) or (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    for scale, point in (
+        (np.float32(0.3), low),
+        (np.float32(0.5), high),
+        (np.float32(1e-40), 0),
+        (np.float32(0.02), (low + high) // 2),
+    ):
+        want = kernels.dequantize(kernels.quantize(x, scale, point, dtype), scale, point)
+        for given in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1), np.repeat(x, 2, 3)[..., ::2]):
+            made = kernels.fake_quantize(given, scale, point, dtype)
+            assert np.array_equal(made.view(np.uint32), want.view(np.uint32))
+    with pytest.raises(Error, match="zero point"):
+        kernels.fake_quantize(x, np.float32(1), high + 1, dtype)
+    with pytest.raises(Error, match="fake_quantize"):
+        kernels.fake_quantize(x.astype(np.float64), np.float32(1), 0, dtype)
 
 
 def test_a_histogram_refuses_what_it_cannot_hold() -> None:

@@ -12,10 +12,21 @@ Examples
 array([[70, 60]], dtype=int32)
 """
 
-from hwq.kernels.elementwise import add, binary, dequantize, lut, mul, pack_int4, quantize, sub, unpack_int4
+from hwq.kernels.elementwise import (
+    add,
+    binary,
+    dequantize,
+    fake_quantize,
+    lut,
+    mul,
+    pack_int4,
+    quantize,
+    sub,
+    unpack_int4,
+)
 from hwq.kernels.epilogue import ROUNDINGS, Binary, Epilogue, quantize_multiplier, requantize
 from hwq.kernels.half import narrow, widen
-from hwq.kernels.histograms import histogram
+from hwq.kernels.histograms import histogram, ranges
 from hwq.kernels.int16 import gemm_int16, lut_int16
 from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
@@ -39,6 +50,7 @@ __all__ = [
     "default_state",
     "dequantize",
     "dynamic_quantize",
+    "fake_quantize",
     "gemm",
     "gemm_int16",
     "gemm_planes",
@@ -62,6 +74,7 @@ __all__ = [
     "pack_planes",
     "quantize",
     "quantize_multiplier",
+    "ranges",
     "requantize",
     "softmax",
     "sub",

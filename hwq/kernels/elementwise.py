@@ -11,9 +11,9 @@ from numpy.typing import DTypeLike
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Binary
-from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, output
+from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, in_memory_order, output
 
-__all__ = ["add", "binary", "dequantize", "lut", "mul", "pack_int4", "quantize", "sub", "unpack_int4"]
+__all__ = ["add", "binary", "dequantize", "fake_quantize", "lut", "mul", "pack_int4", "quantize", "sub", "unpack_int4"]
 
 FORMULAS = (
     "onnx",
@@ -215,6 +215,33 @@ def dequantize(q: Any, scale: Any, zero_point: Any = 0, *, axis: int | None = No
         raise Error(f"a zero point does not fit {given.dtype}")
     result = output(out, given.shape, np.float32, given)
     _kernels.dequantize(outer, channels, inner, given, TYPES[given.dtype], scales, points, result)
+    return result
+
+
+def fake_quantize(x: Any, scale: Any, zero_point: int, dtype: str = "uint8") -> Array:
+    """``dequantize(quantize(x, scale, zero_point, dtype), scale, zero_point)`` in one pass, for one scale.
+
+    Parameters
+    ----------
+    x : float32 array
+        What is dense in another order of axes, such as a channel-last image, stays so.
+    scale : float32 scalar
+    zero_point : int
+        Within the type.
+    dtype : {"uint8", "int8", "uint16", "int16", "int4", "uint4"}
+    """
+    given = np.asarray(x)
+    if given.dtype != np.float32 or dtype not in RANGES or dtype == "int32":
+        raise Error(f"fake_quantize takes float32, not {given.dtype}, and a type of up to 16 bits, not {dtype}")
+    lo, hi = RANGES[dtype]
+    if not lo <= zero_point <= hi:
+        raise Error(f"a zero point does not fit {dtype}")
+    lines = in_memory_order(given)
+    if lines is None:
+        given = np.ascontiguousarray(given)
+        lines = given.reshape(-1)
+    result = np.empty_like(given)
+    _kernels.fake_quantize(lines.size, lines, float(np.float32(scale)), int(zero_point), lo, hi, result.ravel("K"))
     return result
 
 

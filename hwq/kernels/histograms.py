@@ -1,4 +1,4 @@
-"""Histograms of float32 values, exact: every value in its own bin, whatever the path or the order."""
+"""What calibration gathers of float32 values: ranges and sums of channels, and exact histograms; the same bits on every path."""
 
 from __future__ import annotations
 
@@ -10,9 +10,45 @@ from numpy.typing import NDArray
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import dense
+from hwq.kernels.operands import dense, in_memory_order
 
-__all__ = ["histogram"]
+__all__ = ["histogram", "ranges"]
+
+
+def ranges(
+    x: Any, axis: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]] | None:
+    """Least, greatest and sum of each channel; None if a value is NaN or infinite.
+
+    Parameters
+    ----------
+    x : float32 array, at least one element
+        Channel-first or channel-last in memory: neither is copied.
+    axis : int, optional
+        The channel axis; None: one channel.
+
+    Returns
+    -------
+    minima, maxima : float32 arrays (channels,)
+    totals : float64 array (channels,)
+        In the order that kernels.h states for the order of axes in memory.
+    """
+    given = np.asarray(x)
+    if given.dtype != np.float32 or not given.size:
+        raise Error(f"ranges takes float32 values, not {given.size} of {given.dtype}")
+    at = None if axis is None else axis % given.ndim
+    channels = 1 if at is None else given.shape[at]
+    lines = in_memory_order(given if at is None else np.moveaxis(given, at, -1))
+    if lines is None or (at is not None and not np.moveaxis(given, at, -1).flags.c_contiguous):
+        given = np.ascontiguousarray(given)
+        lines = given.reshape(-1)
+        inner = given.size if at is None else math.prod(given.shape[at + 1 :])
+    else:
+        inner = given.size if at is None else 1
+    outer = given.size // (channels * inner)
+    minima, maxima, totals = np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(channels)
+    finite = _kernels.ranges(outer, channels, inner, lines, minima, maxima, totals)
+    return (minima, maxima, totals) if finite else None
 
 
 def histogram(x: Any, exponent: int, bins: int) -> tuple[NDArray[np.int64], float]:
@@ -30,9 +66,10 @@ def histogram(x: Any, exponent: int, bins: int) -> tuple[NDArray[np.int64], floa
     -------
     counts : int64 array (bins,)
     squares : float
-        In float64, over four partial sums in the order of the elements.
+        In float64, over four partial sums in the order of the elements in memory.
     """
-    given = dense(x, "x", ["float32"])
+    lines = in_memory_order(x) if isinstance(x, np.ndarray) and x.dtype == np.float32 else None
+    given = dense(x, "x", ["float32"]) if lines is None else lines
     if not -149 <= exponent <= 127 or bins < 2 or bins % 2 or bins > 1 << 24:
         raise Error(
             f"a histogram of {bins} bins 2^{exponent} wide", remedy="an even number of bins, 2^-149 to 2^127 wide"

@@ -38,6 +38,12 @@ def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
     return np.ascontiguousarray(given, given.dtype.newbyteorder("=")).reshape(given.shape)
 
 
+def in_memory_order(array: Array) -> Array | None:
+    """The elements of a dense array as one line, without a copy, whatever the order of its axes; None if it has gaps."""
+    lines = array.ravel(order="K")
+    return lines if np.may_share_memory(lines, array) else None
+
+
 def align(count: int, dtype: Any) -> Array:
     """Uninitialized, on a 64-byte boundary."""
     size = np.dtype(dtype).itemsize

@@ -9,12 +9,16 @@ stays NumPy's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwq.graph import Array
+
+if TYPE_CHECKING:
+    from hwq.kernels import Packed
 
 __all__ = ["convolve", "integer_matmul", "matmul", "total", "windows", "wrap_int32"]
 
@@ -27,7 +31,9 @@ def matmul(a: Array, b: Array) -> Array:
         return np.asarray(np.matmul(a, b))
     from hwq import kernels  # where it computes: shapes and cost need no compiled kernels
 
-    return kernels.matmul_f32(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+    return kernels.matmul_f32(a.astype(np.float32, copy=False), b.astype(np.float32, copy=False)).astype(
+        a.dtype, copy=False
+    )
 
 
 def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
@@ -36,7 +42,8 @@ def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
         return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=x.dtype))
     from hwq import kernels
 
-    return np.asarray(kernels.sum_f32(x.astype(np.float32), axes, keepdims=keepdims)).astype(x.dtype)
+    made = kernels.sum_f32(x.astype(np.float32, copy=False), axes, keepdims=keepdims)
+    return np.asarray(made).astype(x.dtype, copy=False)
 
 
 def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
@@ -91,23 +98,47 @@ def convolve(
     counts: Sequence[int],
     bias: Array | None = None,
 ) -> Array:
-    """Convolution of `x` [N, C, *space] by `weight` [M, C / groups, *kernel]; integers give int64 (padding is 0)."""
+    """Convolution of `x` [N, C, *space] by `weight` [M, C / groups, *kernel]; integers give int64 (padding is 0).
+
+    Floats come back as a view of a channel-last array: the kernels compute channel-last, and so the operators of a whole network
+    hand images on without turning them.
+    """
     rank = len(counts)
     if rank <= 3 and (x.dtype in (np.float32, np.float16) or x.dtype.name == "bfloat16"):
         from hwq import kernels
 
-        packed = kernels.pack_conv(weight.astype(np.float32), groups=groups)
+        packed = _packed(weight, groups)
         offsets = None if bias is None else bias.astype(np.float32)
-        return kernels.conv2d(
-            x.astype(np.float32, copy=False),
+        made = kernels.conv2d(
+            np.moveaxis(x, 1, -1).astype(np.float32, order="C", copy=False),
             packed,
             strides=strides,
             pads=(*begin, *end),
             dilations=dilations,
+            layout="NHWC",
             bias=offsets,
-        ).astype(x.dtype, copy=False)
+        )
+        return np.moveaxis(made, -1, 1).astype(x.dtype, copy=False)
     result = _by_windows(padded(x, begin, end), weight, strides, dilations, groups, counts)
     return result if bias is None else result + bias.reshape(-1, *([1] * rank)).astype(result.dtype)
+
+
+# Packed weights of the graphs that are alive: a graph is run piece by piece, and its constants cannot change.
+_PACKED: dict[tuple[int, int], tuple[ReferenceType[Array], Packed]] = {}
+
+
+def _packed(weight: Array, groups: int) -> Packed:
+    """The weights packed, remembered as long as they live where they are read-only."""
+    from hwq import kernels
+
+    key = id(weight), groups
+    held = _PACKED.get(key)
+    if held is not None and held[0]() is weight:
+        return held[1]
+    packed = kernels.pack_conv(weight.astype(np.float32, copy=False), groups=groups)
+    if not weight.flags.writeable:
+        _PACKED[key] = ref(weight, lambda _: _PACKED.pop(key, None)), packed
+    return packed
 
 
 def _by_windows(

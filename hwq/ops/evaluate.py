@@ -69,7 +69,7 @@ def evaluate(
             )
             if progress is not None:
                 progress(done, len(graph.nodes), "evaluate: nodes")
-    return found if intermediates else {name: found[name] for name in graph.outputs}
+    return found if intermediates else {name: np.asarray(found[name], order="C") for name in graph.outputs}
 
 
 def walk(graph: Graph, feeds: Mapping[str, Array], *, max_bytes: int = MAX_BYTES) -> Iterator[tuple[Node, list[Array]]]:

@@ -112,7 +112,7 @@ def _average(node: Node, image: Array, windows: spatial.Windows) -> Array:
             np.moveaxis(image, 1, -1), windows.kernel, strides=windows.strides, pads=(*windows.begin, *windows.end),
             dilations=windows.dilations, count_include_pad=bool(node.attributes.get("count_include_pad", 0)), layout="NHWC",
         )  # fmt: skip
-        return np.ascontiguousarray(np.moveaxis(made, -1, 1))
+        return np.moveaxis(made, -1, 1)
     reach = _reach(windows, space)
     wide = image.astype(np.float32) if image.dtype != np.float64 else image
     padded = arithmetic.padded(wide, windows.begin, reach)
@@ -190,8 +190,8 @@ class GlobalPool(Op):
         if node.op == "GlobalMaxPool":
             return [x.max(axis=axes, keepdims=True)]
         count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
-        wide = x if x.dtype == np.float64 else x.astype(np.float32)
-        return [(arithmetic.total(wide, axes, True) / np.asarray(count, wide.dtype)).astype(x.dtype)]
+        wide = x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+        return [(arithmetic.total(wide, axes, True) / np.asarray(count, wide.dtype)).astype(x.dtype, copy=False)]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: an addition or a comparison for each element."""

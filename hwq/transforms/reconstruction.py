@@ -362,8 +362,7 @@ class _Walk:
         if how is None or value.dtype.kind != "f":
             return value
         scale, zero = self.scales.activation(name)
-        stored = kernels.quantize(np.ascontiguousarray(value), scale, zero, how.dtype)
-        return kernels.dequantize(stored, scale, zero)
+        return kernels.fake_quantize(value.astype(np.float32, copy=False), scale, int(zero), how.dtype)
 
     def _layer(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> dict[int, Array]:
         """Choose the layer's integers; the weight and bias that the quantized model has instead, by input slot."""

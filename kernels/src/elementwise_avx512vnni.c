@@ -24,6 +24,11 @@ void hwq_dequantize__avx512vnni(int64_t outer, int64_t channels, int64_t inner, 
     dequantize_all(outer, channels, inner, q, type, scales, zero_points, out);
 }
 
+void hwq_fake_quantize__avx512vnni(int64_t n, const float *x, float scale, int32_t zero_point, int32_t lo, int32_t hi, float *out)
+{
+    fake_quantize_all(n, x, scale, zero_point, lo, hi, out);
+}
+
 void hwq_dynamic_quantize__avx512vnni(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales,
                                       int32_t *zero_points)
 {

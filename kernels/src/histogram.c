@@ -1,5 +1,11 @@
-/* Histogram and squares of float32 values. Scalar on every CPU: the counts are a chain of loads and stores. */
-#include "hwq/kernels.h"
+/* What calibration gathers of float32 values: ranges, sums, histogram and squares; the plain reading. */
+#include "isa.h"
+#include "statistics.h"
+
+int32_t hwq_ranges__ref(int64_t outer, int64_t channels, int64_t inner, const float *x, float *minima, float *maxima, double *totals)
+{
+    return ranges_all(outer, channels, inner, x, minima, maxima, totals);
+}
 
 static inline void count(double scaled, double limit, int64_t half, int64_t *counts)
 {
@@ -9,7 +15,7 @@ static inline void count(double scaled, double limit, int64_t half, int64_t *cou
 }
 
 /* Squares in four sums by turns, and counts in two tables, so that neighbors do not wait for each other. */
-void hwq_histogram(int64_t n, const float *x, double inverse, int64_t half, int64_t *counts, double *squares)
+void hwq_histogram__ref(int64_t n, const float *x, double inverse, int64_t half, int64_t *counts, double *squares)
 {
     const double limit = (double)half;
     double sums[4] = {squares[0], squares[1], squares[2], squares[3]};

@@ -201,6 +201,20 @@ void hwq_dequantize(int64_t outer, int64_t channels, int64_t inner, const void *
 {
     HWQ_FIND(dequantize)(outer, channels, inner, q, type, scales, zero_points, out);
 }
+void hwq_fake_quantize(int64_t n, const float *x, float scale, int32_t zero_point, int32_t lo, int32_t hi, float *out)
+{
+    HWQ_FIND(fake_quantize)(n, x, scale, zero_point, lo, hi, out);
+}
+int32_t hwq_ranges(int64_t outer, int64_t channels, int64_t inner, const float *x, float *minima, float *maxima, double *totals)
+{
+    int path = hwq_path_chosen();
+    while (!ROWS[path].ranges) path = PARENTS[path];
+    return ROWS[path].ranges(outer, channels, inner, x, minima, maxima, totals);
+}
+void hwq_histogram(int64_t n, const float *x, double inverse, int64_t half, int64_t *counts, double *squares)
+{
+    HWQ_FIND(histogram)(n, x, inverse, half, counts, squares);
+}
 void hwq_lut(int64_t n, const uint8_t *x, uint8_t flip, const uint8_t *table, uint8_t *out) { HWQ_FIND(lut)(n, x, flip, table, out); }
 void hwq_unpack_int4(int64_t n, const uint8_t *packed, int32_t is_signed, int8_t *x) { HWQ_FIND(unpack_int4)(n, packed, is_signed, x); }
 void hwq_gemm_s16s8(const hwq_gemm_s16_args *args) { HWQ_FIND(gemm_s16s8)(args); }

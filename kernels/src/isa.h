@@ -21,7 +21,8 @@
     X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)                                       \
     X(gemm_s16s8, hwq_gemm_s16_fn) X(widen, hwq_widen_fn) X(narrow, hwq_narrow_fn)                                            \
     X(dynamic_quantize, hwq_dynamic_fn) X(lut_s16, hwq_lut_s16_fn) X(softmax_run, hwq_softmax_fn)                             \
-    X(layer_norm_s16, hwq_layer_norm_fn) X(gemm_planes, hwq_gemm_planes_fn)
+    X(layer_norm_s16, hwq_layer_norm_fn) X(gemm_planes, hwq_gemm_planes_fn) X(fake_quantize, hwq_fake_quantize_fn)            \
+    X(ranges, hwq_ranges_fn) X(histogram, hwq_histogram_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
@@ -29,15 +30,16 @@
     X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
-    X(layer_norm_s16, ) X(gemm_planes, )
+    X(layer_norm_s16, ) X(gemm_planes, ) X(fake_quantize, ) X(ranges, ) X(histogram, )
 #define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(conv_s32, )
 #define HWQ_ROW_avx512vnni(X)                                                                                                 \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_f32, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
-    X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, )
+    X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, ) X(fake_quantize, )
 #define HWQ_ROW_neon(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, )        \
-    X(narrow, ) X(dynamic_quantize, ) X(depthwise_s32, ) X(depthwise_f32, ) X(pool_run, ) X(layer_norm_s16, )
+    X(narrow, ) X(dynamic_quantize, ) X(depthwise_s32, ) X(depthwise_f32, ) X(pool_run, ) X(layer_norm_s16, )  \
+    X(fake_quantize, )
 #define HWQ_ROW_neondot(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 #define HWQ_ROW_i8mm(X) X(gemm_u8s8, ) X(gemm_s8s8, )
 
@@ -58,6 +60,9 @@ typedef void hwq_binary_fn(const hwq_binary *, int64_t, const void *, int64_t, c
 typedef void hwq_quantize_fn(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t,
                              void *, int32_t);
 typedef void hwq_dequantize_fn(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *);
+typedef void hwq_fake_quantize_fn(int64_t, const float *, float, int32_t, int32_t, int32_t, float *);
+typedef int32_t hwq_ranges_fn(int64_t, int64_t, int64_t, const float *, float *, float *, double *);
+typedef void hwq_histogram_fn(int64_t, const float *, double, int64_t, int64_t *, double *);
 typedef void hwq_lut_fn(int64_t, const uint8_t *, uint8_t, const uint8_t *, uint8_t *);
 typedef void hwq_gemm_s16_fn(const hwq_gemm_s16_args *);
 typedef void hwq_widen_fn(int32_t, int64_t, const uint16_t *, float *);
@@ -84,6 +89,9 @@ hwq_pool_fn hwq_pool_run__avx2;
 hwq_binary_fn hwq_binary_run__avx2;
 hwq_quantize_fn hwq_quantize__avx2;
 hwq_dequantize_fn hwq_dequantize__avx2;
+hwq_fake_quantize_fn hwq_fake_quantize__avx2, hwq_fake_quantize__avx512vnni, hwq_fake_quantize__neon;
+hwq_ranges_fn hwq_ranges__avx2;
+hwq_histogram_fn hwq_histogram__avx2;
 hwq_conv_fn hwq_conv_s32__avx2, hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2, hwq_depthwise_s32__avx512vnni;
 hwq_conv_fn hwq_conv_winograd__avx2, hwq_conv_s32__avxvnni, hwq_conv_s32__avx512vnni;
 hwq_binary_fn hwq_binary_run__avx512vnni;

@@ -56,6 +56,12 @@ HWQ_INLINE void quantize_all(int32_t formula, int64_t outer, int64_t channels, i
     }
 }
 
+/* quantize_one's integer lies in [lo, hi], so storing and reading it back would change nothing. */
+HWQ_INLINE void fake_quantize_all(int64_t n, const float *x, float scale, int32_t zp, int32_t lo, int32_t hi, float *out)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = (float)(quantize_one(HWQ_QUANTIZE_ONNX, x[i], scale, 0.0f, zp, lo, hi) - zp) * scale;
+}
+
 #define HWQ_DEQUANTIZE(type, wide)                                                                                            \
     for (int64_t i = 0; i < inner; i++) out[i] = (float)((wide)((const type *)q)[i] - z) * s;                                 \
     q = (const type *)q + inner;                                                                                              \

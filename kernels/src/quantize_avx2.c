@@ -20,5 +20,10 @@ void hwq_dequantize__avx2(int64_t outer, int64_t channels, int64_t inner, const 
     dequantize_all(outer, channels, inner, q, type, scales, zero_points, out);
 }
 
+void hwq_fake_quantize__avx2(int64_t n, const float *x, float scale, int32_t zero_point, int32_t lo, int32_t hi, float *out)
+{
+    fake_quantize_all(n, x, scale, zero_point, lo, hi, out);
+}
+
 HWQ_TARGET_END
 #endif

@@ -24,3 +24,8 @@ void hwq_dequantize__ref(int64_t outer, int64_t channels, int64_t inner, const v
 {
     dequantize_all(outer, channels, inner, q, type, scales, zero_points, out);
 }
+
+void hwq_fake_quantize__ref(int64_t n, const float *x, float scale, int32_t zero_point, int32_t lo, int32_t hi, float *out)
+{
+    fake_quantize_all(n, x, scale, zero_point, lo, hi, out);
+}

@@ -62,6 +62,15 @@ static void conversions(int path)
                 hwq_path_choose(path);
                 check_equal(small.data, small_want.data, (size_t)n * size, "quantize: ref");
             }
+        for (int type = HWQ_U8; type <= HWQ_S16; type++) {
+            const int32_t point = (int32_t)between(lows[type], highs[type]);
+            hwq_fake_quantize(n, x.data, scales[type], point, lows[type], highs[type], out.data);
+            hwq_path_choose(0);
+            hwq_quantize(HWQ_QUANTIZE_ONNX, 1, 1, n, x.data, scales + type, &point, lows[type], highs[type], small.data, type);
+            hwq_dequantize(1, 1, n, small.data, type, scales + type, &point, want.data);
+            hwq_path_choose(path);
+            check_equal(out.data, want.data, (size_t)n * 4, "fake_quantize: quantize and dequantize");
+        }
         fill_bytes(x.data, n * 4, 0);
         for (int type = HWQ_U8; type <= HWQ_S32; type++) {
             for (int c = 0; c < CHANNELS; c++) points[c] = type == HWQ_S32 ? 0 : (int32_t)between(lows[type], highs[type]);

@@ -126,12 +126,39 @@ static void histogram(int64_t n)
     check_guard(&x), check_guard(&counts), check_guard(&squares);
 }
 
+/* Channels side by side and apart: ref's bits, and no value that is not finite goes by. */
+static void ranges(int path, int64_t outer, int64_t channels, int64_t inner)
+{
+    const int64_t n = outer * channels * inner;
+    guarded x = guard((size_t)n * 4, 0), low = guard((size_t)channels * 4, 0), high = guard((size_t)channels * 4, 0), total = guard((size_t)channels * 8, 0);
+    guarded want_low = guard((size_t)channels * 4, 0), want_high = guard((size_t)channels * 4, 0), want = guard((size_t)channels * 8, 0);
+    float *v = x.data;
+    for (int64_t i = 0; i < n; i++) v[i] = i % 7 == 3 ? -0.0f : i % 7 == 5 ? 0.0f : i % 11 == 4 ? 3e38f : real();
+    check_true(hwq_ranges(outer, channels, inner, v, low.data, high.data, total.data), "all finite");
+    hwq_path_choose(0);
+    check_true(hwq_ranges(outer, channels, inner, v, want_low.data, want_high.data, want.data), "all finite: ref");
+    hwq_path_choose(path);
+    check_equal(low.data, want_low.data, (size_t)channels * 4, "ref's minima");
+    check_equal(high.data, want_high.data, (size_t)channels * 4, "ref's maxima");
+    check_equal(total.data, want.data, (size_t)channels * 8, "ref's sums");
+    for (int bad = 0; bad < 3; bad++) {
+        const int64_t at = between(0, (int)n - 1);
+        const float held = v[at];
+        v[at] = bad == 0 ? NAN : bad == 1 ? INFINITY : -INFINITY;
+        check_true(!hwq_ranges(outer, channels, inner, v, low.data, high.data, total.data), "not finite");
+        v[at] = held;
+    }
+    check_guard(&x), check_guard(&low), check_guard(&high), check_guard(&total), check_guard(&want_low), check_guard(&want_high), check_guard(&want);
+}
+
 void check_half(void)
 {
-    check_begin("histogram", 0);
-    for (int64_t n = 0; n < 60; n += n < 40 ? 1 : 7) histogram(n);
     EACH_PATH(path)
     {
+        check_begin("histogram", path);
+        for (int64_t n = 0; n < 60; n += n < 40 ? 1 : 7) histogram(n);
+        check_begin("ranges", path);
+        for (int64_t n = 1; n < 40; n++) ranges(path, 1, 1, n), ranges(path, n, 1, 1), ranges(path, 3, n, 1), ranges(path, 2, 3, n);
         for (int type = HWQ_F16; type <= HWQ_BF16; type++) {
             check_begin(type == HWQ_F16 ? "FP16" : "BF16", path);
             values(type);

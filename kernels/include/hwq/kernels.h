@@ -314,6 +314,8 @@ void hwq_quantize(int32_t formula, int64_t outer, int64_t channels, int64_t inne
 /* out = f32(q - zp) * s; zero points within the type of q */
 void hwq_dequantize(int64_t outer, int64_t channels, int64_t inner, const void *q, int32_t type, const float *scales,
                     const int32_t *zero_points, float *out);
+/* hwq_quantize by formula onnx and hwq_dequantize in one pass over n values of one scale. May be in place. */
+void hwq_fake_quantize(int64_t n, const float *x, float scale, int32_t zero_point, int32_t lo, int32_t hi, float *out);
 /* out[i] = table[x[i] ^ flip]; flip = 0x80 for s8, 0 for u8: the table is indexed by value - lowest value. May be in place. */
 void hwq_lut(int64_t n, const uint8_t *x, uint8_t flip, const uint8_t *table, uint8_t *out);
 /* Two per byte, first element in the low nibble; an odd last high nibble is 0. */
@@ -335,6 +337,11 @@ void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const 
  * 7 is TFLite's table of 513, 0 has a sample for every input. May be in place. */
 void hwq_lut_s16(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out);
 
+/* Range and sum of each channel of x, outer x channels x inner values of float32, each greater than 0; what the arrays hold is
+ * written over. Sums are in double: rows of channels (inner 1) are added in their order; else each run of `inner` values has eight
+ * partial sums, value i in sum i % 8, which are added up in order, and the runs' sums in theirs. Of zeros of either sign the first
+ * is the range's. Returns 1, or 0 if a value is NaN or infinite (then ranges and sums mean nothing). */
+int32_t hwq_ranges(int64_t outer, int64_t channels, int64_t inner, const float *x, float *minima, float *maxima, double *totals);
 /* Counts and squares of float32 values, for calibration. Value x falls into bin floor(x * inverse) + half, where `inverse` is a
  * power of two: a float32 has 24 bits, so the double product is exact and no value changes its bin. What is not in
  * [-half, half) bins, NaN among it, is not counted. `counts` holds two histograms of 2 * half bins, to be added by the caller:
