@@ -8,6 +8,7 @@ parts to -128 or more (-32640 >= -32768 > -32895).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,8 @@ def prove(lowered: Graph) -> tuple[Proof, ...]:
     for node in lowered.nodes:
         if node.op in {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger"}:
             found.append(_integer_proof(lowered, node))
+        if node.op == "DynamicQuantizeLSTM":
+            found += [_recurrent_proof(lowered, node, index, what) for index, what in ((1, "input"), (2, "state"))]
         if node.op not in {"Conv", "MatMul", "Gemm"} or not node.body:
             continue
         operands = [lowered.tensors[name] for name in node.inputs]
@@ -149,6 +152,17 @@ def _integer_proof(graph: Graph, node: Node) -> Proof:
             node.name, node.op, "unknown", f"{types[0]} x {types[1]} pairs may saturate, and the weights do not tell"
         )
     return _pairs(node, right.data, 1, right.data.shape[0], math.inf, "")
+
+
+def _recurrent_proof(graph: Graph, node: Node, index: int, what: str) -> Proof:
+    """An LSTM's weights of its input or of its state, [directions, k, gates]; both are multiplied by uint8."""
+    weights = graph.tensors[node.inputs[index]]
+    if weights.dtype != "int8":
+        return Proof(node.name, node.op, SAFE, f"weights of the {what}: uint8 x {weights.dtype} has an exact kernel")
+    if weights.data is None:
+        return Proof(node.name, node.op, "unknown", f"weights of the {what} are variable: uint8 x int8 pairs may saturate")  # fmt: skip
+    found = _pairs(node, np.concatenate(list(weights.data), axis=1), 1, weights.data.shape[1], math.inf, "")
+    return dataclasses.replace(found, reason=f"weights of the {what}: {found.reason}")
 
 
 def _pairs(node: Node, matrix: Array, taps: int, depth: int, bits: float, wraps: str) -> Proof:

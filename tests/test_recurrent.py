@@ -75,30 +75,36 @@ def test_float_recurrence_is_onnxruntimes_within_rounding(op: str, direction: st
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_integer_lstm_is_onnxruntimes_within_a_step(dtype: str) -> None:
-    rng = np.random.default_rng(1)
-    time, batch, width, size = 6, 3, 12, 16
-    info = np.iinfo(dtype)
-    # Seven bits, so that a CPU without VNNI gives the same.
-    low, high = (-64, 64) if dtype == "int8" else (64, 192)
-    feeds = {"x": rng.standard_normal((time, batch, width)).astype(np.float32)}
-    zero = np.array([0 if info.min < 0 else 128], dtype)
-    constants = {
-        "w": rng.integers(low, high, (1, width, 4 * size)).astype(dtype),
-        "r": rng.integers(low, high, (1, size, 4 * size)).astype(dtype),
-        "b": rng.standard_normal((1, 8 * size)).astype(np.float32),
-        "ws": np.array([0.01], np.float32), "wz": zero, "rs": np.array([0.008], np.float32), "rz": zero.copy(),
-    }  # fmt: skip
-    order = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
-    model = one_node("DynamicQuantizeLSTM", feeds, constants, 3, "com.microsoft", order, hidden_size=size)
-    expected = by_onnxruntime(model, feeds)
-    found = hwq.execute(read(model), feeds)
-    for theirs, ours in zip(expected, found.values(), strict=True):
-        assert ours.shape == theirs.shape
-        # One step of a requantized state is 2 / 255; onnxruntime's own tanh and sigmoid differ from ours by ulps.
-        close = np.isclose(ours, theirs, rtol=1e-5, atol=1e-6)
-        assert close.mean() > 0.9 and np.abs(ours - theirs).max() < 0.02
+@pytest.mark.parametrize("name", ["LSTM", "DynamicQuantizeLSTM int8", "DynamicQuantizeLSTM uint8"])
+def test_lstm_has_onnxruntimes_bits(name: str) -> None:
+    """Peepholes, clips, lengths, coupled gates and both directions; integer weights over all 8 bits, whatever the CPU."""
+    from hwq.verification.onnx_dialects import drawn, onnxruntime_outputs
+    from hwq.verification.onnx_models import CASES
+
+    for index in range(12):
+        model, feeds = drawn(name, CASES[name], index)
+        theirs = onnxruntime_outputs(model, feeds, "ort")
+        ours = hwq.execute(read(model), feeds, "ort")
+        assert ours.dtype == theirs.dtype and np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+
+
+def test_both_products_of_an_integer_lstm_saturate_without_vnni() -> None:
+    """One step from a state of ones: each weight's pair alone, then its proof."""
+    from hwq.lowering import lower
+    from hwq.overflow import prove
+
+    big, small = np.full((1, 2, 8), 127, np.int8), np.full((1, 2, 8), 1, np.int8)
+    feeds = {"x": np.ones((1, 1, 2), np.float32)}
+    scale, zero = np.array([0.01], np.float32), np.array([0], np.int8)
+    start = np.ones((1, 1, 2), np.float32)
+    for w, r, unsafe in ((big, small, [True, False]), (small, big, [False, True]), (small, small, [False, False])):
+        constants = {"w": w, "r": r, "h": start, "ws": scale, "wz": zero, "rs": scale.copy(), "rz": zero.copy()}
+        order = ["x", "w", "r", "", "", "h", "", "", "ws", "wz", "rs", "rz"]
+        graph = read(one_node("DynamicQuantizeLSTM", feeds, constants, 1, "com.microsoft", order, hidden_size=2))
+        proofs = prove(lower(graph, "ort"))
+        assert [proof.verdict == "saturates" for proof in proofs] == unsafe
+        exact, saturated = (hwq.execute(graph, feeds, name) for name in ("ort", "ort-avx2-saturating"))
+        assert np.any(exact != saturated) == any(unsafe)
 
 
 def test_bad_recurrences() -> None:

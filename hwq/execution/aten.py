@@ -15,8 +15,9 @@ import numpy as np
 from hwq import kernels
 from hwq.errors import NotSupportedYet
 from hwq.execution import fbgemm, mkl
+from hwq.execution import recurrent as recurrent_cells
 from hwq.execution.emission import Emitter
-from hwq.execution.steps import Kernel, Scope, Settings, interpret, register
+from hwq.execution.steps import Kernel, Scope, Settings, register
 from hwq.graph import Array, Node
 from hwq.numerics import exp_c, fused_multiply_add
 from hwq.ops import dims
@@ -128,7 +129,7 @@ class Lstm:
 
 @register("com.microsoft::DynamicQuantizeLSTM")
 def lstm(scope: Scope) -> Kernel:
-    """torch.quantized_lstm where the dialect says so, else `hwq.ops`' own.
+    """torch.quantized_lstm where the dialect says so, else onnxruntime's.
 
     Raises
     ------
@@ -138,7 +139,7 @@ def lstm(scope: Scope) -> Kernel:
     """
     build = scope.dialect.formulas.get("DynamicQuantizeLSTM", "")
     if build not in COLUMNS:
-        return interpret(scope)
+        return recurrent_cells.integer_lstm(scope)
     node, where = scope.node, f"node {scope.node.name}"
     constants = [scope.operand(index) for index in (1, 2, 8, 9, 10, 11)]
     if any(one is None or one.data is None for one in constants):

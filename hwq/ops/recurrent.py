@@ -1,12 +1,13 @@
 """LSTM, GRU and RNN (ONNX), and onnxruntime's DynamicQuantizeLSTM: float32 sums, nonlinear functions in float64 rounded once.
 
-Equations: ONNX operators LSTM-14, GRU-14, RNN-14. Products are in the fixed order of kernels/README.md; no runtime's bits are
-promised, since each adds gates in an order of its own. tests/test_recurrent.py states how near onnxruntime comes.
+Equations: ONNX operators LSTM-14, GRU-14, RNN-14. Products are in the fixed order of kernels/README.md. LSTMs with onnxruntime's and
+PyTorch's bits are `hwq.execution.recurrent` and `aten`; tests/test_recurrent.py states how near GRU and RNN come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hwq.ops import accounting, arithmetic, contributed, dims, functions
 from hwq.ops.base import Inferred, Op, register
 from hwq.work import Work
 
-__all__ = ["MAX_STEPS", "Recurrence", "bounded"]
+__all__ = ["MAX_STEPS", "Function", "Product", "Recurrence", "bounded"]
 
 # Steps of one sequence, about 0.2 to 1 ms each.
 MAX_STEPS = 1 << 16
@@ -43,8 +44,8 @@ def _directions(node: Node) -> int:
     return 2 if direction == "bidirectional" else 1
 
 
-def _functions(node: Node, each: int) -> list[Function]:
-    """Activation functions, direction after direction; alpha and beta are consumed in order (ONNX)."""
+def _functions(node: Node, each: int, own: Mapping[str, Function]) -> list[Function]:
+    """Activation functions, direction after direction; alpha and beta are consumed in order (ONNX). `own` comes first."""
     kind = "LSTM" if node.op == "DynamicQuantizeLSTM" else node.op
     names = [str(name) for name in node.attributes.get("activations", DEFAULTS[kind] * _directions(node))]
     if len(names) != each * _directions(node):
@@ -52,6 +53,9 @@ def _functions(node: Node, each: int) -> list[Function]:
     alphas, betas = (list(node.attributes.get(name, ())) for name in ("activation_alpha", "activation_beta"))
     made: list[Function] = []
     for name in names:
+        if name.lower() in own:
+            made.append(own[name.lower()])
+            continue
         build = _FUNCTIONS.get(name.lower())
         if build is None:
             raise dims.fault(
@@ -105,7 +109,9 @@ def bounded(node: Node, steps: int) -> None:
 
 
 class Recurrence:
-    """One call: operands unpacked, one direction after the other."""
+    """One call: operands unpacked, one direction after the other. A runtime's subclass has functions of its `own`."""
+
+    own: Mapping[str, Function] = MappingProxyType({})
 
     def __init__(self, node: Node, inputs: Sequence[Array | None], by_input: Product, by_hidden: Product):
         given = [*inputs, *[None] * 8]
@@ -125,7 +131,7 @@ class Recurrence:
         self.peepholes = given[7] if self.gates == 4 else None
         self.clip = node.attributes.get("clip")
         each = {4: 3, 3: 2, 1: 1}[self.gates]
-        known = _functions(node, each)
+        known = _functions(node, each, self.own)
         self.functions = [known[index * each : (index + 1) * each] for index in range(self.count)]
 
     def run(self) -> list[Array]:
@@ -145,15 +151,19 @@ class Recurrence:
         bounded(self.node, int(lengths.max(initial=0)))
         if np.any((lengths < 0) | (lengths > self.steps)):
             raise dims.fault(self.node, f"a sequence length lies outside 0..{self.steps}")
-        projected = self.by_input(self.x.reshape(-1, self.x.shape[-1]), index).reshape(self.steps, self.batch, -1)
+        longest = int(lengths.max(initial=0))
+        if longest:
+            projected = self.by_input(self.x[:longest].reshape(-1, self.x.shape[-1]), index).reshape(longest, self.batch, -1)  # fmt: skip
         hidden, cell = self.start[0][index].copy(), self.start[1][index].copy()
         rows = np.arange(self.batch)
-        for step in range(int(lengths.max(initial=0))):
+        for step in range(longest):
             # Backwards, a sequence starts at its own last element.
             time = lengths - 1 - step if backwards else np.full(self.batch, step)
             active = step < lengths
             at = np.where(active, time, 0)
-            new_hidden, new_cell = self._step(index, projected[at, rows], hidden, cell)
+            # A sequence that has ended feeds zeros to the product: onnxruntime quantizes a state over the whole batch.
+            fed = hidden if step == 0 else np.where((step <= lengths)[:, None], hidden, 0).astype(hidden.dtype)
+            new_hidden, new_cell = self._step(index, projected[at, rows], fed, cell)
             hidden = np.where(active[:, None], new_hidden, hidden)
             cell = np.where(active[:, None], new_cell, cell)
             made[at[active], index, rows[active]] = hidden[active]

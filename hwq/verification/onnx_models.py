@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwq.verification import Bound
+from hwq.verification.recurrent_models import integer_lstm, lstm
 
 __all__ = ["BOUNDS", "CASES", "RATES", "Builder", "Draw"]
 
@@ -422,6 +423,9 @@ def _table() -> dict[str, Draw]:
     for op in ("Relu", "Tanh", "HardSwish", "Exp", "Erf"):
         table[f"island {op}"] = _island(op)
     table["MatMulNBits 4 bits"] = _matmul_nbits(4, 64)
+    table["LSTM"] = lstm
+    for dtype in ("int8", "uint8"):
+        table[f"DynamicQuantizeLSTM {dtype}"] = integer_lstm(dtype)
     table["island MaxPool"] = _island("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     return table
 

@@ -28,6 +28,7 @@ OPERANDS: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
         "ConvInteger": ((0, 2), (1, 3)),
         "MatMulIntegerToFloat": ((0, 4), (1, 5)),
         "DynamicQuantizeMatMul": ((1, 3),),
+        "DynamicQuantizeLSTM": ((1, 9), (2, 11)),
     }
 )
 
@@ -50,23 +51,25 @@ def unsigned(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> tuple[onnx.M
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     values = {**constants, **arrays}
     signed = [(data, point) for data, point in places if values[node.input[data]].dtype == np.int8]
-    if others or not signed or len(signed) == 2:
+    # An LSTM multiplies both weights by what it quantizes itself, which is uint8.
+    if others or not signed or (len(signed) == 2 and node.op_type != "DynamicQuantizeLSTM"):
         return model, arrays
     made = onnx.ModelProto.FromString(model.SerializeToString())
-    ((data, point),) = signed
-    given = list(made.graph.node[0].input) + [""] * max(0, point + 1 - len(node.input))
-    if not given[point]:
-        given[point] = "point of zero"
-        made.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), given[point]))
-    for name in (given[data], given[point]):
-        if name in arrays:
-            arrays[name] = _moved(arrays[name])
-    for tensor in made.graph.initializer:
-        if tensor.name in constants and tensor.name in (given[data], given[point]):
-            tensor.CopyFrom(numpy_helper.from_array(_moved(constants[tensor.name]), tensor.name))
-    for value in made.graph.input:
-        if value.name in (given[data], given[point]):
-            value.type.tensor_type.elem_type = TensorProto.UINT8
+    given = list(made.graph.node[0].input)
+    for data, point in signed:
+        given += [""] * max(0, point + 1 - len(given))
+        if not given[point]:
+            given[point] = "point of zero"
+            made.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), given[point]))
+        for name in (given[data], given[point]):
+            if name in arrays:
+                arrays[name] = _moved(arrays[name])
+        for tensor in made.graph.initializer:
+            if tensor.name in constants and tensor.name in (given[data], given[point]):
+                tensor.CopyFrom(numpy_helper.from_array(_moved(constants[tensor.name]), tensor.name))
+        for value in made.graph.input:
+            if value.name in (given[data], given[point]):
+                value.type.tensor_type.elem_type = TensorProto.UINT8
     del made.graph.node[0].input[:]
     made.graph.node[0].input.extend(given)
     return made, arrays

@@ -1,0 +1,153 @@
+"""LSTM and DynamicQuantizeLSTM with onnxruntime's bits: products and gates in the order of its CPU kernels, on one thread.
+
+onnxruntime 1.31.1, core/providers/cpu/rnn/uni_directional_lstm.cc and rnn_helpers.cc: the whole input is multiplied at once, each
+step's state is added to that, then peepholes, then the sum of both biases. Logistic and tanh are MLAS' rational functions
+(core/mlas/lib/logistic.cpp, tanh.cpp; coefficients from Eigen), with fused multiply-adds on every x86-64 CPU that has them.
+Rows whose sequence has ended feed zeros. A state is quantized over its whole batch: with several threads onnxruntime cuts
+the batch, and so its ranges, by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from hwq.execution import mlas, saturation
+from hwq.execution.emission import Emitter
+from hwq.execution.steps import Kernel, Scope, Settings, interpret, register
+from hwq.graph import Array, Node
+from hwq.numerics import fused_multiply_add
+from hwq.ops import arithmetic, contributed
+from hwq.ops.recurrent import Function, Product, Recurrence
+
+__all__ = ["integer_lstm", "logistic", "tanh"]
+
+f32 = np.float32
+# Numerators in odd, denominators in even powers of x, the highest first; x is clipped to what the fit covers.
+TANH = (
+    (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
+     6.37261928875436e-04, 4.89352455891786e-03),
+    (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03),
+    9.0,
+)  # fmt: skip
+LOGISTIC = (
+    (4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01),
+    (6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03, 1.16817656904453e-01,
+     9.93151921023180e-01),
+    18.0,
+)  # fmt: skip
+
+
+def tanh(x: Array) -> Array:
+    """MLAS' tanh of float32."""
+    return _rational(x, *TANH)
+
+
+def logistic(x: Array) -> Array:
+    """MLAS' logistic function of float32: ``clip(p / q + 1/2, 0, 1)``."""
+    return np.clip(_rational(x, *LOGISTIC) + f32(0.5), f32(0), f32(1))
+
+
+def _rational(x: Array, above: Sequence[float], below: Sequence[float], bound: float) -> Array:
+    x = np.clip(x, f32(-bound), f32(bound))
+    square = x * x
+    made: Array = (_polynomial(square, above) * x) / _polynomial(square, below)
+    return made
+
+
+def _polynomial(x: Array, terms: Sequence[float]) -> Array:
+    made = np.full_like(x, f32(terms[0]))
+    for term in terms[1:]:
+        made = fused_multiply_add(made, x, np.full_like(x, f32(term)))
+    return made
+
+
+class Cells(Recurrence):
+    """`Recurrence` in onnxruntime's order. `start_at`: float products of the state start from the input's."""
+
+    own = MappingProxyType({"sigmoid": logistic, "tanh": tanh})
+    start_at: tuple[Array, ...] | None = None
+
+    def _step(self, index: int, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array]:
+        if self.start_at is None:
+            total = self.by_hidden(hidden, index) + x
+        else:
+            total = mlas.product(hidden, self.start_at[index], packed=True, start=np.ascontiguousarray(x))
+        size, (f, g, h) = self.size, self.functions[index]
+        first, second = self._biases(index)
+        bias = None if self.bias is None else first + second
+        inside, outside, forget, candidate = (slice(place * size, (place + 1) * size) for place in range(4))
+
+        def gate(function: Function, place: slice, state: Array | None, peephole: int) -> Array:
+            value = total[:, place]
+            if self.peepholes is not None and state is not None:
+                value = value + state * np.split(self.peepholes[index], 3)[peephole]
+            return function(self._clipped(value if bias is None else value + bias[place]))
+
+        opened = gate(f, inside, cell, 0)
+        kept = f32(1) - opened if self.node.attributes.get("input_forget", 0) else gate(f, forget, cell, 2)
+        made = kept * cell + opened * gate(g, candidate, None, 0)
+        return gate(f, outside, made, 1) * h(made), made
+
+
+@dataclass(frozen=True)
+class Lstm:
+    """One node, made ready."""
+
+    node: Node
+    saturating: bool = False
+    in_place: bool = False
+    emit: Emitter | None = None
+
+    def __call__(
+        self, operands: Sequence[Array | None], outs: Sequence[Array | None], settings: Settings
+    ) -> Sequence[Array]:
+        """See `Kernel`."""
+        weights, recurrent = operands[1], operands[2]
+        assert weights is not None and recurrent is not None
+        if self.node.op == "LSTM":
+            sides = [[np.ascontiguousarray(one.T) for one in stack] for stack in (weights, recurrent)]
+            cells = Cells(self.node, operands, self._float(sides[0]), self._float(sides[1]))
+            cells.start_at = tuple(sides[1])
+            return cells.run()
+        scales, points, r_scales, r_points = operands[8:12]
+        cells = Cells(self.node, operands, self._integer(weights, scales, points), self._integer(recurrent, r_scales, r_points))  # fmt: skip
+        return cells.run()
+
+    def _float(self, matrices: Sequence[Array]) -> Product:
+        return lambda x, index: mlas.product(np.ascontiguousarray(x), matrices[index], packed=True)
+
+    def _integer(self, matrices: Array, scales: Array | None, points: Array | None) -> Product:
+        assert scales is not None and points is not None
+        saturating = self.saturating and matrices.dtype == np.int8
+
+        def multiply(x: Array, index: int) -> Array:
+            stored, scale, point = contributed.quantized_dynamically(self.node, np.ascontiguousarray(x))
+            right = points[index].astype(np.int32).reshape(-1)
+            if saturating:
+                acc = saturation.product(stored, np.ascontiguousarray(matrices[index]), np.reshape(point, 1), right)
+            else:
+                left = stored.astype(np.int32) - np.int32(point)
+                acc = arithmetic.wrap_int32(arithmetic.integer_matmul(left, matrices[index].astype(np.int32) - right))
+            return contributed.scaled(acc, contributed.factors(scale, scales[index]), None)
+
+        return multiply
+
+
+def integer_lstm(scope: Scope) -> Kernel:
+    """DynamicQuantizeLSTM: onnxruntime's where the dialect has its products, else `hwq.ops`' own."""
+    if scope.dialect.formulas.get("float-product") != "mlas":
+        return interpret(scope)
+    return Lstm(scope.node, saturation.saturates(scope))
+
+
+@register("float:LSTM")
+def lstm(scope: Scope) -> Kernel:
+    """LSTM: onnxruntime's where the dialect has its products, else `hwq.ops`' own."""
+    weights = [scope.operand(index) for index in (1, 2)]
+    if scope.dialect.formulas.get("float-product") != "mlas" or any(one is None or one.data is None for one in weights):
+        return interpret(scope)
+    return Lstm(scope.node)
