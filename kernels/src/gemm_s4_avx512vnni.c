@@ -1,4 +1,4 @@
-/* gemm_s4_vnni.h on 512 bits: a vector is one strip; 24 accumulators of 32 registers, or 12 and their float sums. */
+/* gemm_s4_vnni.h on 512 bits: a vector is one strip; 24 accumulators of 32 registers. */
 #include "gemm_s4.h"
 #include "isa.h"
 
@@ -23,8 +23,28 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #define ZERO_FLOATS _mm512_setzero_ps()
 #define DOT_BY_INTRINSICS _mm512_dpbusd_epi32
 #define DOT_PREFIX ""
-enum { LANES = 16, ROWS = 12, SCALED_ROWS = 6, STRIPS = 2, FEW_STRIPS = 4, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1 };
+enum { LANES = 16, ROWS = 6, STRIPS = 4, FEW_STRIPS = 4, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512 };
 #include "gemm_s4_vnni.h"
+
+/* As hwq_requantize__avx512vnni. */
+static inline __attribute__((always_inline)) void finish_lines(const int rows, const int vectors, const strips_of *s, VECTOR acc[ROWS][WIDE], char *out)
+{
+    const hwq_epilogue e = *s->epilogue; /* the output cannot alias it */
+    const __m512 lo = _mm512_set1_ps((float)(e.lo - e.zero_point)), hi = _mm512_set1_ps((float)(e.hi - e.zero_point));
+    const __m512i zero_point = _mm512_set1_epi32(e.zero_point);
+    const int64_t width = s->fast->width, stride = s->fast->stride;
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+        const int64_t left = width - 16 * v;
+        const __mmask16 mask = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        const __m512 scale = e.channel_step ? _mm512_maskz_loadu_ps(mask, e.scales_f32 + s->column + 16 * v) : _mm512_set1_ps(e.scales_f32[0]);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][v]), scale), lo), hi));
+            _mm512_mask_cvtepi32_storeu_epi8(out + r * stride + 16 * v, mask, _mm512_add_epi32(q, zero_point));
+        }
+    }
+}
 
 void hwq_gemm_s4__avx512vnni(const hwq_gemm_s4_args *args) { multiply(args); }
 

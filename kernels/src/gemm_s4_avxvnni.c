@@ -23,8 +23,13 @@ HWQ_TARGET("avx2,fma,avxvnni")
 #define ZERO_FLOATS _mm256_setzero_ps()
 #define DOT_BY_INTRINSICS _mm256_dpbusd_avx_epi32
 #define DOT_PREFIX "%{vex%} "
-enum { LANES = 8, ROWS = 6, SCALED_ROWS = 3, STRIPS = 1, FEW_STRIPS = 2, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1 };
+enum { LANES = 8, ROWS = 6, STRIPS = 1, FEW_STRIPS = 2, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512 };
 #include "gemm_s4_vnni.h"
+
+static inline __attribute__((always_inline)) void finish_lines(const int rows, const int vectors, const strips_of *s, VECTOR acc[ROWS][WIDE], char *out)
+{
+    for (int r = 0; r < rows; r++) finish_row(vectors, s->fast, acc[r], out + r * s->fast->stride);
+}
 
 void hwq_gemm_s4__avxvnni(const hwq_gemm_s4_args *args) { multiply(args); }
 

@@ -1,13 +1,16 @@
 /* Driver of the integer products with weights u of at most 4 bits; included once by each path, which defines VECTOR, FLOATS and their
- * operations, LANES, the tile (ROWS x STRIPS strips of columns, SCALED_ROWS where float sums take registers too), FEW_STRIPS, COLUMNS
- * (vectors of the wider), FEW_SIGNED, PANEL, dots and few_dots.
+ * operations, LANES, the widest tile (ROWS x STRIPS strips of columns), FEW_STRIPS, COLUMNS (vectors of the wider tile of few rows),
+ * FEW_SIGNED, PANEL, PART (of k, or one whole block with a scale), few_dots, and many_rows after it.
  *
  *   sum (a - za)(u - zu) = sum a (u - c) - za * sum(u - zu) - (zu - c) * sum(a), every sum over the block's k, modulo 2^32.
- * Eight rows and more: a is read as u8 and c = 8. The nibbles of some strips become s8 of -8..7 in the first or second-level cache, once
+ * Eight rows and more: a is read as u8 and c = 8. The nibbles of PART of k of some strips become s8 of -8..7 in the first-level cache, once
  * for all rows that are held; symmetric weights (zu = 8) need no sums of a, and where a is u8 already and k whole, no copy of it.
+ * Rows are held in blocks of nearly the same size: a last block of few would unpack for itself.
  * Fewer rows do not repay that: they take nibbles apart in registers, c = 0, and read a in the signedness FEW_SIGNED.
  * The other signedness has its top bit flipped and its zero point moved by 128.
  * PANEL rows are interleaved quad by quad (1: left as they are), so that a tile walks one pointer. */
+
+#include "tile_avx2.h"
 
 enum { PER_STRIP = HWQ_STRIP / LANES, MOST_STRIPS = STRIPS > FEW_STRIPS ? STRIPS : FEW_STRIPS };
 /* What the zero points of weights ask for: nothing, 8 times the sums of a, or any number of times. */
@@ -18,30 +21,42 @@ typedef union {
     int32_t integers[HWQ_GEMM_ROWS * STRIPS * HWQ_STRIP];
     float floats[HWQ_GEMM_ROWS * STRIPS * HWQ_STRIP];
 } results;
-_Static_assert(sizeof(results) <= HWQ_GEMM_FIXED && (int)MOST_STRIPS <= (int)HWQ_S4_STRIPS, "the workspace holds them");
+_Static_assert(sizeof(results) <= HWQ_GEMM_FIXED /* 61,440 of 65,536 bytes */ && (int)MOST_STRIPS <= (int)HWQ_S4_STRIPS, "the workspace holds them");
 
 /* What a tile reads beside a: strip after strip. */
 typedef struct {
-    const void *b;           /* s8 quads, or nibbles */
-    int64_t b_strip;         /* bytes from a strip to the next */
+    const void *b;           /* nibbles; or s8 quads of the part, of all strips together */
+    int64_t b_strip;         /* bytes from a strip of nibbles to the next */
     const int32_t *terms;    /* NULL, or blocks x 16: bias - za * sum(u - zu) */
     const int32_t *points;   /* blocks x 16: zu */
     const float *scales;     /* blocks x 16, or NULL */
     int64_t blocks, k, block;
+    int64_t first, last;     /* of k in this part: all k of some blocks, or without scales a part of the only one */
+    int with_points;
+    const finish *fast;      /* NULL, or the way out of a tile of sums that are whole */
+    const hwq_epilogue *epilogue;
+    int64_t column;          /* its first */
 } strips_of;
 
-/* 64 bytes of nibbles to two quads of s8. */
-static void unpack(const uint8_t *nibbles, int64_t pairs, int8_t *to)
+/* 64 bytes of nibbles of each of `strips` strips, to two quads of s8. */
+static void unpack(const uint8_t *nibbles, int64_t strips, int64_t strip_bytes, int64_t pairs, int8_t *to)
 {
     enum { WIDTH = LANES * 4 };
     const VECTOR mask = SET1(0x0F0F0F0F), eight = SET1(0x08080808);
-    for (int64_t i = 0; i < pairs; i++, nibbles += 64, to += 128)
-        for (int at = 0; at < 64; at += WIDTH) {
-            const VECTOR x = load(nibbles + at), low = SUB_BYTES(AND(x, mask), eight), high = SUB_BYTES(AND(SHIFT_RIGHT(x, 4), mask), eight);
-            memcpy(to + at, &low, sizeof low);
-            memcpy(to + at + 64, &high, sizeof high);
-        }
+    for (int64_t s = 0; s < strips; s++)
+        for (int64_t i = 0; i < pairs; i++)
+            for (int at = 0; at < 64; at += WIDTH) {
+                const VECTOR x = load(nibbles + s * strip_bytes + i * 64 + at), low = SUB_BYTES(AND(x, mask), eight);
+                const VECTOR high = SUB_BYTES(AND(SHIFT_RIGHT(x, 4), mask), eight);
+                memcpy(to + (2 * i * strips + s) * 64 + at, &low, sizeof low);
+                memcpy(to + ((2 * i + 1) * strips + s) * 64 + at, &high, sizeof high);
+            }
 }
+
+/* A tile of at most `rows` rows of the part, into `done` from `at` on, strips * 16 apart, or the fast way to `out`; how many it took.
+ * `sums` of a for every block. */
+static int64_t many_rows(int64_t rows, int64_t strips, const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums, int64_t sums_stride,
+                         results *done, int64_t at, char *out);
 
 /* One row copied, k padded with 0 to whole pairs of quads; its sums per block, as u8 or as s8. */
 static void copy_row(const uint8_t *a, int64_t k, int64_t block, uint8_t flip, int is_signed, uint8_t *to, int32_t *sums)
@@ -64,31 +79,19 @@ static void copy_row(const uint8_t *a, int64_t k, int64_t block, uint8_t flip, i
     for (int64_t i = k; i % 8; i++) to[i] = 0;
 }
 
-/* Four lines to quads of the four. */
-static inline void interleave(const uint8_t *lines, int64_t line, int64_t k8, uint8_t *to)
+/* One line of PANEL lines interleaved quad by quad. */
+static void interleave(const uint8_t *line, int64_t k8, uint8_t *to)
 {
-    for (int64_t i = 0; i < k8; i += 16, to += 64) {
-        __m128i q[4];
-        for (int r = 0; r < 4; r++) q[r] = _mm_loadu_si128((const __m128i *)(lines + r * line + i)); /* a line is whole, so longer than k8 */
-        const __m128i a = _mm_unpacklo_epi32(q[0], q[1]), b = _mm_unpacklo_epi32(q[2], q[3]);
-        const __m128i c = _mm_unpackhi_epi32(q[0], q[1]), d = _mm_unpackhi_epi32(q[2], q[3]);
-        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(a, b));
-        _mm_storeu_si128((__m128i *)(to + 16), _mm_unpackhi_epi64(a, b));
-        if (i + 8 >= k8) break;
-        _mm_storeu_si128((__m128i *)(to + 32), _mm_unpacklo_epi64(c, d));
-        _mm_storeu_si128((__m128i *)(to + 48), _mm_unpackhi_epi64(c, d));
-    }
+    for (int64_t i = 0; i < k8; i += HWQ_QUAD) memcpy(to + i * PANEL, line + i, HWQ_QUAD);
 }
 
-/* rows x strips * 16 results into `out`, strips * 16 apart. `few`: nibbles, c = 0; else s8, c = 8. */
-static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const int few, const int scaled, const int points,
-                                                       const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums,
-                                                       int64_t sums_stride, void *out)
+/* Nibbles in registers, c = 0: rows x strips * 16 results into `out`, strips * 16 apart. */
+static inline __attribute__((always_inline)) void few_tile(const int rows, const int strips, const int scaled, const int points, const strips_of *s,
+                                                           const uint8_t *a, int64_t a_stride, const int32_t *sums, int64_t sums_stride, void *out)
 {
-    enum { MOST_ROWS = (int)ROWS > (int)FEW ? (int)ROWS : (int)FEW };
     const int vectors = strips * PER_STRIP;
-    FLOATS y[MOST_ROWS][COLUMNS];
-    VECTOR acc[MOST_ROWS][COLUMNS];
+    FLOATS y[FEW][COLUMNS];
+    VECTOR acc[FEW][COLUMNS];
     const char *b = s->b;
     if (scaled)
         for (int r = 0; r < rows; r++)
@@ -100,14 +103,12 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
             const VECTOR term = s->terms ? load(s->terms + (v / PER_STRIP * s->blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES) : SET1(0);
             for (int r = 0; r < rows; r++) acc[r][v] = points == EIGHTS ? SUB(term, SET1(8 * sums[r * sums_stride + g])) : term;
         }
-        if (few) few_dots(rows, vectors, pairs, a, a_stride, (const uint8_t *)b, s->b_strip, acc);
-        else if (scaled && pairs == 4) dots(rows, vectors, 8, a, a_stride, (const int8_t *)b, s->b_strip, acc); /* no loop, no spills */
-        else dots(rows, vectors, pairs * 2, a, a_stride, (const int8_t *)b, s->b_strip, acc);
-        a += pairs * 8 * (few ? 1 : PANEL), b += pairs * (few ? 64 : 128);
+        few_dots(rows, vectors, pairs, a, a_stride, (const uint8_t *)b, s->b_strip, acc);
+        a += pairs * 8, b += pairs * 64;
         for (int v = 0; v < vectors; v++) {
             const int64_t at = (v / PER_STRIP * s->blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES;
             if (points == POINTS) {
-                const VECTOR z = SUB(load(s->points + at), SET1(few ? 0 : 8));
+                const VECTOR z = load(s->points + at);
                 for (int r = 0; r < rows; r++) acc[r][v] = SUB(acc[r][v], MULLO(z, SET1(sums[r * sums_stride + g])));
             }
             if (scaled) {
@@ -122,54 +123,36 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
             else memcpy((int32_t *)out + (r * vectors + v) * LANES, &acc[r][v], sizeof(VECTOR));
 }
 
-#define TILE(rows, strips, few, points)                                                                                       \
-    do {                                                                                                                      \
-        if (s->scales) tile(rows, strips, few, 1, points, s, a, a_stride, sums, sums_stride, out);                            \
-        else tile(rows, strips, few, 0, points, s, a, a_stride, sums, sums_stride, out);                                      \
-        return rows;                                                                                                          \
-    } while (0)
-
 static int64_t few_rows(int64_t rows, int64_t strips, int points, const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums, int64_t sums_stride,
                         void *out)
 {
+#define TILE(rows, strips, points)                                                                                            \
+    do {                                                                                                                      \
+        if (s->scales) few_tile(rows, strips, 1, points, s, a, a_stride, sums, sums_stride, out);                             \
+        else few_tile(rows, strips, 0, points, s, a, a_stride, sums, sums_stride, out);                                       \
+        return rows;                                                                                                          \
+    } while (0)
 #define EITHER(rows, strips)                                                                                                  \
     do {                                                                                                                      \
-        if (points == EIGHTS) TILE(rows, strips, 1, EIGHTS);                                                                  \
-        TILE(rows, strips, 1, POINTS);                                                                                        \
+        if (points == EIGHTS) TILE(rows, strips, EIGHTS);                                                                     \
+        TILE(rows, strips, POINTS);                                                                                           \
     } while (0)
     if (strips > 1) EITHER(1, FEW_STRIPS);
     if (rows >= FEW) EITHER(FEW, 1);
     if (rows >= 2) EITHER(2, 1);
     EITHER(1, 1);
 #undef EITHER
-}
-
-static int64_t many_rows(int64_t rows, int64_t strips, int points, const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums,
-                         int64_t sums_stride, void *out)
-{
-#define EITHER(rows, strips)                                                                                                  \
-    do {                                                                                                                      \
-        if (points == POINTS) TILE(rows, strips, 0, POINTS);                                                                  \
-        TILE(rows, strips, 0, NO_POINTS);                                                                                     \
-    } while (0)
-    if (strips == STRIPS) {
-        if (!s->scales && rows >= ROWS) EITHER(ROWS, STRIPS);
-        if (rows >= SCALED_ROWS) EITHER(SCALED_ROWS, STRIPS);
-        if (rows >= 4) EITHER(4, STRIPS); /* one row alone would wait for its few sums */
-        EITHER(1, STRIPS);
-    }
-    if (rows >= SCALED_ROWS) EITHER(SCALED_ROWS, 1);
-    EITHER(1, 1);
+#undef TILE
 }
 
 /* `rows` x `width` results that lie `stride` apart to the output. */
-static void finish(const hwq_gemm_s4_args *args, int64_t top, int64_t rows, int64_t column, int64_t width, const results *done, int64_t at, int64_t stride)
+static void finish_block(const hwq_gemm_s4_args *args, int64_t top, int64_t rows, int64_t column, int64_t width, const results *done, int64_t stride)
 {
     const hwq_epilogue *e = args->epilogue;
     char *out = (char *)args->out + (top * args->out_stride + column) * hwq_type_size(e->out_type);
     if (!args->weights->scales) {
         const hwq_epilogue block = hwq_epilogue_at(e, top, column);
-        hwq_requantize(&block, rows, width, column, done->integers + at, HWQ_S32, stride, out, args->out_stride);
+        hwq_requantize(&block, rows, width, column, done->integers, HWQ_S32, stride, out, args->out_stride);
         return;
     }
     const int64_t whole = e->kind == HWQ_KIND_F32 ? width / 8 * 8 : 0;
@@ -177,11 +160,24 @@ static void finish(const hwq_gemm_s4_args *args, int64_t top, int64_t rows, int6
         const __m256 scale = e->channel_step ? _mm256_loadu_ps(e->scales_f32 + column + j) : _mm256_set1_ps(e->scales_f32[0]);
         const __m256 bias = e->float_bias ? _mm256_loadu_ps(e->float_bias + column + j) : _mm256_setzero_ps();
         for (int64_t r = 0; r < rows; r++) {
-            const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(done->floats + at + r * stride + j), scale);
+            const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(done->floats + r * stride + j), scale);
             _mm256_storeu_ps((float *)out + r * args->out_stride + j, e->float_bias ? _mm256_add_ps(v, bias) : v);
         }
     }
-    hwq_finish_floats(e, rows, width - whole, column + whole, done->floats + at + whole, stride, out + whole * hwq_type_size(e->out_type), args->out_stride);
+    hwq_finish_floats(e, rows, width - whole, column + whole, done->floats + whole, stride, out + whole * hwq_type_size(e->out_type), args->out_stride);
+}
+
+/* Rows from `top` on as the tiles read them: copied with their sums where they are not read in place, PANEL interleaved. */
+static void prepare_rows(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t panel, int64_t row_bytes, const hwq_packed_s4 *w, uint8_t flip, int is_signed,
+                         uint8_t *line, uint8_t *copies)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        uint8_t *first = copies + r / panel * panel * row_bytes;
+        const int64_t within = r % panel;
+        int32_t *sums = (int32_t *)(first + panel * hwq_gemm_line(w->k)) + within * ((row_bytes - hwq_gemm_line(w->k)) / 4);
+        copy_row(a + r * a_stride, w->k, w->block, flip, is_signed, panel > 1 ? line : first, sums);
+        if (panel > 1) interleave(line, (w->k + 7) / 8 * 8, first + within * HWQ_QUAD);
+    }
 }
 
 static void multiply(const hwq_gemm_s4_args *args)
@@ -191,35 +187,34 @@ static void multiply(const hwq_gemm_s4_args *args)
         hwq_gemm_s4__ref(args);
         return;
     }
-    const int64_t k = w->k, n = w->n, blocks = hwq_s4_blocks(w), line = hwq_gemm_line(k), row_bytes = hwq_s4_row(k, w->block), sums_bytes = row_bytes - line;
+    const int64_t k = w->k, n = w->n, blocks = hwq_s4_blocks(w), line = hwq_gemm_line(k), row_bytes = hwq_s4_row(k, w->block);
     const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
-    const int64_t most = hwq_gemm_block_rows(row_bytes, 12), nibbles = (k + 7) / 8 * 64;
+    const int64_t fit = hwq_gemm_block_rows(row_bytes, 12), count = (args->m + fit - 1) / fit, nibbles = (k + 7) / 8 * 64;
+    const int64_t most = count > 0 ? ((args->m + count - 1) / count + 11) / 12 * 12 : fit; /* rows at a time */
     const int few = args->m < UNPACK_FROM, is_signed = few && FEW_SIGNED, flipped = (args->a_type == HWQ_S8) != is_signed;
     const int points = !w->symmetric ? POINTS : few ? EIGHTS : NO_POINTS, panel = few ? 1 : PANEL;
     const int copied = flipped || k % 8 || points || panel > 1;
+    const int64_t part = few ? k : !w->scales ? PART : w->block < PART ? PART / w->block * w->block : w->block;
     const uint32_t zero_point = (uint32_t)(args->a_zero_point + (flipped ? (is_signed ? -128 : 128) : 0));
+    finish fast = finish_of(args->epilogue, args->out_stride);
+    fast.fast = fast.fast && !args->epilogue->residual_op && !w->scales && !few;
     results *done = args->workspace;
     uint8_t *copies = (uint8_t *)args->workspace + HWQ_GEMM_FIXED;
-    int8_t *unpacked = (int8_t *)copies + most * row_bytes;
+    int8_t *unpacked = (int8_t *)copies + fit * row_bytes;
     int32_t *terms = (int32_t *)(unpacked + HWQ_S4_STRIPS * nibbles * 2);
 
     for (int64_t top = 0; top < args->m; top += most) {
         const int64_t rows = args->m - top < most ? args->m - top : most, a_stride = panel > 1 ? HWQ_QUAD : copied ? row_bytes : args->a_stride;
         const uint8_t *a = (const uint8_t *)args->a + top * args->a_stride;
         if (copied) {
-            for (int64_t r = 0; r < rows; r++) {
-                const int64_t first = r / panel * panel * row_bytes, within = r % panel;
-                uint8_t *to = panel > 1 ? (uint8_t *)unpacked + within * line : copies + first;
-                copy_row(a + r * args->a_stride, k, w->block, flipped ? 0x80 : 0, is_signed, to, (int32_t *)(copies + first + panel * line + within * sums_bytes));
-                if (panel > 1 && (within == panel - 1 || r == rows - 1)) interleave((const uint8_t *)unpacked, line, nibbles / 8, copies + first);
-            }
+            prepare_rows(a, args->a_stride, rows, panel, row_bytes, w, flipped ? 0x80 : 0, is_signed, (uint8_t *)unpacked, copies);
             a = copies;
         }
         for (int64_t column = begin, strips; column < end; column += strips * HWQ_STRIP) {
             const int64_t left = (end - column + HWQ_STRIP - 1) / HWQ_STRIP, at = column / HWQ_STRIP * blocks * HWQ_STRIP;
             const int64_t wide = few ? (rows == 1 ? FEW_STRIPS : 1) : STRIPS, strip = column / HWQ_STRIP;
-            strips = left < wide ? 1 : wide;
-            const int64_t width = end - column < strips * HWQ_STRIP ? end - column : strips * HWQ_STRIP;
+            strips = left >= wide ? wide : !few && left >= 2 && STRIPS > 2 ? 2 : 1;
+            const int64_t stride = strips * HWQ_STRIP, width = end - column < stride ? end - column : stride;
             const int with_terms = zero_point != 0 || args->bias;
             for (int64_t i = 0; with_terms && i < strips * blocks * HWQ_STRIP; i++) terms[i] = (int32_t)(0 - zero_point * (uint32_t)w->sums[at + i]);
             for (int64_t j = 0; args->bias && j < width; j++) {
@@ -227,22 +222,27 @@ static void multiply(const hwq_gemm_s4_args *args)
                 *term = (int32_t)((uint32_t)*term + (uint32_t)args->bias[column + j]);
             }
             strips_of s = {.b = w->nibbles + strip * nibbles, .b_strip = nibbles, .terms = with_terms ? terms : NULL, .points = w->zero_points + at,
-                           .scales = w->scales ? w->scales + at : NULL, .blocks = blocks, .k = k, .block = w->block};
-            if (!few) {
-                for (int64_t i = 0; i < strips; i++) unpack(w->nibbles + (strip + i) * nibbles, nibbles / 64, unpacked + i * nibbles * 2);
-                s.b = unpacked, s.b_strip = nibbles * 2;
+                           .scales = w->scales ? w->scales + at : NULL, .blocks = blocks, .k = k, .block = w->block, .with_points = points == POINTS, .epilogue = args->epilogue, .column = column};
+            char *out = (char *)args->out + (top * args->out_stride + column) * hwq_type_size(args->epilogue->out_type);
+            if ((int)STRIPS <= 2) finish_columns(&fast, args->epilogue, column, width);
+            else fast.width = width;
+            for (s.first = 0; s.first < k; s.first = s.last) {
+                s.last = k - s.first < part ? k : s.first + part;
+                s.fast = fast.fast && s.last == k ? &fast : NULL;
+                if (!few) {
+                    unpack(w->nibbles + strip * nibbles + s.first * 8, strips, nibbles, (s.last - s.first + 7) / 8, unpacked);
+                    s.b = unpacked;
+                }
+                for (int64_t r = 0, taken; r < rows; r += taken) {
+                    const int64_t first = r / panel * panel * (copied ? row_bytes : a_stride), within = r % panel, sums_bytes = row_bytes - line;
+                    const uint8_t *from = a + first + within * HWQ_QUAD + s.first * panel;
+                    const int32_t *sums = (const int32_t *)(a + first + panel * line + within * sums_bytes);
+                    const int64_t sums_stride = (panel > 1 ? sums_bytes : row_bytes) / 4;
+                    taken = few ? few_rows(rows - r, strips, points, &s, from, a_stride, sums, sums_stride, done->integers + r * stride)
+                                : many_rows(rows - r, strips, &s, from, a_stride, sums, sums_stride, done, r * stride, out + r * args->out_stride);
+                }
             }
-            const int64_t stride = strips * HWQ_STRIP;
-            for (int64_t r = 0, taken; r < rows; r += taken) {
-                const int64_t first = r / panel * panel * (copied ? row_bytes : a_stride), within = r % panel;
-                const uint8_t *from = a + first + within * HWQ_QUAD;
-                const int32_t *sums = (const int32_t *)(a + first + panel * line + within * sums_bytes);
-                const int64_t sums_stride = (panel > 1 ? sums_bytes : row_bytes) / 4;
-                int32_t *to = done->integers + r * stride;
-                taken = few ? few_rows(rows - r, strips, points, &s, from, a_stride, sums, sums_stride, to)
-                            : many_rows(rows - r, strips, points, &s, from, a_stride, sums, sums_stride, to);
-            }
-            finish(args, top, rows, column, width, done, 0, stride);
+            if (!fast.fast) finish_block(args, top, rows, column, width, done, stride);
         }
     }
 }
