@@ -2,23 +2,23 @@
  * else runs as blocks of GEMM.
  *
  * The packed order of k is (row of the kernel, tap, channel), so the bytes of one row of the kernel lie together both in the
- * weights and in the image: a *run*. A tile holds up to 12 neighboring output positions x 32 channels in 24 registers; each
- * quad of a run is one load of weights and one broadcast of 4 image bytes per position. The image is copied, block by block
- * of output rows, only where padding must be filled in, where s8 must be flipped to u8, or where runs are no multiple of 4
- * bytes: then weights are copied too, runs padded with 0, so that what is read behind a run counts nothing.
+ * weights and in the image: a *run*. A tile (tile_avx512vnni.h) holds up to 14 output positions, of one line or of two short ones, x 32
+ * channels. The image is copied, block by block of output rows, only where padding must be filled in, where s8 must be flipped to u8, or where
+ * runs are no multiple of 4 bytes: then weights are copied too, runs padded with 0, so that what is read behind a run counts nothing.
  *
  *   sum (a - za) w = sum a*w - za * colsum(w)     (padding holds za)
  *
  * Bounds: one step adds at most 4 * 255 * 128 < 2^17 in size to an int32 lane; every sum is modulo 2^32, as ref's.
- * Measured on a Cascade Lake Xeon, one thread, gcc 12, int8 in, R4 to bytes through Python, in shares of the register-only loop timed
- * between the calls ("int8-avx512vnni", 215 GMAC/s where nothing shared the core): 97 percent at 3 x 3 stride 2, 56 x 56 x 64 -> 128;
- * 1 x 1: 94 (14 x 14 x 256 -> 1024), 91 (7 x 7 x 512 -> 2048), 56 (56 x 56 x 64 -> 64, whose k of 64 hardly repays a tile's way out). */
+ * Measured on a Cascade Lake Xeon, one thread, gcc 12, int8 in, R4 to bytes through Python: 1.05 to 1.17 times as fast as tiles of 12 positions with
+ * all of k at once, whose shares of the register-only loop timed between the calls ("int8-avx512vnni") were, where nothing shared the core: 97 percent
+ * at 3 x 3 stride 2, 56 x 56 x 64 -> 128; 1 x 1: 94 (14 x 14 x 256 -> 1024), 91 (7 x 7 x 512 -> 2048), 56 (56 x 56 x 64 -> 64). Where another thread
+ * shares it, the core's 4 instructions a cycle are the limit: 48 for 28 dots, 56 percent; measured 41 (1 x 1) to 58. */
 #include "conv.h"
 #include "epilogue.h"
 #include "isa.h"
 #include "window.h"
 
-enum { TILE = 12, FLAT = 48, BLOCK_BYTES = 1 << 17, WIDE = 2 * HWQ_STRIP, SLACK = 64 };
+enum { FLAT = 56, BLOCK_BYTES = 1 << 17, SLACK = 64, CHUNK = 128 /* quads of k */, REST = 252 /* positions whose accumulators rest between chunks of k */ };
 
 /* A convolution as runs. `wide`: output positions in a row; pointwise ones are one dense line, cut into rows at will. */
 typedef struct {
@@ -26,7 +26,8 @@ typedef struct {
     int64_t runs, run, quads;       /* runs per position, bytes and quads of each */
     int64_t in_row, step, row_step; /* bytes: an input row; between neighboring positions; between output rows */
     int64_t rows;                   /* output rows of a block */
-    int64_t image_bytes, weight_bytes; /* workspace */
+    int64_t chunks, pieces;         /* chunks of k; pieces that they cut the runs into at most */
+    int64_t image_bytes, weight_bytes, rest_bytes; /* workspace */
     int flat, copied, repacked;
 } plan;
 
@@ -58,6 +59,9 @@ static int plan_of(const hwq_conv *c, plan *p)
     if (p->rows > p->high) p->rows = p->high;
     const int64_t in_rows = (p->rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1;
     p->image_bytes = p->copied ? hwq_align((p->flat ? p->rows * p->row_step : in_rows * p->in_row) + SLACK) : 0;
+    p->chunks = (p->runs * p->quads + CHUNK - 1) / CHUNK;
+    p->pieces = p->runs + p->chunks;
+    p->rest_bytes = (p->chunks > 1 ? REST : 14) * 2 * HWQ_STRIP * 4;
     p->weight_bytes = p->repacked ? (c->weights->n + HWQ_STRIP - 1) / HWQ_STRIP * p->runs * p->quads * HWQ_STRIP * HWQ_QUAD : 0;
     return 1;
 }
@@ -65,7 +69,7 @@ static int plan_of(const hwq_conv *c, plan *p)
 int64_t hwq_conv_direct_workspace(const hwq_conv *conv)
 {
     plan p;
-    return plan_of(conv, &p) ? p.image_bytes + p.weight_bytes + hwq_align(conv->window.kernel[1] * conv->window.kernel[2] * 8) : 0;
+    return plan_of(conv, &p) ? p.image_bytes + p.weight_bytes + p.rest_bytes + hwq_align(p.pieces * 16) : 0;
 }
 
 #if HWQ_X86
@@ -74,119 +78,11 @@ int64_t hwq_conv_direct_workspace(const hwq_conv *conv)
 
 HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
-/* How a tile leaves: in registers where it is R4 to bytes, the common case; else by the epilogue of the path. */
-typedef struct {
-    const hwq_epilogue *epilogue;
-    const float *scales; /* of the tile's first column */
-    int64_t channel, width, stride;
-    __m512 lo, hi;
-    __m512i zero_point, lo_bytes, zero_point_words;
-    int fast, is_unsigned;
-} finish;
-
-/* gcc 12 copies the accumulator around the intrinsic. */
-#if defined(__GNUC__) && !HWQ_EMULATE
-static inline __attribute__((always_inline)) __m512i dot(__m512i acc, __m512i a, __m512i w)
-{
-    __asm__("vpdpbusd %[w], %[a], %[c]" : [c] "+v"(acc) : [a] "v"(a), [w] "v"(w));
-    return acc;
-}
-#else
-#define dot _mm512_dpbusd_epi32
-#endif
-
-static inline __attribute__((always_inline)) __m512i four(const uint8_t *a)
-{
-    int32_t bytes;
-    memcpy(&bytes, a, 4);
-    return _mm512_set1_epi32(bytes);
-}
-
-/* Two positions of 32 channels by R4. Only the upper clamp is needed in floats: minps leaves NaN, which like all that is below int32
- * becomes INT32_MIN, and packing saturates that down to the lower clamp's side. */
-static inline __attribute__((always_inline)) __m512i round32(const finish *f, const __m512i acc[2])
-{
-    const float *scales = f->scales;
-    const int step = f->epilogue->channel_step;
-    const __m512 first = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[0]), step ? _mm512_loadu_ps(scales) : _mm512_set1_ps(scales[0]));
-    const __m512 second = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[1]), step ? _mm512_loadu_ps(scales + HWQ_STRIP) : _mm512_set1_ps(scales[0]));
-    const __m512i words = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_min_ps(f->hi, first)), _mm512_cvtps_epi32(_mm512_min_ps(f->hi, second)));
-    return _mm512_adds_epi16(words, f->zero_point_words);
-}
-
-static inline __attribute__((always_inline)) void put_two(const finish *f, const __m512i above[2], const __m512i below[2], int both, char *out)
-{
-    const __m512i a = round32(f, above), b = both ? round32(f, below) : a, order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i bytes = f->is_unsigned ? _mm512_max_epu8(_mm512_packus_epi16(a, b), f->lo_bytes) : _mm512_max_epi8(_mm512_packs_epi16(a, b), f->lo_bytes);
-    const __m512i lines = _mm512_permutexvar_epi32(order, bytes);
-    _mm256_storeu_si256((__m256i *)out, _mm512_castsi512_si256(lines));
-    if (both) _mm256_storeu_si256((__m256i *)(out + f->stride), _mm512_extracti64x4_epi64(lines, 1));
-}
-
-/* positions x vectors of 16 channels. */
-static inline __attribute__((always_inline)) void tile(const int positions, const int vectors, const plan *p, const uint8_t *a,
-                                                       const int64_t *offsets, const int8_t *w, int64_t strip_bytes, const int32_t *terms,
-                                                       const finish *f, char *out)
-{
-    __m512i acc_s32x16[TILE][2];
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++)
-#pragma GCC unroll 12
-        for (int i = 0; i < positions; i++) acc_s32x16[i][v] = _mm512_loadu_si512(terms + v * HWQ_STRIP);
-    const int64_t step = p->step;
-    for (int64_t r = 0; r < p->runs; r++) {
-        const uint8_t *threes[(TILE + 2) / 3]; /* a pointer serves three positions: plain, + step, + 2 steps */
-#pragma GCC unroll 4
-        for (int i = 0; i < positions; i += 3) threes[i / 3] = a + offsets[r] + i * step;
-        for (int64_t q = 0; q < p->quads; q++, w += HWQ_STRIP * HWQ_QUAD) {
-            const __m512i w0 = _mm512_loadu_si512(w), w1 = vectors > 1 ? _mm512_loadu_si512(w + strip_bytes) : w0;
-#pragma GCC unroll 12
-            for (int i = 0; i < positions; i++) {
-                const __m512i x = four(threes[i / 3] + i % 3 * step);
-                acc_s32x16[i][0] = dot(acc_s32x16[i][0], x, w0);
-                if (vectors > 1) acc_s32x16[i][1] = dot(acc_s32x16[i][1], x, w1);
-            }
-#pragma GCC unroll 4
-            for (int i = 0; i < positions; i += 3) threes[i / 3] += HWQ_QUAD;
-        }
-    }
-    if (!f->fast) {
-        int32_t block[TILE * WIDE];
-#pragma GCC unroll 12
-        for (int i = 0; i < positions; i++)
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) _mm512_storeu_si512(block + (i * vectors + v) * HWQ_STRIP, acc_s32x16[i][v]);
-        hwq_requantize(f->epilogue, positions, f->width, f->channel, block, HWQ_S32, vectors * HWQ_STRIP, out, f->stride);
-        return;
-    }
-    if (vectors == 2 && f->width == WIDE) {
-        const finish here = *f; /* the output cannot alias it */
-#pragma GCC unroll 6
-        for (int i = 0; i < positions; i += 2)
-            put_two(&here, acc_s32x16[i], acc_s32x16[i + 1 < positions ? i + 1 : i], i + 1 < positions, out + i * here.stride);
-        return;
-    }
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++) {
-        const int64_t left = f->width - v * HWQ_STRIP;
-        const __mmask16 mask = (__mmask16)(left >= HWQ_STRIP ? 0xFFFF : (1 << left) - 1);
-        const __m512 scale = f->epilogue->channel_step ? _mm512_maskz_loadu_ps(mask, f->scales + v * HWQ_STRIP) : _mm512_set1_ps(f->scales[0]);
-#pragma GCC unroll 12
-        for (int i = 0; i < positions; i++) {
-            const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(acc_s32x16[i][v]), scale);
-            const __m512i y = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(x, f->lo), f->hi));
-            const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(y, f->zero_point));
-            _mm_mask_storeu_epi8(out + i * f->stride + v * HWQ_STRIP, mask, bytes);
-        }
-    }
-}
-
-#define CASE(n) case n: if (vectors > 1) tile(n, 2, p, a, offsets, w, strip_bytes, terms, f, out); else tile(n, 1, p, a, offsets, w, strip_bytes, terms, f, out); break;
-static void some(int64_t positions, int vectors, const plan *p, const uint8_t *a, const int64_t *offsets, const int8_t *w, int64_t strip_bytes,
-                 const int32_t *terms, const finish *f, char *out)
-{
-    switch (positions) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) default: CASE(12) }
-}
+#define VECTOR __m512i
+#define DOT_BY_INTRINSICS _mm512_dpbusd_epi32
+#define DOT_PREFIX ""
+#include "dot_vnni.h"
+#include "tile_avx512vnni.h"
 
 /* n bytes, their signs flipped. */
 static void flip_bytes(const uint8_t *from, int64_t n, uint8_t *to)
@@ -239,25 +135,78 @@ static void copy_weights(const hwq_packed *w, const plan *p, int8_t *to)
             }
 }
 
-/* Columns [column, column + width) of a group on output rows [top, bottom); positions outside [begin, end) are left out. */
-static void block(const hwq_conv *c, const plan *p, const uint8_t *image, int64_t image_top, const int64_t *offsets, const int8_t *weights,
-                  int64_t strip_bytes, int64_t channel, int64_t width, uint32_t za, finish *f, int64_t top, int64_t bottom, int64_t begin,
-                  int64_t end, char *out)
+/* The runs cut where chunks of k end; returns how many pieces. */
+static int64_t cut(const hwq_conv *c, const plan *p, piece *pieces)
 {
-    int32_t terms[WIDE] = {0};
+    const hwq_window *w = &c->window;
+    const int64_t most = (p->runs * p->quads + p->chunks - 1) / p->chunks, columns = p->runs / w->kernel[1]; /* 1, or the kernel's taps in a row */
+    int64_t count = 0, room = most;
+    for (int64_t r = 0; r < p->runs; r++) {
+        const int64_t run = r / columns * w->dilation[1] * p->in_row + r % columns * w->dilation[2] * c->channels;
+        for (int64_t at = 0, quads; at < p->quads; at += quads) {
+            quads = p->quads - at < room ? p->quads - at : room;
+            pieces[count++] = (piece){run + at * HWQ_QUAD, quads};
+            room = room == quads ? most : room - quads;
+        }
+    }
+    return count;
+}
+
+/* Output positions [left, right) of lines [top, bottom), by one chunk of k. image, out: of line `top`, position 0. */
+static void lines(const hwq_conv *c, const plan *p, const part *g, const uint8_t *image, int64_t top, int64_t bottom, int64_t left, int64_t right,
+                  int32_t *rest, const finish *f, char *out)
+{
+    const int64_t count = right - left, pixel = c->out_channels * hwq_type_size(f->epilogue->out_type);
+    const int64_t tiles = (count + TILE_MOST - 1) / TILE_MOST, each = (count + tiles - 1) / tiles, held = p->chunks > 1 ? g->vectors * HWQ_STRIP : 0;
+    for (int64_t y = top; y < bottom; y++, image += p->row_step, out += p->wide * pixel) {
+        const uint8_t *from = image + left * p->step;
+        char *to = out + left * pixel;
+        if (count <= TILE_HALF && y + 1 < bottom) { /* two short lines */
+            some_positions(count, count, g, (const uint8_t *const[]){from, from + p->row_step}, rest, f, (char *const[]){to, to + p->wide * pixel});
+            rest += 2 * count * held;
+            y++, image += p->row_step, out += p->wide * pixel;
+            continue;
+        }
+        for (int64_t x = 0, n; x < count; x += n) {
+            n = count - x < each ? count - x : each;
+            const int64_t half = (n + 1) / 2;
+            const uint8_t *a = from + x * p->step;
+            char *o = to + x * pixel;
+            some_positions(half, n - half, g, (const uint8_t *const[]){a, a + half * p->step}, rest, f, (char *const[]){o, o + half * pixel});
+            rest += n * held;
+        }
+    }
+}
+
+/* 32 columns or fewer of a group on lines [top, bottom), of which only positions [begin, end) of the whole are wanted. image: of line `image_top`;
+ * out: of position 0. */
+static void block(const hwq_conv *c, const plan *p, const uint8_t *image, int64_t image_top, const piece *pieces, int64_t count, const int8_t *weights, int64_t strip_bytes,
+                  int64_t channel, int64_t width, uint32_t za, finish *f, int64_t top, int64_t bottom, int64_t begin, int64_t end, int32_t *rest, char *out)
+{
+    int32_t terms[TILE_COLUMNS] = {0};
     for (int64_t j = 0; j < width; j++)
         terms[j] = (int32_t)((c->bias ? (uint32_t)c->bias[channel + j] : 0) - za * (uint32_t)c->weights->column_sums[channel + j]);
-    const int64_t size = hwq_type_size(f->epilogue->out_type);
-    f->channel = channel, f->width = width;
-    f->scales = f->epilogue->scales_f32 ? f->epilogue->scales_f32 + (f->epilogue->channel_step ? channel : 0) : NULL;
-    for (int64_t y = top; y < bottom; y++) {
-        int64_t x = y * p->wide < begin ? begin - y * p->wide : 0;
-        const int64_t last = end - y * p->wide < p->wide ? end - y * p->wide : p->wide;
-        if (x >= last) continue;
-        const int64_t tiles = (last - x + TILE - 1) / TILE, each = (last - x + tiles - 1) / tiles;
-        for (; x < last; x += each)
-            some(last - x < each ? last - x : each, width > HWQ_STRIP ? 2 : 1, p, image + (y - image_top) * p->row_step + x * p->step, offsets,
-                 weights, strip_bytes, terms, f, out + ((y * p->wide + x) * c->out_channels + channel) * size);
+    finish_columns(f, channel, width);
+    const int64_t pixel = c->out_channels * hwq_type_size(f->epilogue->out_type);
+    part g = {.strip_bytes = strip_bytes, .terms = terms, .step = p->step, .vectors = width > HWQ_STRIP ? 2 : 1};
+    const int64_t quads = (p->runs * p->quads + p->chunks - 1) / p->chunks, whole = p->chunks > 1 ? REST / p->wide : bottom - top;
+    for (int64_t y = top, next; y < bottom; y = next) {
+        /* Whole lines, as many as may rest; or a part of one. */
+        const int64_t left = y * p->wide < begin ? begin - y * p->wide : 0, most = end - y * p->wide < p->wide ? end - y * p->wide : p->wide;
+        next = y + 1;
+        if (left == 0 && most == p->wide)
+            while (next < bottom && next - y < whole && (next + 1) * p->wide <= end) next++;
+        for (int64_t x = left, right; x < most; x = right) {
+            right = p->chunks > 1 && most - x > REST ? x + REST : most;
+            g.pieces = pieces, g.weights = weights;
+            for (int64_t done = 0; done < count; g.pieces += g.count, done += g.count) {
+                int64_t taken = 0;
+                for (g.count = 0; done + g.count < count && taken < quads; g.count++) taken += g.pieces[g.count].quads;
+                g.first = done == 0, g.last = done + g.count == count;
+                lines(c, p, &g, image + (y - image_top) * p->row_step, y, next, x, right, rest, f, out + y * p->wide * pixel);
+                g.weights += taken * HWQ_STRIP * HWQ_QUAD;
+            }
+        }
     }
 }
 
@@ -269,19 +218,14 @@ static void convolve(const hwq_conv *c, const plan *p)
     const uint8_t flip = c->a_type == HWQ_S8 ? 0x80 : 0, za = (uint8_t)(c->a_zero_point + flip);
     uint8_t *copy = c->workspace;
     int8_t *repacked = (int8_t *)copy + p->image_bytes;
-    int64_t *offsets = (int64_t *)(repacked + p->weight_bytes);
-    for (int64_t r = 0; r < p->runs; r++) {
-        const int64_t columns = p->runs / w->kernel[1]; /* 1, or the kernel's taps in a row */
-        offsets[r] = r / columns * w->dilation[1] * p->in_row + r % columns * w->dilation[2] * c->channels;
-    }
+    int32_t *rest = (int32_t *)(repacked + p->weight_bytes);
+    piece *pieces = (piece *)((char *)rest + p->rest_bytes);
+    const int64_t count = cut(c, p, pieces);
     if (p->repacked) copy_weights(packed, p, repacked);
     const int64_t strip_bytes = p->runs * p->quads * HWQ_STRIP * HWQ_QUAD;
     hwq_epilogue e = *c->epilogue;
     e.lut = NULL, e.residual_op = NULL;
-    finish f = {.epilogue = &e, .stride = c->out_channels, .lo = _mm512_set1_ps((float)(e.lo - e.zero_point)),
-                .hi = _mm512_set1_ps((float)(e.hi - e.zero_point)), .zero_point = _mm512_set1_epi32(e.zero_point),
-                .lo_bytes = _mm512_set1_epi8((char)e.lo), .zero_point_words = _mm512_set1_epi16((short)e.zero_point), .is_unsigned = e.out_type == HWQ_U8,
-                .fast = e.kind == HWQ_KIND_REQUANT && e.rounding == HWQ_ROUND_FP32 && e.out_type <= HWQ_S8 && !e.float_bias};
+    finish f = finish_of(&e, c->out_channels);
     const int64_t size = hwq_type_size(e.out_type);
     for (int64_t at = c->first; at < c->last;) {
         const int64_t number = at / outputs, begin = at % outputs, end = c->last - at + begin < outputs ? c->last - at + begin : outputs;
@@ -293,9 +237,9 @@ static void convolve(const hwq_conv *c, const plan *p)
             for (int64_t group = 0; group < c->groups; group++) {
                 const uint8_t *from = (p->copied ? copy : image) + group * depth;
                 const int8_t *weights = p->repacked ? repacked : packed->quads + group * hwq_packed_bytes(packed->k, n);
-                for (int64_t column = 0; column < n; column += WIDE)
-                    block(c, p, from, p->copied ? top : 0, offsets, weights + column / HWQ_STRIP * strip_bytes, strip_bytes, group * n + column,
-                          n - column < WIDE ? n - column : WIDE, za, &f, top, bottom, begin, end, out);
+                for (int64_t column = 0; column < n; column += TILE_COLUMNS)
+                    block(c, p, from, p->copied ? top : 0, pieces, count, weights + column / HWQ_STRIP * strip_bytes, strip_bytes, group * n + column,
+                          n - column < TILE_COLUMNS ? n - column : TILE_COLUMNS, za, &f, top, bottom, begin, end, rest, out + (group * n + column) * size);
             }
         }
         if (c->epilogue->lut) {

@@ -17,7 +17,7 @@ HWQ_TARGET("avx2,fma,avxvnni")
 #define DOT_BY_INTRINSICS _mm256_dpbusd_avx_epi32
 #define DOT_PREFIX "%{vex%} "
 #define FINISH hwq_requantize__avx2
-enum { BYTES = 32, ROWS = 6, WIDE = 4 };
+enum { BYTES = 32, ROWS = 6, WIDE = 4, BLOCK = 4 * WIDE * 8 /* at least ROWS * 2 * 8 */ };
 #include "gemm_vnni.h"
 
 void hwq_gemm_u8s8__avxvnni(const hwq_gemm_args *args) { multiply(args, 0, args->a_zero_point); }

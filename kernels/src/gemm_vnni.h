@@ -15,7 +15,7 @@
 enum { LANES = BYTES / 4, PER_STRIP = HWQ_STRIP / LANES, AHEAD = 1024, CACHED = 1 << 19 };
 
 typedef struct {
-    int32_t block[ROWS * 2 * LANES > 4 * WIDE * LANES ? ROWS * 2 * LANES : 4 * WIDE * LANES];
+    int32_t block[BLOCK];
     int32_t terms[WIDE * LANES + HWQ_STRIP], zero_points[WIDE * LANES + HWQ_STRIP];
     int32_t sums[HWQ_GEMM_ROWS];
     int64_t strips;
