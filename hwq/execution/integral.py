@@ -130,7 +130,7 @@ def softmax(scope: Scope) -> Kernel:
     return adapt(run)
 
 
-@register("ReduceMean", "hwq-integer:GlobalAveragePool")
+@register("hwq-integer:ReduceMean", "hwq-integer:GlobalAveragePool")
 def mean(scope: Scope) -> Kernel:
     """``scaled(sum of (q - z), s / (s_y n))``; n up to 2^15 elements of 16 bits."""
     node = scope.node

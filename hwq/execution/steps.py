@@ -129,6 +129,8 @@ def register(*names: str) -> Callable[[Builder], Builder]:
 
     def note(builder: Builder) -> Builder:
         for name in names:
+            # Two builders under one name would run whichever module was imported last.
+            assert name not in BUILDERS, name
             BUILDERS[name] = builder
         return builder
 

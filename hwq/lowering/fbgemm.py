@@ -156,7 +156,7 @@ def _average(draft: Draft, key: float, node: Node) -> bool:
     (dequantize, first), result = found, affine(draft, reader[1])
     if result is None or not first.scalar or not result.scalar or (first.dtype, result.dtype) != ("uint8", "uint8"):
         return False
-    if first.quantization() != result.quantization():
+    if (first.scale.item(), first.offset) != (result.scale.item(), result.offset):
         return False
     inputs = (annotate(draft, dequantize.inputs[0], first.quantization(), key), *node.inputs[1:])
     made = reader[1].outputs[0]
