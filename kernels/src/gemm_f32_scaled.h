@@ -1,16 +1,14 @@
 /* Float a with scaled integer weights, the columns in lanes; included once by each path and width of the weights, which define
- * VECTOR, FLOATS and their operations, LANES, CHAINS (vectors in flight), the types PACKED and ARGS, STORED (the packed bytes),
- * DEPTH (k in a line of 64 bytes), TOGETHER (vectors that walk one line
- * of a) and element(v, i, zero_point): the i-th k of every lane, as float.
+ * VECTOR, FLOATS and their operations, LANES, ONE_STRIPS and FOUR_STRIPS (that a tile of one row and of four walks side by side),
+ * TOGETHER (vectors unpacked at a time), the types PACKED and ARGS, STORED (the packed bytes), DEPTH (k in a line of 64 bytes),
+ * prepare(v, half, weights) and element(v, i, zero_point, weights): the i-th k of every lane, as float.
  * SHIFT, unless 0: symmetric weights may come 2^SHIFT too great, and a 2^-SHIFT as great. Both are exact where no a that is not 0 lies
  * below 2^(SHIFT - 126), the least normal float being 2^-126, and then the products are the same real numbers, rounded once.
- * Every column is one chain of fused multiply-adds in increasing k, as the contract says; 8 chains in flight hide their latency.
+ * Every column is one chain of fused multiply-adds in increasing k, as the contract says; several chains in flight hide their latency.
  * Fewer than MANY_FROM rows: weights are unpacked in registers, once for up to 4 rows. More: PART of k of some strips become floats in the
  * first-level cache, once for all rows that are held, and tiles of MANY_ROWS x MANY_STRIPS strips multiply them as any floats. */
 
-/* What is known of the weights: nothing; their zero points are the middle; and they may come shifted. */
-enum { ANY, SYMMETRIC, SHIFTED };
-enum { PER_STRIP = HWQ_STRIP / LANES, STRIPS = CHAINS / PER_STRIP };
+enum { PER_STRIP = HWQ_STRIP / LANES, MOST_VECTORS = (ONE_STRIPS > FOUR_STRIPS ? ONE_STRIPS : FOUR_STRIPS) * PER_STRIP };
 enum { MANY_FROM = 8, PART = 64 /* of k */, HELD = 90 /* rows */, MANY_COLUMNS = MANY_STRIPS * PER_STRIP /* vectors */ };
 
 typedef struct {
@@ -19,50 +17,55 @@ typedef struct {
 } panel;
 _Static_assert(sizeof(panel) <= HWQ_F32S8_WORKSPACE && (int)HWQ_F32S8_WORKSPACE <= (int)HWQ_GEMM_FIXED, "the workspace holds it");
 
-/* rows x strips * 16 columns, rows * strips * PER_STRIP = CHAINS or fewer. */
+/* A line of k, or the `rest` of it that there is: 4 at a time, `together` vectors after another. */
+static inline __attribute__((always_inline)) void line_of_k(const int rows, const int vectors, const int weights, const int whole, int64_t rest, const uint8_t *b,
+                                                            int64_t line, const VECTOR *z, const float *a, int64_t a_stride, FLOATS chain[4][MOST_VECTORS])
+{
+    const int together = vectors < TOGETHER ? vectors : TOGETHER;
+#pragma GCC unroll 2
+    for (int half = 0; half < DEPTH / 4; half++)
+#pragma GCC unroll 8
+        for (int first = 0; first < vectors; first += together) {
+            VECTOR x[MOST_VECTORS];
+#pragma GCC unroll 8
+            for (int v = first; v < first + together; v++) x[v] = prepare(load(b + v / PER_STRIP * line + v % PER_STRIP * LANES * 4), half, weights);
+#pragma GCC unroll 4
+            for (int j = 4 * half; j < 4 * half + 4; j++) {
+                if (!whole && j >= rest) break;
+#pragma GCC unroll 8
+                for (int v = first; v < first + together; v++) {
+                    const FLOATS u = element(x[v], j, z[v], weights);
+#pragma GCC unroll 4
+                    for (int r = 0; r < rows; r++) chain[r][v] = FMA(SET1_FLOAT(a[r * a_stride + j]), u, chain[r][v]);
+                }
+            }
+        }
+}
+
+/* rows x strips * 16 columns. */
 static inline __attribute__((always_inline)) void tile(const int rows, const int strips, const int weights, const PACKED *w, int64_t strip,
                                                        int64_t blocks, const float *a, int64_t a_stride, float *out)
 {
     const int64_t line = (w->k + DEPTH - 1) / DEPTH * 64;
     const int vectors = strips * PER_STRIP;
-    FLOATS y[4][CHAINS], chain[4][CHAINS];
+    FLOATS y[4][MOST_VECTORS], chain[4][MOST_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) y[r][v] = ZERO_FLOATS;
     const uint8_t *b = (const uint8_t *)w->STORED + strip * line;
     for (int64_t g = 0; g < blocks; g++) {
-        const int64_t left = w->k - g * w->block, count = left < w->block ? left : w->block;
-        VECTOR z[CHAINS];
+        int64_t rest = w->k - g * w->block < w->block ? w->k - g * w->block : w->block;
+        VECTOR z[MOST_VECTORS];
         for (int v = 0; v < vectors; v++) z[v] = load(w->zero_points + ((strip + v / PER_STRIP) * blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES);
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vectors; v++) chain[r][v] = ZERO_FLOATS;
-        int64_t i = 0;
-        for (; i + DEPTH <= count; i += DEPTH, a += DEPTH, b += 64) {
-#pragma GCC unroll 8
-            for (int first = 0; first < vectors; first += TOGETHER) {
-                VECTOR x[TOGETHER];
-                for (int v = first; v < first + TOGETHER && v < vectors; v++)
-                    if (v % PER_STRIP == 0) _mm_prefetch((const char *)b + v / PER_STRIP * line + HWQ_S4_AHEAD, _MM_HINT_T0);
-                for (int v = 0; v < TOGETHER && first + v < vectors; v++)
-                    x[v] = prepare(load(b + (first + v) / PER_STRIP * line + (first + v) % PER_STRIP * LANES * 4), weights);
-#pragma GCC unroll 8
-                for (int j = 0; j < DEPTH; j++)
-                    for (int v = 0; v < TOGETHER && first + v < vectors; v++) {
-                        const FLOATS u = element(x[v], j, z[first + v], weights);
-                        for (int r = 0; r < rows; r++) chain[r][first + v] = FMA(SET1_FLOAT(a[r * a_stride + j]), u, chain[r][first + v]);
-                    }
-            }
+        for (; rest >= DEPTH; rest -= DEPTH, a += DEPTH, b += 64) {
+#pragma GCC unroll 4
+            for (int s = 0; s < strips; s++) _mm_prefetch((const char *)b + s * line + HWQ_S4_AHEAD, _MM_HINT_T0);
+            line_of_k(rows, vectors, weights, 1, DEPTH, b, line, z, a, a_stride, chain);
         }
-        if (i < count) { /* the last of k: fewer than DEPTH */
-            for (int v = 0; v < vectors; v++) {
-                VECTOR x = load(b + v / PER_STRIP * line + v % PER_STRIP * LANES * 4);
-                x = prepare(x, weights);
-                for (int j = 0; j < DEPTH; j++) {
-                    if (j >= count - i) break;
-                    const FLOATS u = element(x, j, z[v], weights);
-                    for (int r = 0; r < rows; r++) chain[r][v] = FMA(SET1_FLOAT(a[r * a_stride + j]), u, chain[r][v]);
-                }
-            }
-            a += count - i, b += 64;
+        if (rest) {
+            line_of_k(rows, vectors, weights, 0, rest, b, line, z, a, a_stride, chain);
+            a += rest, b += 64;
         }
         for (int v = 0; v < vectors; v++) {
             const float *at = w->scales + ((strip + v / PER_STRIP) * blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES;
@@ -99,11 +102,14 @@ static inline __attribute__((always_inline)) void fill(const int weights, const 
         const uint8_t *b = (const uint8_t *)w->STORED + s * line + k0 / DEPTH * 64 + lane * 4;
         float *out = to + v * LANES;
         for (int64_t i = 0; i < count; i += DEPTH, b += 64) {
-            const VECTOR x = prepare(load(b), weights);
-#pragma GCC unroll 8
-            for (int j = 0; j < DEPTH; j++, out += wide) {
-                const FLOATS u = element(x, j, z, weights);
-                memcpy(out, &u, sizeof u);
+            #pragma GCC unroll 2
+            for (int half = 0; half < DEPTH / 4; half++) {
+                const VECTOR x = prepare(load(b), half, weights);
+#pragma GCC unroll 4
+                for (int j = 4 * half; j < 4 * half + 4; j++, out += wide) {
+                    const FLOATS u = element(x, j, z, weights);
+                    memcpy(out, &u, sizeof u);
+                }
             }
         }
     }
@@ -214,16 +220,17 @@ static void multiply(const ARGS *args)
         int weights = w->symmetric ? SYMMETRIC : ANY;
         if (SHIFT && w->symmetric && shift_rows(a, a_stride, rows, w->k, shifted)) a = shifted, a_stride = w->k, weights = SHIFTED;
         for (int64_t strip = args->first_strip, strips; strip < end; strip += strips) {
-            const int most = rows == 4 ? STRIPS / 4 > 0 ? STRIPS / 4 : 1 : STRIPS;
+            const int most = rows == 4 ? FOUR_STRIPS : ONE_STRIPS;
             strips = end - strip >= most ? most : 1;
 #define TILE(rows, strips)                                                                                                    \
     (weights == SHIFTED ? tile(rows, strips, SHIFT ? SHIFTED : SYMMETRIC, w, strip, blocks, a, a_stride, done)                \
      : weights          ? tile(rows, strips, SYMMETRIC, w, strip, blocks, a, a_stride, done)                                  \
                         : tile(rows, strips, ANY, w, strip, blocks, a, a_stride, done))
-            if (rows == 4 && strips > 1) TILE(4, (STRIPS / 4 > 0 ? STRIPS / 4 : 1));
+            if (rows == 4 && strips > 1) TILE(4, FOUR_STRIPS);
             else if (rows == 4) TILE(4, 1);
-            else if (strips > 1) TILE(1, STRIPS);
+            else if (strips > 1) TILE(1, ONE_STRIPS);
             else TILE(1, 1);
+#undef TILE
             const int64_t column = strip * HWQ_STRIP, wide = strips * HWQ_STRIP, width = w->n - column < wide ? w->n - column : wide;
             hwq_finish_floats(args->epilogue, rows, width, column, done, wide, (char *)args->out + (r * args->out_stride + column) * out_size,
                               args->out_stride);

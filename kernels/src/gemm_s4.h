@@ -10,6 +10,9 @@ enum { HWQ_S4_STRIPS = 4 /* of 16 columns that any path prepares at once, at mos
 /* Bytes by which weights that are read once are asked for before they are needed: the processor's own reading ahead stops at pages. */
 enum { HWQ_S4_AHEAD = 1024 };
 
+/* What products with float a know of the weights: nothing; their zero points are the middle; and they may come shifted. */
+enum { ANY, SYMMETRIC, SHIFTED };
+
 static inline int64_t hwq_s4_blocks(const hwq_packed_s4 *w) { return w->k > 0 ? (w->k + w->block - 1) / w->block : 0; }
 
 /* Bytes of a prepared row: its u8, then one sum per block, in whole cache lines. */
