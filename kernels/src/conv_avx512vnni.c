@@ -186,7 +186,7 @@ static void block(const hwq_conv *c, const plan *p, const uint8_t *image, int64_
     int32_t terms[TILE_COLUMNS] = {0};
     for (int64_t j = 0; j < width; j++)
         terms[j] = (int32_t)((c->bias ? (uint32_t)c->bias[channel + j] : 0) - za * (uint32_t)c->weights->column_sums[channel + j]);
-    finish_columns(f, channel, width);
+    finish_columns(f, f->epilogue, channel, width);
     const int64_t pixel = c->out_channels * hwq_type_size(f->epilogue->out_type);
     part g = {.strip_bytes = strip_bytes, .terms = terms, .step = p->step, .vectors = width > HWQ_STRIP ? 2 : 1};
     const int64_t quads = (p->runs * p->quads + p->chunks - 1) / p->chunks, whole = p->chunks > 1 ? REST / p->wide : bottom - top;

@@ -54,7 +54,7 @@ static void multiply_many(const hwq_gemm_args *args, uint8_t flip, int32_t zero_
                       .vectors = width > HWQ_STRIP ? 2 : 1, .first = !with_points};
             char *out = (char *)args->out + (top * args->out_stride + column) * out_size;
             column_terms(args, column, end, TILE_COLUMNS, zero_point, s);
-            finish_columns(&f, base + column, width);
+            finish_columns(&f, args->epilogue, base + column, width);
             for (int64_t r = 0; with_points && r < rows; r++)
                 for (int v = 0; v < g.vectors; v++) {
                     const __m512i points = _mm512_mullo_epi32(load(s->zero_points + v * LANES), _mm512_set1_epi32(s->sums[r]));

@@ -31,10 +31,9 @@ static finish finish_of(const hwq_epilogue *e, int64_t stride)
                     .fast = e->kind == HWQ_KIND_REQUANT && e->rounding == HWQ_ROUND_FP32 && e->out_type <= HWQ_S8 && !e->float_bias && !e->lut && !e->residual_op};
 }
 
-/* `width` columns from the epilogue's `channel` on. */
-static void finish_columns(finish *f, int64_t channel, int64_t width)
+/* `width` columns from e's `channel` on. e, not f->epilogue: a tile's own epilogue lives no longer than the tile. */
+static void finish_columns(finish *f, const hwq_epilogue *e, int64_t channel, int64_t width)
 {
-    const hwq_epilogue *e = f->epilogue;
     f->channel = channel, f->width = width;
     f->scales = e->scales_f32 ? e->scales_f32 + (e->channel_step ? channel : 0) : NULL;
 }
