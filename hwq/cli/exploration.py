@@ -76,7 +76,7 @@ def _executor(text: str | None) -> Iterator[Executor | None]:
     except ImportError as error:
         raise Error("dask:// needs distributed", where="--executor", remedy="pip install 'hwq[dask]'") from error
     try:
-        client: Any = distributed.Client("tcp://" + text.removeprefix("dask://"), timeout=10)  # type: ignore[no-untyped-call]
+        client: Any = distributed.Client("tcp://" + text.removeprefix("dask://"), timeout=10)
     except (OSError, ValueError) as error:
         raise Error("no scheduler answers", where=text, why=str(error)) from error
     with client:

@@ -110,7 +110,7 @@ def _check(out: Path, overwrite: bool) -> None:
         raise Error("the file exists already", where=str(out), remedy="choose another name or pass --overwrite")
     if out.suffix.lower() == ".parquet":
         try:
-            import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
+            import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise Error(
                 "Parquet needs pyarrow", where=str(out), remedy="pip install 'hwq[parquet]', or name a .csv"
