@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import SHARED
 
 from hwq.errors import Error
 from hwq.simulators.dataflow import DATAFLOWS, OVERLAPS, evaluate
-
-SHARED = Path(os.environ.get("HWQ_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 
 
 def _walk(m: int, k: int, n: int, rows: int, cols: int, dataflow: str, overlap: str) -> int:

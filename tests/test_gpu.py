@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import worked
+from tiny import SHARED
 
 from hwq import zoo
 from hwq.graph import Graph, Node, Quantization, Tensor
 from hwq.plan import Plan
 from hwq.simulators import estimate, find, gpu
 from hwq.simulators.estimation import prepare
-
-SHARED = Path(os.environ.get("HWQ_SHARED", Path(__file__).parent.parent.parent / "shared"))
 
 
 def test_channels_are_padded_to_the_packed_layout():

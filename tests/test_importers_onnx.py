@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import model_of, run_onnxruntime
+from tiny import SHARED
 
 from hwq.errors import Error
 from hwq.graph import Graph
@@ -21,7 +21,6 @@ from hwq.ops.base import lookup
 from hwq.ops.evaluate import evaluate, infer_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("HWQ_SHARED", ROOT.parent / "shared"))
 RNG = np.random.default_rng(5)
 F = np.float32
 

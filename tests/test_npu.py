@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import worked
+from tiny import SHARED
 
 from hwq.plan import Plan
 from hwq.simulators import estimate, find, npu
 from hwq.simulators.estimation import prepare
 
-SHARED = Path(os.environ.get("HWQ_SHARED", Path(__file__).parent.parent.parent / "shared"))
 PLAN = Plan.uniform(weights="int8", activations="int8")
 
 # Model, its name in the tables, and how far the total may lie from Vela's: block edges and weight DMA are left out.

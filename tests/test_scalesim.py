@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import SHARED
 
 from hwq.errors import Error, NotSupportedYet
 from hwq.simulators.scalesim import LayerReport, estimate_compute, run, simulate, write_reports
 from hwq.simulators.scalesim_files import Configuration, Layer, read_configuration, read_topology
 
 HERE = Path(__file__).parent / "golden" / "scalesim"
-SHARED = Path(os.environ.get("HWQ_SHARED", Path(__file__).parents[1] / ".." / "shared")) / "golden" / "scalesim"
+GOLDEN = SHARED / "golden" / "scalesim"
 REPORTS = ("COMPUTE_REPORT", "BANDWIDTH_REPORT", "DETAILED_ACCESS_REPORT")
 
 CONFIG_2 = """[general]
@@ -54,9 +54,9 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _golden(name: str) -> list[dict[str, str]]:
-    if not SHARED.is_dir():
+    if not GOLDEN.is_dir():
         pytest.skip("no ../shared/golden/scalesim here (set HWQ_SHARED)")
-    return _read(SHARED / name)
+    return _read(GOLDEN / name)
 
 
 def _shared_layer(row: dict[str, str]) -> Layer:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+from tiny import SHARED
 
 import hwq
 from hwq import demo
@@ -133,14 +132,14 @@ def test_the_digits_network_in_four_bits():
     assert agreements[1] >= max(agreements[0], 0.98)
 
 
-SHARED = Path(os.environ.get("HWQ_SHARED", "")) / "models" / "kws"
+KEYWORDS = SHARED / "models" / "kws"
 
 
-@pytest.mark.skipif(not SHARED.is_dir() or "HWQ_SHARED" not in os.environ, reason="HWQ_SHARED names the real models")
+@pytest.mark.skipif(not KEYWORDS.is_dir(), reason="needs the real models of HWQ_SHARED")
 @pytest.mark.parametrize("dtype, agreement", [("int8", 0.993), ("int4", 0.97)])
 def test_keyword_spotting(dtype, agreement):
-    graph = hwq.load(str(SHARED / "ds_cnn_f32.onnx"))
-    arrays = np.load(SHARED / "kws_mfcc_1000.npz")
+    graph = hwq.load(str(KEYWORDS / "ds_cnn_f32.onnx"))
+    arrays = np.load(KEYWORDS / "kws_mfcc_1000.npz")
     x = ((arrays["x_int8"].astype(np.float32) - 83) * np.float32(0.5847029)).reshape(-1, 1, 49, 10)
     order = np.random.default_rng(0).permutation(1000)
     samples, held = x[order[:100]], x[order[100:]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import SHARED
 from typer.testing import CliRunner
 
 import hwq
@@ -103,10 +103,10 @@ def test_another_python_is_asked_what_it_has(tmp_path):
 
 
 def test_a_channels_last_model_is_turned():
-    path = Path(os.environ.get("HWQ_SHARED", "")) / "models"
+    path = SHARED / "models"
     network = wide_image_classification(path)
     if network is None:
-        pytest.skip("HWQ_SHARED names the real models")
+        pytest.skip("needs the real models of HWQ_SHARED")
     original = hwq.load(str(path / "ic" / "pretrainedResnet_large_float.tflite"))
     few = network.images[:3]
     np.testing.assert_allclose(

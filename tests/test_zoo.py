@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import SHARED
 
 from hwq import zoo
 from hwq.errors import Error
 from hwq.ops.base import lookup
 from hwq.ops.evaluate import evaluate, infer_shapes
-
-SHARED = Path(os.environ.get("HWQ_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
 
 # MACs and batch-norm-folded parameters at batch 1, from the public architecture definitions (torchvision's ResNet-18/-50
 # and VGG-16 tables, Howard et al. 2017, Sandler et al. 2018, Devlin et al. 2019, Ultralytics YOLOv8n), summed by hand.
