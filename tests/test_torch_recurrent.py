@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ from hwq.graph import Array
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-# The dialect with the functions of torch's and MKL's code for this CPU.
-DIALECTS = {"AVX512": "torch-fbgemm-avx512", "AVX2": "torch-fbgemm"}
+# The dialects with the functions of torch's and MKL's code for this CPU: MKL runs AVX2 on AMD's whatever they have.
+DIALECTS = {("AVX512", "intel"): "torch-fbgemm-avx512", ("AVX512", "amd"): "torch-fbgemm-avx512-amd"}
 
 
 def _torch() -> tuple[Any, str]:
     import torch
 
-    dialect = DIALECTS.get(torch.backends.cpu.get_cpu_capability())
+    capability = torch.backends.cpu.get_cpu_capability()
+    amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else False
+    dialect = "torch-fbgemm" if capability == "AVX2" else DIALECTS.get((capability, "amd" if amd else "intel"))
     if dialect is None or "fbgemm" not in torch.backends.quantized.supported_engines:
         pytest.skip("torch runs neither its AVX2 nor its AVX-512 kernels here, or has no fbgemm engine")
     return torch, dialect

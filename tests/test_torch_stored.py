@@ -93,7 +93,7 @@ def test_residuals_branches_and_pools_give_torchs_bits(side: int, seed: int) -> 
     made = hwq.execute(graph, x)
     assert len(np.unique(want)) > 10 and np.array_equal(made, want)
     # Saturation is not in question on data of 7 bits: the CPU's class changes nothing.
-    for dialect in ("torch-fbgemm-avx512", "torch-fbgemm-avx2-saturating"):
+    for dialect in ("torch-fbgemm-avx512", "torch-fbgemm-avx512-amd", "torch-fbgemm-avx2-saturating"):
         assert np.array_equal(hwq.execute(graph, x, dialect), want)
 
 

@@ -21,7 +21,8 @@ OUTPUTS = np.load(GOLDEN / "outputs.npz")
 # The same modules and inputs under qemu-x86_64-static 7.2 -cpu EPYC-Rome (AVX2, no VNNI), torch 2.13.0:
 # qemu-x86_64-static -cpu EPYC-Rome python hwq/verification/emulated_torch.py OUTPUTS.npz 20000
 SATURATING = np.load(GOLDEN / "saturating.npz")
-AVX512 = np.load(GOLDEN / "avx512.npz")
+# Of an Intel CPU with AVX-512 and of an AMD one, by the arguments avx512 and avx512-amd of make.py.
+AVX512 = {f"torch-fbgemm-{name}": np.load(GOLDEN / f"{name}.npz") for name in ("avx512", "avx512-amd")}
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 needs_torch = pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -59,10 +60,11 @@ def test_recorded_outputs_of_torch_without_vnni(key: str, path: str | None) -> N
     assert np.any(made != OUTPUTS[f"{key}|out"])
 
 
-@pytest.mark.parametrize("key", AVX512.files)
-def test_recorded_outputs_of_torch_with_avx512(key: str) -> None:
-    made = hwq.execute(hwq.Graph.load(GOLDEN / f"{key}.npz"), OUTPUTS[f"{key}|in"], "torch-fbgemm-avx512")
-    assert np.array_equal(made.view(np.uint32), AVX512[key].view(np.uint32))
+@pytest.mark.parametrize("dialect", AVX512)
+@pytest.mark.parametrize("key", AVX512["torch-fbgemm-avx512"].files)
+def test_recorded_outputs_of_torch_with_avx512(key: str, dialect: str) -> None:
+    made = hwq.execute(hwq.Graph.load(GOLDEN / f"{key}.npz"), OUTPUTS[f"{key}|in"], dialect)
+    assert np.array_equal(made.view(np.uint32), AVX512[dialect][key].view(np.uint32))
     assert np.any(made != OUTPUTS[f"{key}|out"])
 
 
@@ -75,7 +77,13 @@ def test_the_formula_of_another_runtime_differs_on_these_data(monkeypatch: pytes
 
 
 def test_the_dialects_say_what_verified_them() -> None:
-    for name in ("torch-fbgemm", "torch-fbgemm-avx512", "torch-fbgemm-avx2-saturating", "torch-pt2e"):
+    for name in (
+        "torch-fbgemm",
+        "torch-fbgemm-avx512",
+        "torch-fbgemm-avx512-amd",
+        "torch-fbgemm-avx2-saturating",
+        "torch-pt2e",
+    ):
         dialect = DIALECTS[name]
         assert dialect.status == "verified" and "0 differ" in dialect.evidence and "2.13.0" in dialect.runtime
 

@@ -136,7 +136,7 @@ def report(
 
 def _bound(case: Case) -> str:
     """What a kind with a rate may differ by, and by how much it does."""
-    return f"allowed {case.allowed_share:.2g} by {case.allowed_distance:g} ulp: {case.distance:.2g}"
+    return f"allowed {case.allowed_share:.2g} by {case.allowed_distance:g} ulps or steps: {case.distance:.2g}"
 
 
 def _verify(name: str, values: int, json: bool) -> None:

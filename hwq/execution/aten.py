@@ -27,8 +27,8 @@ __all__ = ["COLUMNS", "exp_sleef", "sigmoid"]
 
 f32 = np.float32
 # Columns that one iteration of an elementwise kernel takes, two vectors of float32 (ATen's VectorizedLoop2d).
-COLUMNS = {"aten-avx512": 32, "aten-avx2": 16}
-TANH = {"aten-avx512": "avx512", "aten-avx2": "avx2"}
+COLUMNS = {"aten-avx512": 32, "aten-avx512-mkl-avx2": 32, "aten-avx2": 16}
+TANH = {"aten-avx512": "avx512", "aten-avx512-mkl-avx2": "avx2", "aten-avx2": "avx2"}
 # Sleef 3's expf_u10 (Shibata and Petrogalli 2020): log2(e), -ln(2) in two parts, the polynomial of (exp(s) - 1 - s) / s^2.
 LOG2E = f32(1.442695040888963407)
 LN2 = (f32(-0.693145751953125), f32(-1.428606765330187045e-06))

@@ -77,6 +77,7 @@ RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
         "torch-pt2e": (),
         "torch-fbgemm": ((group_eager,),),
         "torch-fbgemm-avx512": ((group_eager,),),
+        "torch-fbgemm-avx512-amd": ((group_eager,),),
         "torch-fbgemm-avx2-saturating": ((group_eager,),),
     }
 )

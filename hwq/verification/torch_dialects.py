@@ -24,6 +24,7 @@ import numpy as np
 
 from hwq.errors import Error
 from hwq.execution import compile as make_program
+from hwq.execution import mkl
 from hwq.graph import Array
 from hwq.importers.torch import VERSION, from_torch
 from hwq.progress import Progress
@@ -184,7 +185,8 @@ def _decomposed(dtype: str, low: int, high: int, op: str) -> Callable[[Any, np.r
                 elif op == "mul":
                     y = y * y.flip(0)
                 elif op == "linear":
-                    y = self.linear(y)
+                    # Stays stored: what differs differs by steps.
+                    return own.quantize_per_tensor(self.linear(y), *second)
                 return own.dequantize_per_tensor(own.quantize_per_tensor(y, *second), *second)
 
         return Decomposed().eval()
@@ -224,6 +226,9 @@ RATES: Mapping[str, Draw] = MappingProxyType({"linear": Draw(_decomposed("uint8"
 BOUND = Bound(0.001, 1)
 # What makes torch and MKL run the functions of an AVX2 CPU on any other.
 AVX2 = MappingProxyType({"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"})
+
+# The dialects of CPUs with AVX-512: which of its two codes MKL runs there, and on whose.
+MKL = MappingProxyType({"torch-fbgemm-avx512": ("avx512", "Intel"), "torch-fbgemm-avx512-amd": ("avx2", "AMD")})
 
 
 def quietly(torch: Any, module: Any, x: Array) -> Array:
@@ -290,6 +295,12 @@ def _decompositions(dialect: str, values: int, progress: Progress | None) -> Ver
     return Verification(dialect, "torch", str(torch.__version__), "module(x)", tuple(cases))
 
 
+def _runs(torch: Any, code: str) -> bool:
+    """Whether torch's tanh has the bits of one of MKL's codes here."""
+    x = np.arange(0x3D000000, 0x41000000, 9973, dtype=np.uint32).view(np.float32)
+    return differing(mkl.tanh(x, code), torch.tanh(torch.from_numpy(x)).numpy()) == 0
+
+
 def _way(torch: Any, dialect: str) -> tuple[list[str], str, Mapping[str, str], bool]:
     """How torch runs as the dialect says: the command, in words too, its environment, and whether data keep all 8 bits.
 
@@ -302,11 +313,17 @@ def _way(torch: Any, dialect: str) -> tuple[list[str], str, Mapping[str, str], b
     exact = has_vnni() and torch.backends.cpu.get_cpu_capability() == "AVX512"
     if dialect == "torch-fbgemm-avx2-saturating":
         return *avx2.command(dialect, script), {}, True
-    if dialect == "torch-fbgemm-avx512" and not exact:
+    if dialect in MKL and not exact:
         raise Error(
             f"dialect {dialect} cannot be verified on this CPU",
             why="it has no AVX512-VNNI",
-            remedy="use an Intel CPU that has it",
+            remedy=f"use a CPU of {MKL[dialect][1]} that has it",
+        )
+    if dialect in MKL and not _runs(torch, MKL[dialect][0]):
+        raise Error(
+            f"dialect {dialect} cannot be verified on this CPU",
+            why=f"MKL does not run its {MKL[dialect][0]} code here; no option makes it",
+            remedy=f"use a CPU of {MKL[dialect][1]}, or verify {next(name for name in MKL if name != dialect)}",
         )
     variables = AVX2 if dialect == "torch-fbgemm" else {}
     told = " ".join([*(f"{name}={value}" for name, value in variables.items()), f"python {script.name}"])
@@ -352,5 +369,6 @@ VERIFIERS: Mapping[str, Verifier] = {
     "torch-fbgemm": _eager,
     "torch-fbgemm-avx2-saturating": _eager,
     "torch-fbgemm-avx512": _eager,
+    "torch-fbgemm-avx512-amd": _eager,
     "torch-pt2e": _decompositions,
 }

@@ -3,7 +3,8 @@
 ``ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python tests/golden/torch/make.py`` writes, beside this file, the imported graph of each case (``GROUP-N.npz``), one input
 and torch's own output for each (``outputs.npz``), and with which version on which CPU (``provenance.json``). The case where
 bits are torch's own float order is left out. Eager cases need a CPU with VNNI. ``python tests/golden/torch/make.py avx512``
-writes the outputs of the LSTM with the functions of an Intel CPU with AVX-512 (``avx512.npz``), and nothing else.
+writes the outputs of the LSTM with the functions of an Intel CPU with AVX-512 (``avx512.npz``), and nothing else;
+``avx512-amd``, those of an AMD CPU (``avx512-amd.npz``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
         raise SystemExit("fbgemm's products saturate on this CPU: record on one with VNNI")
     import torch.ao.quantization.fx._decomposed
 
-    other = sys.argv[1:] == ["avx512"]
+    other = sys.argv[1] if sys.argv[1:] in (["avx512"], ["avx512-amd"]) else ""
     if torch.backends.cpu.get_cpu_capability() != ("AVX512" if other else "AVX2"):
         raise SystemExit("this is not the environment that the first lines ask for")
     arrays: dict[str, np.ndarray] = {}
@@ -45,7 +46,7 @@ def main() -> None:
                     continue
                 arrays[f"{key}|in"], arrays[f"{key}|out"] = x, quietly(torch, module, x)
                 graph.save(HERE / f"{key}.npz", overwrite=True)
-    np.savez_compressed(HERE / ("avx512.npz" if other else "outputs.npz"), **arrays)
+    np.savez_compressed(HERE / f"{other or 'outputs'}.npz", **arrays)
     if other:
         return
     told = {
