@@ -1,6 +1,9 @@
 """The door to kernels/: flat buffers and numbers. `hwq.kernels` checks operands before it comes here."""
 
+from collections.abc import Callable
 from typing import Any
+
+from numpy.typing import NDArray
 
 Buffer = Any  # C-contiguous, of the size that the call implies; ValueError if smaller
 Geometry = tuple[tuple[int, ...], ...]  # in, kernel, stride, dilation, pad, out: three sizes each
@@ -47,6 +50,28 @@ class Epilogue:
     ) -> None: ...
     def run(
         self, acc: Buffer, acc_type: int, rows: int, columns: int, residual: Buffer | None, out: Buffer
+    ) -> None: ...
+
+class Calls:
+    def again(
+        self,
+        a: Any,
+        bias: Any,
+        residual: Any,
+        out: Any,
+        epilogue: Any,
+        terms: tuple[Any, ...],
+    ) -> NDArray[Any] | None: ...
+    def remember(
+        self,
+        a: Any,
+        bias: Any,
+        residual: Any,
+        out: Any,
+        epilogue: Any,
+        terms: tuple[Any, ...],
+        spare: int,
+        run: Callable[[Any, Any, Any, Any], NDArray[Any]],
     ) -> None: ...
 
 class Packed:

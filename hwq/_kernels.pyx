@@ -4,7 +4,7 @@
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, intptr_t, uint8_t, uint16_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
 TYPES = {"uint8": HWQ_U8, "int8": HWQ_S8, "uint16": HWQ_U16, "int16": HWQ_S16, "int32": HWQ_S32, "int64": HWQ_S64, "float32": HWQ_F32}
 STRIP = HWQ_STRIP
@@ -401,6 +401,7 @@ def sum_f32(int64_t outer, int64_t k, int64_t inner, x, out):
         hwq_state_leave(state)
 
 
+include "_calls.pxi"
 include "_windows.pxi"
 include "_elementwise.pxi"
 include "_paths.pxi"

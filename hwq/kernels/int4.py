@@ -10,7 +10,19 @@ import numpy as np
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
-from hwq.kernels.operands import NAMES, TYPES, Array, align, dense, floats, int32_bias, output, over_ranges, zero_point
+from hwq.kernels.operands import (
+    ANY_BIAS,
+    NAMES,
+    TYPES,
+    Array,
+    align,
+    dense,
+    floats,
+    int32_bias,
+    output,
+    over_tiles,
+    zero_point,
+)
 from hwq.kernels.scaled import in_strips
 
 __all__ = ["gemm_int4", "pack_nibbles"]
@@ -68,6 +80,7 @@ def gemm_int4(
     out: Array | None,
     threads: int,
     wrap: bool,
+    terms: tuple[Any, ...],
 ) -> Array:
     """`gemm` for weights packed with at most 4 bits; see there."""
     given = dense(a, "a", ["uint8", "int8", "float32"])
@@ -98,15 +111,17 @@ def gemm_int4(
     shape = (*given.shape[:-1], packed.n)
     second = residual_operand(residual, finish, shape)
     result = output(out, shape, finish.dtype, given, second)
-    rows, strips, kind = math.prod(shape[:-1]), -(-packed.n // _kernels.STRIP), TYPES[given.dtype]
-    by_rows = rows >= 4 * threads or strips < threads
+    rows, n, kind, door, ending = math.prod(shape[:-1]), packed.n, TYPES[given.dtype], packed.door, finish._door
 
-    def work(first: int, last: int) -> None:
-        first_row, count = (first, last - first) if by_rows else (0, rows)
-        first_strip, width = (0, strips) if by_rows else (first, last - first)
-        _kernels.gemm_s4(
-            given, kind, first_row, count, point, packed.door, first_strip, width, offsets, finish._door, second, result
-        )
+    def run(a: Array, bias: Array | None, residual: Array | None, out: Array | None) -> Array:
+        result = np.empty(shape, finish.dtype) if out is None else out
 
-    over_ranges(rows if by_rows else strips, threads, work, grain=4 if by_rows else 1)
-    return result
+        def work(row: int, count: int, strip: int, strips: int) -> None:
+            _kernels.gemm_s4(a, kind, row, count, point, door, strip, strips, bias, ending, residual, result)
+
+        over_tiles(rows, n, threads, work)
+        return result
+
+    spare = ANY_BIAS if packed.scaled else packed.spare(NAMES[given.dtype], wrap)
+    packed._calls.remember(given, offsets, second, out, epilogue, terms, spare, run)
+    return run(given, offsets, second, result)

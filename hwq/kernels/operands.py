@@ -14,6 +14,7 @@ from hwq import _kernels
 from hwq.errors import Error
 
 Array = NDArray[Any]
+Run = Callable[[Array, Array | None, Array | None, Array | None], Array]  # of a, bias, residual and out, all checked
 
 TYPES: dict[np.dtype[Any], int] = {np.dtype(name): code for name, code in _kernels.TYPES.items()}
 NAMES: dict[np.dtype[Any], str] = {dtype: dtype.name for dtype in TYPES}  # numpy makes a name anew at every asking
@@ -26,6 +27,8 @@ RANGES = {
     "uint16": (0, 65535),
     "int32": (-(2**31), 2**31 - 1),
 }
+
+ANY_BIAS = 2**32  # more than the size of every int32
 
 
 def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
@@ -138,8 +141,7 @@ def over_ranges(count: int, threads: int, work: Callable[[int, int], None], *, g
     """
     if threads < 1:
         raise Error(f"threads must be at least 1, not {threads}")
-    units = -(-count // grain)
-    runs = min(threads, units)
+    runs = 1 if threads == 1 else min(threads, units := -(-count // grain))
     if runs <= 1:
         work(0, count)
         return
@@ -152,3 +154,14 @@ def over_ranges(count: int, threads: int, work: Callable[[int, int], None], *, g
     finally:
         for future in waiting:
             future.result()
+
+
+def over_tiles(rows: int, columns: int, threads: int, work: Callable[[int, int, int, int], None]) -> None:
+    """Call ``work(first_row, rows, first_strip, strips)`` on runs of rows, or of strips where rows are too few to split."""
+    strips = -(-columns // _kernels.STRIP)
+    if threads == 1:
+        work(0, rows, 0, strips)
+    elif rows >= 4 * threads or strips < threads:
+        over_ranges(rows, threads, lambda first, last: work(first, last - first, 0, strips), grain=4)
+    else:
+        over_ranges(strips, threads, lambda first, last: work(0, rows, first, last - first))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.half import half_name, widen
 from hwq.kernels.int4 import pack_nibbles
-from hwq.kernels.operands import RANGES, TYPES, Array, align, dense, integer
+from hwq.kernels.operands import ANY_BIAS, RANGES, TYPES, Array, align, dense, integer
 from hwq.kernels.scaled import pack_scaled
 
 __all__ = ["Packed", "pack", "pack_conv", "pack_float"]
@@ -55,6 +55,7 @@ class Packed:
     door: Any = None
     group: int = 0
     scaled: bool = False
+    _calls: _kernels.Calls = field(init=False, repr=False, default_factory=_kernels.Calls)
 
     @property
     def columns(self) -> int:
@@ -89,6 +90,11 @@ class Packed:
         """The greatest sum of |w - zw| of a column."""
         return int((self.positive + self.negative).max(initial=0))
 
+    def spare(self, dtype: str, wrap: bool) -> int:
+        """A bias smaller than this in size lets no activation of `dtype` overflow the int32 accumulator."""
+        lo, hi = RANGES[dtype]  # an activation parts from a zero point of its type by hi - lo at most
+        return ANY_BIAS if wrap else max(2**31 - (hi - lo) * self._reach, 0)
+
     def check_overflow(self, dtype: str, zero_point: int, bias: Array | None = None) -> None:
         """Raise where some activation of `dtype` would overflow the int32 accumulator.
 
@@ -98,10 +104,7 @@ class Packed:
             Names the column and its bounds.
         """
         size = 0 if bias is None or not bias.size else max(int(bias.max()), -int(bias.min()))
-        lo, hi = RANGES[dtype]
-        if (
-            hi - lo
-        ) * self._reach + size < 2**31:  # an activation parts from a zero point of its type by hi - lo at most
+        if size < self.spare(dtype, wrap=False):
             return
         least, most = self.accumulator_range(dtype, zero_point, bias)
         bad = np.flatnonzero((least < -(2**31)) | (most > 2**31 - 1))

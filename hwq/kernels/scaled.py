@@ -10,7 +10,7 @@ import numpy as np
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns
-from hwq.kernels.operands import RANGES, Array, align, dense, output, over_ranges, zero_point
+from hwq.kernels.operands import ANY_BIAS, RANGES, Array, align, dense, output, over_tiles, zero_point
 
 __all__ = ["EXACT_GROUP", "gemm_scaled", "in_strips", "pack_scaled"]
 
@@ -60,13 +60,21 @@ def pack_scaled(
 
 
 def gemm_scaled(
-    a: Any, packed: Any, a_zero_point: int, bias: Any, epilogue: Epilogue | None, out: Array | None, threads: int
+    a: Any,
+    packed: Any,
+    a_zero_point: int,
+    bias: Any,
+    epilogue: Epilogue | None,
+    out: Array | None,
+    threads: int,
+    terms: tuple[Any, ...],
 ) -> Array:
     """`gemm` for 8-bit weights packed with scales; see there."""
     given = dense(a, "a", ["uint8", "int8", "float32"])
+    as_given = given.dtype == np.float32
     if not given.ndim or given.shape[-1] != packed.k:
         raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}")
-    if given.dtype != np.float32:
+    if not as_given:
         if packed.group > EXACT_GROUP:
             raise Error(
                 f"groups of {packed.group} are too long for integer activations",
@@ -83,14 +91,19 @@ def gemm_scaled(
     if finish.lut is not None or finish.residual is not None or finish.dtype in ("int16", "uint16"):
         raise Error("scaled weights take no table, no residual and no 16-bit output")
     check_columns(finish, packed.n)
-    result = output(out, (*given.shape[:-1], packed.n), finish.dtype, given)
-    rows, count = math.prod(given.shape[:-1]), -(-packed.n // _kernels.STRIP)
-    by_rows = rows >= 4 * threads or count < threads
+    shape = (*given.shape[:-1], packed.n)
+    result = output(out, shape, finish.dtype, given)
+    rows, n, door, ending = math.prod(shape[:-1]), packed.n, packed.door, finish._door
 
-    def work(first: int, last: int) -> None:
-        first_row, height = (first, last - first) if by_rows else (0, rows)
-        first_strip, width = (0, count) if by_rows else (first, last - first)
-        _kernels.gemm_f32s8(given, first_row, height, packed.door, first_strip, width, finish._door, result)
+    def run(a: Array, bias: Array | None, residual: Array | None, out: Array | None) -> Array:
+        result = np.empty(shape, finish.dtype) if out is None else out
 
-    over_ranges(rows if by_rows else count, threads, work, grain=4 if by_rows else 1)
-    return result
+        def work(row: int, count: int, strip: int, strips: int) -> None:
+            _kernels.gemm_f32s8(a, row, count, door, strip, strips, ending, result)
+
+        over_tiles(rows, n, threads, work)
+        return result
+
+    if as_given:
+        packed._calls.remember(given, None, None, out, epilogue, terms, ANY_BIAS, run)
+    return run(given, None, None, result)

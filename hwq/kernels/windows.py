@@ -14,7 +14,18 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import Epilogue, check_columns, clamp_bounds, residual_operand
 from hwq.kernels.half import HALVES, float_bias, half_name, narrow, widen
-from hwq.kernels.operands import NAMES, TYPES, Array, dense, int32_bias, output, over_ranges, sizes, zero_point
+from hwq.kernels.operands import (
+    ANY_BIAS,
+    NAMES,
+    TYPES,
+    Array,
+    dense,
+    int32_bias,
+    output,
+    over_ranges,
+    sizes,
+    zero_point,
+)
 from hwq.kernels.packing import Packed, spatial
 
 __all__ = ["average_pool", "conv2d", "max_pool"]
@@ -67,6 +78,10 @@ def conv2d(
     Error
         Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
     """
+    terms = (strides, pads, dilations, layout, a_zero_point, threads, wrap)
+    known = packed._calls.again(x, bias, residual, out, epilogue, terms)
+    if known is not None:
+        return known
     if packed.dtype in HALVES:
         if half_name(x) != packed.dtype or residual is not None:
             raise Error(f"x has dtype {getattr(x, 'dtype', type(x).__name__)}", why=f"the weights are {packed.dtype}")
@@ -110,33 +125,47 @@ def conv2d(
     second = None if is_float else residual_operand(residual, finish, shape)
     result = output(out, shape, np.float32 if is_float else finish.dtype, given, second)
     taps, weights_f32 = (packed.data, None) if packed.depthwise else (None, packed.data if is_float else None)
+    columns, groups, order, kind, door = (
+        packed.columns,
+        packed.groups,
+        _LAYOUTS.index(layout),
+        TYPES[given.dtype],
+        packed.door,
+    )
+    ending, dtype, positions = None if is_float else finish._door, result.dtype, math.prod(sides)
 
-    def work(first: int, last: int) -> None:
-        _kernels.conv(
-            geometry,
-            batch,
-            channels,
-            packed.columns,
-            packed.groups,
-            _LAYOUTS.index(layout),
-            TYPES[given.dtype],
-            point,
-            given,
-            packed.door,
-            taps,
-            weights_f32,
-            offsets,
-            None if is_float else finish._door,
-            second,
-            result,
-            first,
-            last,
-        )
+    def run(a: Array, bias: Array | None, residual: Array | None, out: Array | None) -> Array:
+        result = np.empty(shape, dtype) if out is None else out
 
-    positions = math.prod(sides)
-    if result.size:
-        over_ranges(batch * positions, threads, work, grain=positions if batch >= threads else 1)
-    return result
+        def work(first: int, last: int) -> None:
+            _kernels.conv(
+                geometry,
+                batch,
+                channels,
+                columns,
+                groups,
+                order,
+                kind,
+                point,
+                a,
+                door,
+                taps,
+                weights_f32,
+                bias,
+                ending,
+                residual,
+                result,
+                first,
+                last,
+            )
+
+        if result.size:
+            over_ranges(batch * positions, threads, work, grain=positions if batch >= threads else 1)
+        return result
+
+    spare = ANY_BIAS if is_float else packed.spare(NAMES[given.dtype], wrap)
+    packed._calls.remember(given, offsets, second, out, epilogue, terms, spare, run)
+    return run(given, offsets, second, result)
 
 
 def _split(x: Array, rank: int, layout: str) -> tuple[int, tuple[int, ...]]:
