@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(path: Path, word: str) -> Error:
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(Error) as caught:
             load(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert peak < 300 << 20
     text = str(caught.value)
     assert path.name in text and word in text, text
