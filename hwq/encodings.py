@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.errors import Error, NotSupportedYet
-from hwq.files import PathLike, write_npz
+from hwq.files import PathLike, refuse_existing, write_npz
 from hwq.graph import BITS, Array, Graph
 from hwq.names import display_name
 from hwq.ops.storage import integer_range
@@ -203,8 +203,7 @@ def save(plan: Plan, path: PathLike, *, overwrite: bool = False) -> None:
                     arrays[f"{key}{index}"] = np.asarray(given, dtype)
                     layer[kind][key] = f"file:{beside.name}#{key}{index}"
     moved = Plan._checked(table, str(target))
-    if target.exists() and not overwrite:
-        raise Error("the file exists already", where=str(target), remedy="choose another name or pass --overwrite")
+    refuse_existing(target, overwrite)
     write_npz(beside, arrays, overwrite=overwrite)
     moved.save(target, overwrite=overwrite)
 

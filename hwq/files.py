@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import zipfile
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 
 from hwq.errors import Error
 
-__all__ = ["MAX_BYTES", "read_bytes", "read_npz", "write_atomically", "write_npz"]
+__all__ = ["MAX_BYTES", "read_bytes", "read_npz", "refuse_existing", "write_atomically", "write_npz"]
 
 # Default bound on any file that is read whole and on what an archive may unpack to: 4 GiB.
 MAX_BYTES = 4 << 30
+# What a disk says that takes no more: full, beyond a quota or a limit, failing.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 PathLike = str | os.PathLike[str]
 
@@ -112,24 +115,17 @@ def write_atomically(path: PathLike, *, overwrite: bool = False, mode: str = "wb
     Raises
     ------
     Error
-        The file exists and `overwrite` is false, or the folder cannot be written.
+        The file exists and `overwrite` is false, the folder cannot be written, or the disk is full.
     """
     target = Path(path)
-    if target.exists() and not overwrite:
-        raise Error(
-            "the file exists already",
-            where=str(target),
-            remedy="choose another name or pass --overwrite (overwrite=True)",
-        )
-    if target.is_dir():
-        raise Error("this is a folder, a file was expected", where=str(target), remedy="name a file")
+    refuse_existing(target, overwrite)
     try:
+        if target.is_dir():
+            raise Error("this is a folder, a file was expected", where=str(target), remedy="name a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".hwq-", suffix=".part")
-    except OSError as error:
-        raise Error(
-            f"cannot write here: {error.strerror}", where=str(target), remedy="check the folder and its permissions"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _unwritable(target, error) from error
     stream: IO[Any] = (
         os.fdopen(descriptor, mode) if "b" in mode else os.fdopen(descriptor, mode, encoding="utf-8", newline="")
     )
@@ -139,10 +135,44 @@ def write_atomically(path: PathLike, *, overwrite: bool = False, mode: str = "wb
             stream.flush()
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise _unwritable(target, error) from error
         raise
+
+
+def refuse_existing(path: PathLike, overwrite: bool) -> None:
+    """Before work whose result goes to `path`: it must not exist, unless it may be replaced.
+
+    Raises
+    ------
+    Error
+        It exists and `overwrite` is false, or no file can have such a name.
+    """
+    target = Path(path)
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise _unwritable(target, error) from error
+    if not overwrite:
+        raise Error(
+            "the file exists already",
+            where=str(target),
+            remedy="choose another name or pass --overwrite (overwrite=True)",
+        )
+
+
+def _unwritable(target: Path, error: Exception) -> Error:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return Error(
+        f"cannot write here: {reason}",
+        where=str(target),
+        remedy="check the name, the folder, its permissions and its space",
+    )
 
 
 def _umask() -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +238,35 @@ def test_bad_input_is_one_error_and_code_2(case: str, folder) -> None:
 
 def test_a_dialect_that_cannot_be_verified_is_a_failed_check() -> None:
     assert "cannot be verified" in run("dialects", "--verify", "tensorrt", code=1).stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_full_and_closed_standard_output(form: list[str]) -> None:
+    command = [sys.executable, "-m", "hwq", "accelerators", *form]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2 and result.stderr == "hwq: No space left on device\n"
+    assert subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE).stderr == b""
+
+
+def test_an_existing_file_is_refused_before_the_work(folder, monkeypatch) -> None:
+    monkeypatch.setattr("hwq.cli.options.load", lambda *_: pytest.fail("the work began"))
+    for verb, option in (("calibrate", "-o"), ("run", "-o"), ("portability", "--repair"), ("compare", "--plot")):
+        result = run(verb, folder / "q.onnx", "--data", folder / "test.npz", option, folder / "cal.npz", code=2)
+        assert "exists already" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_an_interrupted_verb_leaves_nothing(tmp_path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((64, 3, 224, 224), np.float32))
+    verb = subprocess.Popen([sys.executable, "-m", "hwq", "calibrate", "zoo:resnet18", "--data", str(tmp_path / "x.npy"), "-o",
+                             str(tmp_path / "cal.npz")], stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert verb.stderr is not None and "samples" in verb.stderr.readline()
+    verb.send_signal(signal.SIGINT)
+    told = verb.communicate()[1]
+    assert verb.returncode == 130 and "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
 def test_usage_errors_are_code_2() -> None:

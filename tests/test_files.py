@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import zipfile
 
@@ -66,6 +68,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path) -> None:
     with write_atomically(target, overwrite=True, mode="w") as stream:
         stream.write("new")
     assert target.read_text() == "new" and len(list(target.parent.iterdir())) == 1
+
+
+def test_names_and_disks_that_take_no_file_are_one_error(tmp_path) -> None:
+    for name in ("n" * 300, "nul\0byte"):
+        with pytest.raises(Error, match="cannot write here"), write_atomically(tmp_path / name):
+            pass
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(Error, match="exists already"), write_atomically(tmp_path / "dangling"):
+        pass
+    with pytest.raises(Error, match="No space left"), write_atomically(tmp_path / "full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [path.name for path in tmp_path.iterdir()] == ["dangling"]
 
 
 def test_a_folder_is_no_file(tmp_path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hwq.calibration import Calibration
     from hwq.graph import Graph
+    from hwq.progress import Progress
     from hwq.samples import Samples
 
 __all__ = ["VERBS"]
@@ -51,7 +52,9 @@ def calibrate(
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
     earlier = None if resume is None else hwq.Calibration.load(str(resume))
     with progress("calibrating") as report:
-        statistics = hwq.calibrate(graph, found.batches(CHUNK), moments=moments, progress=report, resume=earlier)
+        statistics = hwq.calibrate(
+            graph, found.batches(CHUNK), moments=moments, progress=_of(found, report), resume=earlier
+        )
     statistics.save(str(out), overwrite=overwrite)
     result = {
         "file": str(out),
@@ -122,7 +125,12 @@ def _statistics(graph: Graph, calibration: Path | None, found: Samples | None) -
         return hwq.Calibration.load(str(calibration))
     assert found is not None
     with progress("calibrating") as report:
-        return hwq.calibrate(graph, found.batches(CHUNK), progress=report)
+        return hwq.calibrate(graph, found.batches(CHUNK), progress=_of(found, report))
+
+
+def _of(found: Samples, report: Progress) -> Progress:
+    """Progress of a known number of samples: batches are a stream to the library."""
+    return lambda done, total, what: report(done, len(found), what)
 
 
 @guarded
@@ -160,7 +168,7 @@ def run(
     from hwq.cli import stepped
     from hwq.files import write_npz
 
-    gemm = None if on is None else stepped.open_array(on, out, overwrite)
+    gemm = None if on is None else stepped.open_array(on, out)
     stepped.refuse_picture(on, out)
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import typer
 
 import hwq
 from hwq.errors import Error
+from hwq.names import display_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +26,8 @@ __all__ = ["SCHEMA_VERSION", "console", "emit", "guarded", "progress", "table"]
 # Version of the JSON envelope that --json prints; raised when a key changes its meaning or goes.
 SCHEMA_VERSION = 1
 GOOD, FAILED, BAD_INPUT = 0, 1, 2
+# Parameters that name what a verb writes.
+WRITTEN = ("out", "csv", "plot", "repair")
 
 
 def guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +36,10 @@ def guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(verb)
     def run(*arguments: Any, **keywords: Any) -> Any:
         try:
-            return verb(*arguments, **keywords)
+            _refuse_existing(keywords)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of NaN and overflow: the results show them
+                return verb(*arguments, **keywords)
         except Error as error:
             if os.environ.get("HWQ_DEBUG"):
                 raise
@@ -45,8 +52,24 @@ def guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
             # The reader has gone (| head): point standard output at nothing, so that the interpreter's last flush is quiet.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(GOOD) from None
+        except OSError as error:
+            if os.environ.get("HWQ_DEBUG"):
+                raise
+            # What no reader or writer named: standard output on a full disk, a folder that vanished.
+            named = f"{display_name(error.filename)}: " if error.filename else ""
+            typer.echo(f"hwq: {named}{error.strerror or error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
 
     return run
+
+
+def _refuse_existing(keywords: dict[str, Any]) -> None:
+    """What a verb would write is refused before its work, not behind it; verbs that take a folder look inside themselves."""
+    for path in (keywords.get(name) for name in WRITTEN):
+        if path is not None:
+            from hwq.files import refuse_existing
+
+            refuse_existing(path, keywords.get("overwrite", True) or os.path.isdir(path))
 
 
 def emit(verb: str, result: Any, show: Callable[[Console], None], as_json: bool) -> None:
@@ -71,7 +94,8 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=False)
+    terminal = stream is not None and stream.isatty()  # None: started with the stream closed
+    return Console(stderr=stderr, width=None if terminal else 160, highlight=False, soft_wrap=False)
 
 
 def table(title: str, *columns: str) -> Table:
@@ -87,7 +111,7 @@ def table(title: str, *columns: str) -> Table:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
     """A progress callback ``(done, total, what)``: a bar with ETA on a terminal, silence elsewhere but for one line."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _lines(what)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

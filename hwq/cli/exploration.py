@@ -123,8 +123,6 @@ def sweep(
 
     if plot is not None and plot.suffix.lower() != ".svg":
         raise Error("a plot is an .svg file", where=str(plot))
-    if plot is not None and plot.exists() and not overwrite:
-        raise Error("the file exists already", where=str(plot), remedy="choose another name or pass --overwrite")
     machine = find(on)
     if machine.family != "systolic":
         raise Error("only systolic machines can be swept", where=f"--on {on}")

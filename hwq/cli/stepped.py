@@ -26,20 +26,18 @@ def is_picture(out: Path) -> bool:
     return out.suffix.lower() in _PICTURES
 
 
-def open_array(on: str, out: Path | None, overwrite: bool) -> SteppedGemm:
+def open_array(on: str, out: Path | None) -> SteppedGemm:
     """The stepped array of ``--on``.
 
     Raises
     ------
     Error
-        Another machine, or a picture that exists already (told before the run, not after it).
+        Another machine.
     """
     from hwq.simulators.stepped_gemm import SteppedGemm
     from hwq.simulators.stepping import parse_array
 
     array = parse_array(on)
-    if out is not None and out.exists() and not overwrite:
-        raise Error("the file exists already", where=str(out), remedy="use --overwrite, or another name")
     return SteppedGemm(array, pictures=out is not None and is_picture(out))
 
 

@@ -120,15 +120,11 @@ def run(out: PathLike, *, overwrite: bool = False, progress: Progress | None = N
     """
     import hwq
     from hwq import demo
+    from hwq.files import refuse_existing
     from hwq.quantization import annotate
 
     page = Path(out) / "report.html"
-    if not overwrite and page.exists():
-        raise Error(
-            "the file exists already",
-            where=str(page),
-            remedy="choose another folder or pass --overwrite (overwrite=True)",
-        )
+    refuse_existing(page, overwrite)
     tell = _Steps(progress)
     digits = demo.data()
     graph = hwq.load(str(demo.model_path()))

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwq.errors import Error
-from hwq.files import write_atomically, write_npz
+from hwq.files import refuse_existing, write_atomically, write_npz
 
 __all__ = ["NETWORK", "Conv", "build_onnx", "main", "split", "train"]
 
@@ -270,8 +270,7 @@ def _run(out: Path, hold_out: bool, overwrite: bool) -> None:
         fit, test = fit[HOLD_OUT_IMAGES:], fit[:HOLD_OUT_IMAGES]
     model_file, data_file = out / "digits.onnx", out / "digits.npz"
     for path in (model_file, data_file):
-        if not hold_out and path.exists() and not overwrite:
-            raise Error("the file exists already", where=str(path), remedy="choose another folder or pass --overwrite")
+        refuse_existing(path, overwrite or hold_out)
     model = build_onnx(train(images[fit], labels[fit], report=print))
     part = "hold-out" if hold_out else "test"
     seen, unseen = score(model, images[fit], labels[fit]), score(model, images[test], labels[test])

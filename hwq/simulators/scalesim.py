@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.errors import Error
-from hwq.files import PathLike, write_atomically
+from hwq.files import PathLike, refuse_existing, write_atomically
 from hwq.simulators.dataflow import evaluate
 from hwq.simulators.scalesim_files import Configuration, Layer, read_configuration, read_topology
 
@@ -201,8 +201,7 @@ def write_reports(reports: Sequence[LayerReport], folder: Path, *, overwrite: bo
         "DETAILED_ACCESS_REPORT.csv": (_DETAIL, [_detail(r) for r in reports]),
     }  # fmt: skip
     for name in tables:
-        if (folder / name).exists() and not overwrite:
-            raise Error("the report exists already", where=str(folder / name), remedy="use --overwrite")
+        refuse_existing(folder / name, overwrite)
     for name, (header, rows) in tables.items():
         with write_atomically(folder / name, overwrite=overwrite, mode="w") as stream:
             stream.write(header + "\n")

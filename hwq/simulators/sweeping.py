@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwq.errors import Error
-from hwq.files import write_atomically
+from hwq.files import refuse_existing, write_atomically
 from hwq.simulators.exploration import COLUMNS, Task, compute_part, pareto
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def sweep(
 def _check(out: Path, overwrite: bool) -> None:
     if out.suffix.lower() not in {".csv", ".parquet"}:
         raise Error("a sweep writes .csv or .parquet", where=str(out))
-    if out.exists() and not overwrite:
-        raise Error("the file exists already", where=str(out), remedy="choose another name or pass --overwrite")
+    refuse_existing(out, overwrite)
     if out.suffix.lower() == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
