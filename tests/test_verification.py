@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
 
 import pytest
@@ -149,6 +150,34 @@ def test_shares_beyond_the_type_leave_softmax_as_onnxruntime_s(dtype: str, colum
         x = np.random.default_rng(0).integers(info.min, info.max + 1, (40, columns)).astype(dtype)
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         np.testing.assert_array_equal(hwq.execute(read(data), x, "ort"), session.run(None, {"q": x})[0])
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean"])
+def test_axes_decide_the_order_of_sums(op: str) -> None:
+    """Axes of size 1, one image alone, sums of -0: each takes another of onnxruntime's loops."""
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    import hwq
+    from hwq.importers.onnx import read
+
+    rng = np.random.default_rng(0)
+    shapes = (((1, 7, 4), (1,)), ((10, 1, 3), (0, 2)), ((8, 1), (0,)), ((6, 6, 1), (1,)), ((9, 2, 1, 8, 8), (1, 3)), ((5, 11, 3), (0, 2)),
+              ((17, 3), (0,)), ((17, 257), (0,)), ((257, 3), (0,)), ((4, 300, 5), (1,)), ((40, 27), (1,)), ((7, 9, 5), (0, 1, 2)))  # fmt: skip
+    for (shape, axes), zeros in itertools.product(shapes, (False, True)):
+        x = rng.standard_normal(shape).astype(np.float32) if not zeros else -np.zeros(shape, np.float32)
+        # Neg makes the operand lie in onnxruntime's own memory, whose alignment is known.
+        nodes = [helper.make_node("Neg", ["x"], ["n"]), helper.make_node(op, ["n", "axes"], ["y"], keepdims=0)]
+        ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape)), helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]  # fmt: skip
+        graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.array(axes), "axes")])
+        data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        (want,) = session.run(None, {"x": -x})
+        found = hwq.execute(read(data), -x, "ort")
+        np.testing.assert_array_equal(found.view(np.uint32), want.view(np.uint32), err_msg=f"{shape} {axes} {zeros}")
 
 
 def test_kinds_with_a_rate_have_bounds() -> None:

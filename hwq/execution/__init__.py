@@ -8,6 +8,7 @@ from hwq.dialect import find
 from hwq.errors import Error
 from hwq.execution import (
     aten,
+    eigen,
     elementwise,
     integral,
     islands,
@@ -32,6 +33,7 @@ __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 # Importing a module of builders registers them.
 BUILDERS = (
     aten,
+    eigen,
     elementwise,
     integral,
     islands,

@@ -13,7 +13,7 @@ from hwq.ops.base import Inferred, Op, register
 from hwq.ops.elementwise import operands
 from hwq.work import Work
 
-__all__ = ["Reduce"]
+__all__ = ["Reduce", "axes_of"]
 
 
 def _mean(x: Array, axes: tuple[int, ...]) -> Array:
@@ -78,7 +78,7 @@ class Reduce(Op):
             if not keep:
                 return [(x.dtype, (), False)]
             return [(x.dtype, tuple(f"{node.outputs[0]}.{axis}" for axis in range(len(x.shape))), True)]
-        axes = _axes(node, stated if stated is not None else node.attributes.get("axes"), len(x.shape))
+        axes = axes_of(node, stated if stated is not None else node.attributes.get("axes"), len(x.shape))
         shape: list[Dim] = [1 if axis in axes else dim for axis, dim in enumerate(x.shape)]
         return [(x.dtype, tuple(dim for axis, dim in enumerate(shape) if keep or axis not in axes), True)]
 
@@ -87,7 +87,7 @@ class Reduce(Op):
         x = inputs[0]
         assert x is not None
         stated = inputs[1] if len(inputs) > 1 else None
-        axes = _axes(node, node.attributes.get("axes") if stated is None else stated.tolist(), x.ndim)
+        axes = axes_of(node, node.attributes.get("axes") if stated is None else stated.tolist(), x.ndim)
         result = np.asarray(_REDUCTIONS[node.op](x, axes)) if axes or node.op != "ReduceMean" else x
         result = result.astype(x.dtype)
         return [
@@ -101,7 +101,7 @@ class Reduce(Op):
         return accounting.vector(node, graph, operations=graph.tensors[node.inputs[0]].elements)
 
 
-def _axes(node: Node, stated: Any, rank: int) -> tuple[int, ...]:
+def axes_of(node: Node, stated: Any, rank: int) -> tuple[int, ...]:
     """Axes counted from the front; none stated means all, or none with noop_with_empty_axes."""
     if stated is None or len(stated) == 0:
         return () if node.attributes.get("noop_with_empty_axes", 0) else tuple(range(rank))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwq.verification import Bound
+from hwq.verification import float_models as floats
 from hwq.verification.recurrent_models import integer_lstm, lstm
 
 __all__ = ["BOUNDS", "CASES", "RATES", "Builder", "Draw"]
@@ -266,6 +267,14 @@ def _conv_qdq(b: Builder) -> str:
     return b.quantized(b.add("Conv", *inputs, **attributes), _accumulator_scale(b, depth) * np.float32(16), b.point())
 
 
+def _float_conv(b: Builder) -> str:
+    """A convolution that keeps its float weights: nothing around it is fused."""
+    x, w, attributes, _ = _conv_parts(b)
+    filters = b.constant(b.rng.standard_normal(w.shape).astype(np.float32))
+    bias = [b.constant(b.rng.standard_normal(len(w)).astype(np.float32))] if b.rng.integers(0, 2) else []
+    return b.add("Conv", b.dequantized(b.feed(x), b.scale(), b.point()), filters, *bias, **attributes)
+
+
 def _conv_integer(a: str, w: str) -> Draw:
     def draw(b: Builder) -> str:
         x, filters, attributes, _ = _conv_parts(b)
@@ -358,40 +367,6 @@ def _where(b: Builder) -> str:
     return b.add("QLinearWhere", condition, *inputs, b.constant(b.scale()), b.constant(b.point()), domain=OWN)
 
 
-def _island(op: str, **attributes: Any) -> Draw:
-    """A float operator that onnxruntime leaves between DQ and Q."""
-
-    def draw(b: Builder) -> str:
-        shape = (8, 16, 16, 8) if op == "MaxPool" else (128, 128)
-        real = b.dequantized(b.feed(b.stored(shape)), b.scale(), b.point())
-        return b.quantized(b.add(op, real, **attributes), b.scale(), b.point())
-
-    return draw
-
-
-def _matmul_nbits(bits: int, rows: int) -> Draw:
-    def draw(b: Builder) -> str:
-        k, n, block = (
-            32 * int(b.rng.integers(1, 20)),
-            int(b.rng.integers(1, 64) if rows > 1 else b.rng.integers(512, 2048)),
-            32,
-        )
-        x = b.feed(b.rng.standard_normal((rows, k)).astype(np.float32))
-        packed = b.constant(b.stored((n, k // block, block * bits // 8)))
-        scales = b.constant(b.rng.uniform(0.01, 0.1, n * (k // block)).astype(np.float32))
-        return b.add(
-            "MatMulNBits", x, packed, scales, domain=OWN, K=k, N=n, bits=bits, block_size=block, accuracy_level=0
-        )
-
-    return draw
-
-
-def _layer_normalization(b: Builder) -> str:
-    real = b.dequantized(b.feed(b.stored((128, 128))), b.scale(), b.point())
-    weights = [b.constant(b.rng.standard_normal(128).astype(np.float32)) for _ in range(2)]
-    return b.quantized(b.add("LayerNormalization", real, *weights), b.scale(0.01, 0.03), b.point())
-
-
 def _table() -> dict[str, Draw]:
     table: dict[str, Draw] = {}
     for dtype in ("uint8", "int8", "uint16", "int16"):
@@ -421,12 +396,15 @@ def _table() -> dict[str, Draw]:
         table[f"QDQ {op}"] = _unary(op, True, shape, **attributes)
     table["QLinearConcat"], table["QDQ Concat"], table["QLinearWhere"] = _concat(False), _concat(True), _where
     for op in ("Relu", "Tanh", "HardSwish", "Exp", "Erf"):
-        table[f"island {op}"] = _island(op)
-    table["MatMulNBits 4 bits"] = _matmul_nbits(4, 64)
+        table[f"island {op}"] = floats.island(op)
+    for op in ("ReduceSum", "ReduceMean"):
+        table[f"island {op}"] = floats.reduction(op)
+    table["island BatchNormalization"] = floats.batch_normalization
+    table["MatMulNBits 4 bits"] = floats.matmul_nbits(4, 64)
     table["LSTM"] = lstm
     for dtype in ("int8", "uint8"):
         table[f"DynamicQuantizeLSTM {dtype}"] = integer_lstm(dtype)
-    table["island MaxPool"] = _island("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    table["island MaxPool"] = floats.island("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     return table
 
 
@@ -434,14 +412,16 @@ CASES: Mapping[str, Draw] = MappingProxyType(_table())
 # Compared, and allowed to differ within bounds: their float order is the runtime's own.
 RATES: Mapping[str, Draw] = MappingProxyType(
     {
-        "island LayerNormalization": _layer_normalization,
-        "MatMulNBits 4 bits, one row": _matmul_nbits(4, 1),
-        "MatMulNBits 8 bits": _matmul_nbits(8, 64),
+        "island LayerNormalization": floats.layer_normalization,
+        "island Conv": _float_conv,
+        "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
+        "MatMulNBits 8 bits": floats.matmul_nbits(8, 64),
     }
 )
 BOUNDS: Mapping[str, Bound] = MappingProxyType(
     {
         "island LayerNormalization": Bound(0.0005, 1),
+        "island Conv": Bound(0.9, 64),
         "MatMulNBits 4 bits, one row": Bound(1.0, 64),
         "MatMulNBits 8 bits": Bound(0.5, 64),
     }
