@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hwq.errors import Error
-from hwq.files import read_npz
+from hwq.files import Stream, read_npz, streams
 from hwq.graph import Array, Graph, Shape, Tensor, carrier
 from hwq.names import display_name
 
@@ -41,7 +42,7 @@ def feeds(graph: Graph, batches: Batches) -> Iterator[Feed]:
     Yields
     ------
     dict of input name to array
-        Samples along the first axis, as the caller batched them.
+        Samples along the first axis, as the caller batched them; those of a file in the pieces that `cut` makes.
 
     Raises
     ------
@@ -52,7 +53,10 @@ def feeds(graph: Graph, batches: Batches) -> Iterator[Feed]:
     empty = True
     for batch, where in _each(batches, "batches"):
         empty = False
-        yield _checked(graph, batch, where)
+        if isinstance(batch, Path):
+            yield from _read(graph, batch)
+        else:
+            yield _checked(graph, batch, where)
     if empty:
         raise Error(
             "there are no batches",
@@ -75,9 +79,9 @@ def _each(batches: Any, where: str) -> Iterator[tuple[Any, str]]:
         path = Path(batches)
         if path.is_dir():
             for file in sorted(item for item in path.iterdir() if item.suffix in {".npz", ".npy"}):
-                yield read_npz(file), str(file)
+                yield file, str(file)
         else:
-            yield read_npz(path), str(path)
+            yield path, str(path)
     elif isinstance(batches, Iterable) and not isinstance(batches, (bytes, bytearray)):
         for index, item in enumerate(batches):
             if not (isinstance(item, (str, os.PathLike, Mapping)) or _array_like(item)):
@@ -93,6 +97,28 @@ def _each(batches: Any, where: str) -> Iterator[tuple[Any, str]]:
             f"batches cannot be a {type(batches).__name__}",
             why="they are an array, a dict, a path, or an iterable of those",
         )
+
+
+def _read(graph: Graph, path: Path) -> Iterator[Feed]:
+    """The samples of a file, never more of them in memory than one piece."""
+    where = str(path)
+    given = _selected(graph, streams(path), where)
+    chosen: dict[str, Stream] = {name: given[name] for name in graph.inputs}
+    if any(one.whole for one in chosen.values()) or len({one.shape[0] for one in chosen.values()}) != 1:
+        yield _checked(graph, read_npz(path), where)
+        return
+    stand_ins = {name: one.stand_in for name, one in chosen.items()}
+    bound: dict[str, int] = {}
+    for name, array in stand_ins.items():
+        _require_fit(graph.tensors[name], array, f"{where}, input {display_name(name)}", bound)
+    size, _ = _piece(graph, stand_ins)
+    parts = zip(*(one.pieces(size) for one in chosen.values()), strict=True)
+    for start, arrays in zip(itertools.count(0, size), parts, strict=False):
+        piece = dict(zip(chosen, arrays, strict=True))
+        for name, array in piece.items():
+            if graph.tensors[name].dtype == "bfloat16" or array.dtype.kind == "f":
+                _require_finite(array, f"{where}, input {display_name(name)}", start)
+        yield piece
 
 
 def _array_like(value: Any) -> bool:
@@ -147,6 +173,13 @@ def _listed(names: Iterable[Any]) -> str:
 
 
 def _fitting(tensor: Tensor, array: Array, where: str, bound: dict[str, int]) -> Array:
+    _require_fit(tensor, array, where, bound)
+    if array.dtype.kind == "f" or tensor.dtype == "bfloat16":
+        _require_finite(array, where)
+    return array
+
+
+def _require_fit(tensor: Tensor, array: Array, where: str, bound: dict[str, int]) -> None:
     wanted = carrier(tensor.dtype)
     if array.dtype != wanted:
         raise Error(
@@ -166,9 +199,6 @@ def _fitting(tensor: Tensor, array: Array, where: str, bound: dict[str, int]) ->
         raise Error(
             f"the batch is empty: its shape is {list(array.shape)}", where=where, remedy="give at least one sample"
         )
-    if array.dtype.kind == "f" or tensor.dtype == "bfloat16":
-        _require_finite(array, where)
-    return array
 
 
 def _matches(shape: Shape, given: tuple[int, ...], bound: dict[str, int]) -> bool:
@@ -184,11 +214,11 @@ def _matches(shape: Shape, given: tuple[int, ...], bound: dict[str, int]) -> boo
     return True
 
 
-def _require_finite(array: Array, where: str) -> None:
+def _require_finite(array: Array, where: str, before: int = 0) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         place = np.unravel_index(int(np.argmin(finite)), array.shape)
-        sample = f", sample {place[0]}" if array.ndim else ""
+        sample = f", sample {before + int(place[0])}" if array.ndim else ""
         raise Error(
             f"the data hold {array[place]}",
             where=f"{where}{sample}, element {[int(i) for i in place[1:]]}",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,12 +19,24 @@ from numpy.typing import NDArray
 
 from hwq.errors import Error
 
-__all__ = ["MAX_BYTES", "read_bytes", "read_npz", "refuse_existing", "write_atomically", "write_npz"]
+__all__ = [
+    "MAX_BYTES",
+    "Stream",
+    "read_bytes",
+    "read_npz",
+    "refuse_existing",
+    "streams",
+    "write_atomically",
+    "write_npz",
+]
 
 # Default bound on any file that is read whole and on what an archive may unpack to: 4 GiB.
 MAX_BYTES = 4 << 30
 # What a disk says that takes no more: full, beyond a quota or a limit, failing.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+# What the two readers of NumPy's own files raise; RuntimeError: an encrypted member, or a header that nests too deep
+# (NotImplementedError is one).
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 PathLike = str | os.PathLike[str]
 
@@ -82,21 +97,137 @@ def read_npz(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[np
             )
         with np.load(source, allow_pickle=False) as arrays:
             return {name: _array(arrays, name, source) for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
-        # RuntimeError: an encrypted member, or a header that nests too deep; NotImplementedError is one.
+    except _DAMAGE as error:
         raise _bad_archive(source, error) from error
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array that stays in its file and is read along its first axis, any number of times.
+
+    Attributes
+    ----------
+    source : Path
+    member : str
+        Inside an archive; empty for an ``.npy``.
+    dtype : numpy dtype
+    shape : tuple of int
+    whole : bool
+        It must be read with `read_npz`: it has no axis, or its first axis is not the slowest in the file.
+    """
+
+    source: Path
+    member: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    whole: bool = False
+
+    @property
+    def stand_in(self) -> NDArray[np.generic]:
+        """An array of this type and shape that takes no memory; its values say nothing."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+    def pieces(self, size: int) -> Iterator[NDArray[np.generic]]:
+        """The array in parts of `size` along its first axis, the last one smaller.
+
+        Raises
+        ------
+        Error
+            The file is damaged, shorter than its header says, or was changed since `streams` looked.
+        """
+        try:
+            with _opened(self.source, self.member) as stream:
+                if _header(stream) != (self.dtype, self.shape, self.whole):
+                    raise ValueError("the file has changed")
+                for start in range(0, self.shape[0], size):
+                    shape = (min(size, self.shape[0] - start), *self.shape[1:])
+                    wanted = math.prod(shape) * self.dtype.itemsize
+                    data = stream.read(wanted)
+                    if len(data) != wanted:
+                        raise EOFError(f"the data end in sample {start + len(data) * shape[0] // max(wanted, 1)}")
+                    yield np.frombuffer(data, self.dtype).reshape(shape)
+        except _DAMAGE as error:
+            raise _bad_archive(self.source, error) from error
+
+
+def streams(path: PathLike, max_bytes: int = MAX_BYTES) -> dict[str, Stream]:
+    """The arrays of an ``.npz`` (or the one of an ``.npy``) as streams: of any length, a sample within `max_bytes`.
+
+    Raises
+    ------
+    Error
+        As `read_npz`.
+    """
+    source = Path(path)
+    bytes_there = _size(source)
+    found: dict[str, Stream] = {}
+    try:
+        sizes = {"": bytes_there}
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                sizes = {item.filename: item.file_size for item in archive.infolist()}
+        for member, size in sizes.items():
+            name = member.removesuffix(".npy") if member else "arr_0"
+            with _opened(source, member) as stream:
+                magic = not member or stream.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+            if not magic:
+                raise _not_plain(name, source)
+            with _opened(source, member) as stream:
+                dtype, shape, whole = _header(stream)
+                held = size - stream.tell()
+            if dtype.hasobject:
+                raise _not_plain(name, source)
+            total, sample = (math.prod(part) * dtype.itemsize for part in (shape, shape[1:]))
+            if total > held:
+                raise EOFError(f"the header claims {total} bytes, the file has {held}")
+            if sample > max_bytes:
+                raise Error(
+                    f"a sample has {sample} bytes, more than the bound of {max_bytes}",
+                    where=f"{source}#{name}",
+                    remedy="raise --max-bytes (max_bytes=) if you trust the file",
+                )
+            found[name] = Stream(source, member, dtype, shape, whole)
+    except _DAMAGE as error:
+        raise _bad_archive(source, error) from error
+    return found
+
+
+@contextlib.contextmanager
+def _opened(source: Path, member: str) -> Iterator[IO[bytes]]:
+    with contextlib.ExitStack() as stack:
+        if not member:
+            yield stack.enter_context(source.open("rb"))
+        else:
+            archive = stack.enter_context(zipfile.ZipFile(source))
+            yield stack.enter_context(archive.open(member))
+
+
+def _header(stream: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...], bool]:
+    """Type, shape, and `Stream.whole`; a header of version 3 has names of fields, which are no numbers."""
+    version = np.lib.format.read_magic(stream)
+    if version not in {(1, 0), (2, 0)}:
+        raise ValueError(f"an array of format version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, turned, dtype = read(stream)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a shape of {shape}")
+    return dtype, shape, not shape or (bool(turned) and len(shape) > 1)
 
 
 def _array(arrays: Mapping[str, NDArray[np.generic]], name: str, source: Path) -> NDArray[np.generic]:
     array = arrays[name]
     if not isinstance(array, np.ndarray) or array.dtype.hasobject:
-        raise Error(
-            "this member is not a plain numeric array",
-            where=f"{source}#{name}",
-            why="object arrays and foreign members would need unpickling, which runs code",
-            remedy="save plain arrays with numpy.savez",
-        )
+        raise _not_plain(name, source)
     return array
+
+
+def _not_plain(name: str, source: Path) -> Error:
+    return Error(
+        "this member is not a plain numeric array",
+        where=f"{source}#{name}",
+        why="object arrays and foreign members would need unpickling, which runs code",
+        remedy="save plain arrays with numpy.savez",
+    )
 
 
 def _bad_archive(source: Path, error: Exception) -> Error:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from hwq.errors import Error
-from hwq.files import MAX_BYTES, PathLike, read_npz
+from hwq.files import MAX_BYTES, PathLike, Stream, read_npz, streams
 from hwq.graph import Array, Graph, Tensor, carrier
 from hwq.names import display_name
 
-__all__ = ["Samples", "read"]
+__all__ = ["Samples", "Streamed", "read", "stream"]
 
 # Names under which data files keep their labels.
 LABELS = ("y", "label", "labels", "target", "targets")
+
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,24 +33,28 @@ class Samples:
     labels : int64 array of shape (samples,), or None
     notes : tuple of str
         What was converted on the way: types, layout, shape, scale.
+    fixed : int, optional
+        The batch that the model was written for; None where it is open.
     """
 
     feeds: Mapping[str, Array]
     labels: Array | None
     notes: tuple[str, ...] = ()
+    fixed: int | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
 
     def batches(self, size: int) -> Iterator[dict[str, Array]]:
-        """Cut the samples into feeds of at most `size` samples."""
-        for start in range(0, len(self), size):
-            yield {name: array[start : start + size] for name, array in self.feeds.items()}
+        """Cut the samples into feeds of `fixed` samples, else of at most `size`."""
+        step = self.fixed or size
+        for start in range(0, len(self), step):
+            yield {name: array[start : start + step] for name, array in self.feeds.items()}
 
     def first(self, count: int) -> Samples:
         """The first `count` samples."""
         labels = None if self.labels is None else self.labels[:count]
-        return Samples({name: array[:count] for name, array in self.feeds.items()}, labels, self.notes)
+        return Samples({name: array[:count] for name, array in self.feeds.items()}, labels, self.notes, self.fixed)
 
 
 def read(
@@ -66,29 +75,122 @@ def read(
     arrays = read_npz(path, max_bytes)
     labels = next((arrays.pop(name) for name in LABELS if name in arrays and name not in graph.inputs), None)
     notes: list[str] = []
-    if set(graph.inputs) <= set(arrays):
-        chosen = {name: arrays[name] for name in graph.inputs}
-    elif len(graph.inputs) == 1 and len(arrays) == 1:
-        chosen = {graph.inputs[0]: next(iter(arrays.values()))}
-    else:
-        missing = [display_name(name) for name in graph.inputs if name not in arrays]
-        raise Error(
-            f"no array for the model's inputs {', '.join(missing)}",
-            where=str(path),
-            why=f"the file holds {', '.join(display_name(name) for name in arrays) or 'no arrays but labels'}",
-            remedy="name the arrays as the model names its inputs",
-        )
+    chosen = _chosen(arrays, graph, str(path))
     feeds = {
         name: _fitted(array, graph.tensors[name], str(path), scale, zero_point, notes) for name, array in chosen.items()
     }
-    counts = {len(array) for array in feeds.values()}
-    if len(counts) != 1 or 0 in counts:
+    count = _count([len(array) for array in feeds.values()], str(path))
+    return Samples(feeds, _labels(labels, count, str(path)), tuple(notes), _fixed(graph))
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """Samples that stay in their files until they are asked for, without labels."""
+
+    graph: Graph
+    files: tuple[tuple[str, Mapping[str, Stream]], ...]
+    count: int
+    scale: float
+    zero_point: float
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, size: int) -> Iterator[dict[str, Array]]:
+        """The samples of one file after the other, converted as `read` does, cut as `Samples.batches` cuts."""
+        left, step = self.count, _fixed(self.graph) or size
+        for where, chosen in self.files:
+            for arrays in zip(*(one.pieces(step) for one in chosen.values()), strict=True):
+                feed = {
+                    name: _fitted(array, self.graph.tensors[name], where, self.scale, self.zero_point, [])[:left]
+                    for name, array in zip(chosen, arrays, strict=True)
+                }
+                yield feed
+                left -= len(next(iter(feed.values())))
+                if not left:
+                    return
+
+
+def stream(
+    path: PathLike, graph: Graph, count: int | None = None, *, scale: float = 1.0, zero_point: float = 0.0
+) -> Samples | Streamed:
+    """As `read`, with as little in memory as a batch takes, for data of any length that are needed in order.
+
+    Parameters
+    ----------
+    path : path
+        An ``.npz`` or ``.npy``, or a folder of them, taken in the order of their names.
+    graph : Graph
+    count : int, optional
+        Of the samples, the first so many.
+    scale, zero_point : float
+        As for `read`.
+
+    Raises
+    ------
+    Error
+        As `read`; what is wrong with later samples when they are read.
+    """
+    folder = Path(path)
+    names = sorted(one for one in folder.iterdir() if one.suffix in {".npz", ".npy"}) if folder.is_dir() else [folder]
+    if not names:
+        raise Error("there are no samples in this folder", where=str(path), remedy="put .npz or .npy files there")
+    files, total = [], 0
+    notes: dict[str, None] = {}
+    for name in names:
+        held = streams(name)
+        for label in LABELS:
+            if label not in graph.inputs:
+                held.pop(label, None)
+        chosen = _chosen(held, graph, str(name))
+        if any(one.whole for one in chosen.values()):
+            if len(names) == 1:
+                found = read(name, graph, scale=scale, zero_point=zero_point)
+                return found if count is None else found.first(count)
+            raise Error(
+                "this file must be read whole", where=str(name), remedy="save it in C order (numpy.ascontiguousarray)"
+            )
+        total += _count([one.shape[0] for one in chosen.values()], str(name))
+        told: list[str] = []
+        for input_name, one in chosen.items():
+            first = next(one.pieces(1))
+            _fitted(first, graph.tensors[input_name], str(name), scale, zero_point, told)
+        notes.update(dict.fromkeys(told))
+        files.append((str(name), chosen))
+    return Streamed(graph, tuple(files), total if count is None else min(count, total), scale, zero_point, tuple(notes))
+
+
+def _chosen(arrays: Mapping[str, Kind], graph: Graph, path: str) -> dict[str, Kind]:
+    """What each input of the model reads."""
+    if set(graph.inputs) <= set(arrays):
+        return {name: arrays[name] for name in graph.inputs}
+    if len(graph.inputs) == 1 and len(arrays) == 1:
+        return {graph.inputs[0]: next(iter(arrays.values()))}
+    missing = [display_name(name) for name in graph.inputs if name not in arrays]
+    raise Error(
+        f"no array for the model's inputs {', '.join(missing)}",
+        where=path,
+        why=f"the file holds {', '.join(display_name(name) for name in arrays) or 'no arrays but labels'}",
+        remedy="name the arrays as the model names its inputs",
+    )
+
+
+def _fixed(graph: Graph) -> int | None:
+    shapes = [graph.tensors[name].shape for name in graph.inputs]
+    leads = {shape[0] if shape else "" for shape in shapes}
+    lead = leads.pop() if len(leads) == 1 else ""
+    return lead if isinstance(lead, int) and lead > 0 else None
+
+
+def _count(counts: Sequence[int], path: str) -> int:
+    if len(set(counts)) != 1 or not counts[0]:
         raise Error(
             "the inputs hold no samples or different numbers of them",
-            where=str(path),
-            why=f"first axes: {sorted(counts)}",
+            where=path,
+            why=f"first axes: {sorted(set(counts))}",
         )
-    return Samples(feeds, _labels(labels, counts.pop(), str(path)), tuple(notes))
+    return counts[0]
 
 
 def _fitted(array: Array, tensor: Tensor, path: str, scale: float, zero_point: float, notes: list[str]) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,36 @@ def test_memory_does_not_grow_with_the_data(cnn: Graph) -> None:
         return found
 
     assert peak(40) < 1.2 * peak(4)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_file_is_read_piece_by_piece_with_the_bits_of_its_array(
+    cnn: Graph, tmp_path: Path, save: Callable[..., None]
+) -> None:
+    def peak(count: int) -> int:
+        save(tmp_path / "x.npz", x=tiny.images(count), y=np.zeros(count))
+        tracemalloc.start()
+        found = hwq.calibrate(cnn, tmp_path / "x.npz")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.hash == hwq.calibrate(cnn, tiny.images(count)).hash
+        return most
+
+    assert peak(1300) < 1.2 * peak(130)
+
+
+def test_a_bad_sample_of_a_file_is_named_by_its_place(cnn: Graph, tmp_path: Path) -> None:
+    x = tiny.images(200)
+    x[131, 0, 2, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(Error, match=r"x\.npy, input x, sample 131, element \[0, 2, 1\]: the data hold nan"):
+        hwq.calibrate(cnn, tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", np.asfortranarray(tiny.images(6)))
+    whole = hwq.calibrate(cnn, tmp_path / "x.npy")["y"]
+    assert np.array_equal(whole.histogram, hwq.calibrate(cnn, tiny.images(6))["y"].histogram)
+    np.save(tmp_path / "x.npy", x[:0])
+    with pytest.raises(Error, match="empty"):
+        hwq.calibrate(cnn, tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize("stop", [1, 3])

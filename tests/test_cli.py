@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+from onnx import helper
 from typer.testing import CliRunner
 
 from hwq import demo
@@ -273,3 +275,30 @@ def test_usage_errors_are_code_2() -> None:
     run("inspect", code=2)
     run("estimate", "zoo:resnet18", "--batch", 0, "--on", "t4", code=2)
     run("nonsense", code=2)
+
+
+@pytest.mark.parametrize("batch", [1, 10, 64])
+def test_a_model_of_a_fixed_batch_takes_data_of_any_length(batch: int, tmp_path: Path) -> None:
+    """Most exported files fix the batch, at 1 more often than not; the data need not know."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    weight = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    (tmp_path / "m.onnx").write_bytes(
+        tiny.model(nodes, {"x": [batch, 16]}, {"y": [batch, 4]}, {"w": weight}).SerializeToString()
+    )
+    x = np.random.default_rng(1).standard_normal((640, 16)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, y=np.zeros(640, np.int64))
+    (tmp_path / "parts").mkdir()
+    for part in range(2):
+        np.save(tmp_path / "parts" / f"{part}.npy", x[320 * part : 320 * part + 320])
+    model, data, q = tmp_path / "m.onnx", tmp_path / "x.npz", tmp_path / "q.onnx"
+    hashes = {parsed("calibrate", model, "--data", given, "-o", tmp_path / f"{index}.npz")["calibration_hash"]
+              for index, given in enumerate((data, tmp_path / "parts"))}  # fmt: skip
+    assert len(hashes) == 1
+    run("quantize", model, "--data", tmp_path / "parts", "-o", q)
+    run("run", q, "--data", data, "-o", tmp_path / "y.npz")
+    with np.load(tmp_path / "y.npz") as made:
+        assert np.abs(made["y"] - x @ weight).max() < 0.3
+    run("compare", model, q, "--data", data)
+    run("compare", q, "--against", "ort", "--data", data)
+    run("portability", q, "--data", data, code=1)
+    run("plan", "choose", model, "--data", data, "-o", tmp_path / "p.toml")

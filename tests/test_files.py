@@ -12,7 +12,7 @@ import pytest
 
 from hwq import samples
 from hwq.errors import Error, NotSupportedYet
-from hwq.files import read_bytes, read_npz, write_atomically, write_npz
+from hwq.files import read_bytes, read_npz, streams, write_atomically, write_npz
 from hwq.names import csv_cell, display_name, html_name, plot_name, rich_name
 
 HOSTILE = [
@@ -132,13 +132,52 @@ BAD_ARCHIVES = {
 }
 
 
+def streamed(path) -> None:
+    for stream in streams(path, max_bytes=32 << 20).values():
+        list(stream.pieces(7))
+
+
+@pytest.mark.parametrize("read", [lambda path: read_npz(path, max_bytes=32 << 20), streamed], ids=["whole", "streamed"])
 @pytest.mark.parametrize("kind", BAD_ARCHIVES)
-def test_bad_archives_give_one_error(kind: str, tmp_path) -> None:
+def test_bad_archives_give_one_error(kind: str, read, tmp_path) -> None:
     path = tmp_path / "bad.npz"
     BAD_ARCHIVES[kind](path)
     with pytest.raises(Error) as caught:
-        read_npz(path, max_bytes=32 << 20)
+        read(path)
     assert "bad.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "save", [np.savez, np.savez_compressed, lambda path, x, y: np.save(path, x)], ids=["stored", "deflated", "npy"]
+)
+@pytest.mark.parametrize(
+    "x", [np.arange(60, dtype=np.float32).reshape(10, 2, 3), np.arange(10) > 4, np.zeros((10, 0))], ids=str
+)
+def test_a_stream_gives_what_the_whole_file_holds(save, x, tmp_path) -> None:
+    path = tmp_path / ("a.npy" if save not in (np.savez, np.savez_compressed) else "a.npz")
+    save(path, x=x, y=np.int64(3))
+    found = streams(path)
+    whole = read_npz(path)
+    assert list(found) == list(whole) and all(one.whole == (whole[name].ndim == 0) for name, one in found.items())
+    stream = found.get("x") or found["arr_0"]
+    for size in (1, 4, 10, 99):
+        parts = list(stream.pieces(size))
+        assert [len(part) for part in parts] == [min(size, 10 - start) for start in range(0, 10, size)]
+        assert np.array_equal(np.concatenate(parts), x) and parts[0].dtype == x.dtype
+    assert stream.stand_in.shape == x.shape and stream.stand_in.dtype == x.dtype
+
+
+def test_a_stream_tells_when_its_file_was_changed(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((10, 4), np.float32))
+    stream = streams(tmp_path / "a.npy")["arr_0"]
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:200])
+    with pytest.raises(Error, match=r"the data end in sample"):
+        list(stream.pieces(3))
+    np.save(tmp_path / "a.npy", np.ones((9, 4), np.float32))
+    with pytest.raises(Error, match="changed"):
+        list(stream.pieces(3))
+    np.save(tmp_path / "a.npy", np.asfortranarray(np.ones((9, 4), np.float32)))
+    assert streams(tmp_path / "a.npy")["arr_0"].whole
 
 
 def test_real_numbers_are_stored_as_the_model_stores_them(tmp_path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hwq.calibration import Calibration
     from hwq.graph import Graph
     from hwq.progress import Progress
-    from hwq.samples import Samples
+    from hwq.samples import Samples, Streamed
 
 __all__ = ["VERBS"]
 
@@ -30,7 +30,7 @@ CalibrationFile = Annotated[
 @guarded
 def calibrate(
     model: options.Model,
-    data: options.Data,
+    data: options.Stream,
     out: options.Out = Path("calibration.npz"),
     samples: options.Count = None,
     moments: Annotated[
@@ -49,7 +49,7 @@ def calibrate(
     import hwq
 
     graph = options.load(model)
-    found = options.samples(data, graph, samples, input_scale, input_zero_point)
+    found = options.stream(data, graph, samples, input_scale, input_zero_point)
     earlier = None if resume is None else hwq.Calibration.load(str(resume))
     with progress("calibrating") as report:
         statistics = hwq.calibrate(
@@ -79,7 +79,7 @@ def quantize(
     plan: options.PlanFile = None,
     precision: options.Precision = None,
     calibration: CalibrationFile = None,
-    data: options.MaybeData = None,
+    data: options.MaybeStream = None,
     samples: options.Count = None,
     input_scale: options.InputScale = 1.0,
     input_zero_point: options.InputZeroPoint = 0.0,
@@ -92,7 +92,7 @@ def quantize(
 
     graph = options.load(model)
     chosen = options.plan_of(plan, precision) or Plan.uniform()
-    found = None if data is None else options.samples(data, graph, samples, input_scale, input_zero_point)
+    found = None if data is None else options.stream(data, graph, samples, input_scale, input_zero_point)
     statistics = _statistics(graph, calibration, found)
     # Plans that round against data run the samples once more; without them the calibration's moments must serve.
     quantized = hwq.quantize(graph, chosen, statistics, None if found is None else found.batches(CHUNK))
@@ -112,7 +112,7 @@ def quantize(
     emit("quantize", result, show, json)
 
 
-def _statistics(graph: Graph, calibration: Path | None, found: Samples | None) -> Calibration:
+def _statistics(graph: Graph, calibration: Path | None, found: Samples | Streamed | None) -> Calibration:
     import hwq
     from hwq.errors import Error
 
@@ -128,7 +128,7 @@ def _statistics(graph: Graph, calibration: Path | None, found: Samples | None) -
         return hwq.calibrate(graph, found.batches(CHUNK), progress=_of(found, report))
 
 
-def _of(found: Samples, report: Progress) -> Progress:
+def _of(found: Samples | Streamed, report: Progress) -> Progress:
     """Progress of a known number of samples: batches are a stream to the library."""
     return lambda done, total, what: report(done, len(found), what)
 
@@ -175,13 +175,15 @@ def run(
     program = hwq.compile(graph, dialect=dialect, gemm=gemm)
     session = program.session(threads=threads)
     parts: list[list[Any]] = [[] for _ in graph.outputs]
+    done = 0
     started = time.process_time()
     with progress("running") as report:
-        for done, feeds in enumerate(found.batches(CHUNK), start=1):
+        for feeds in found.batches(CHUNK):
             made = session(feeds if len(feeds) > 1 else next(iter(feeds.values())))
             for part, name in zip(parts, graph.outputs, strict=True):
                 part.append(made[name] if isinstance(made, dict) else made)
-            report(min(done * CHUNK, len(found)), len(found))
+            done += len(next(iter(feeds.values())))
+            report(done, len(found))
     seconds = time.process_time() - started
     outputs = {name: np.concatenate(part) for name, part in zip(graph.outputs, parts, strict=True)}
     first = outputs[graph.outputs[0]]
@@ -237,6 +239,8 @@ def _localize(
     from hwq.observation import litert_values, onnxruntime_values
 
     feeds = next(iter(found.batches(max(len(found), 1))))
+    if found.fixed is not None and found.fixed < len(found):
+        typer.echo(f"note: the model takes {found.fixed} at once: these are compared", err=True)
     if against == "ort":
         observed = onnxruntime_values(graph, feeds)
     elif against == "litert":

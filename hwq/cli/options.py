@@ -12,9 +12,9 @@ from hwq.errors import Error
 if TYPE_CHECKING:
     from hwq.graph import Graph
     from hwq.plan import Plan
-    from hwq.samples import Samples
+    from hwq.samples import Samples, Streamed
 
-__all__ = ["PRECISIONS", "default_plan", "load", "machines", "plan_of", "samples", "shapes_of"]
+__all__ = ["PRECISIONS", "default_plan", "load", "machines", "plan_of", "samples", "shapes_of", "stream"]
 
 Model = Annotated[
     str,
@@ -26,6 +26,22 @@ Data = Annotated[
     Path,
     typer.Option(
         "--data", metavar="FILE", help="Samples: .npz or .npy, first axis = samples; labels under y or labels."
+    ),
+]
+Stream = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Samples: .npz or .npy, first axis = samples, or a folder of such files; read in order, so of any length.",
+    ),
+]
+MaybeStream = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Samples: .npz or .npy, first axis = samples, or a folder of such files; read in order, so of any length.",
     ),
 ]
 MaybeData = Annotated[
@@ -146,6 +162,16 @@ def samples(path: Path, graph: Graph, count: int | None, scale: float, zero_poin
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     return found if count is None else found.first(count)
+
+
+def stream(path: Path, graph: Graph, count: int | None, scale: float, zero_point: float) -> Samples | Streamed:
+    """As `samples`, for verbs that read the data in order: they may be of any length, or a folder of files."""
+    from hwq.samples import stream as open_stream
+
+    found = open_stream(path, graph, count, scale=scale, zero_point=zero_point)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    return found
 
 
 def machines(text: str) -> list[Any]:

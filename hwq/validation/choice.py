@@ -67,8 +67,11 @@ def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: 
     methods = offered(group)
     if not methods:
         raise Error("there is no such group of methods", where=group, remedy="W8A8 static, W8 dynamic or W4A8")
-    if len(samples) < 2 * HELD:
-        raise Error(f"{len(samples)} samples are too few to choose by", remedy=f"give {2 * HELD} or more, better 100")
+    least = 2 * HELD * (samples.fixed or 1)
+    if len(samples) < least:
+        raise Error(
+            f"{len(samples)} samples are too few to choose by", remedy=f"give {least} or more, better {max(least, 100)}"
+        )
     parts = [
         (_of(samples, ~held), rest, _outputs(graph, rest, CHUNK))
         for held in turns(len(samples))
@@ -107,8 +110,10 @@ def turns(count: int, most: int = HELD) -> list[Array]:
     return [np.arange(count) % HELD == HELD - 1 - turn for turn in range(wanted)]
 
 
-def _of(samples: Samples, rows: Array) -> Samples:
-    return Samples({name: array[rows] for name, array in samples.feeds.items()}, None)
+def _of(samples: Samples, mask: Array) -> Samples:
+    rows = np.flatnonzero(mask)
+    rows = rows[: len(rows) - len(rows) % (samples.fixed or 1)]  # a model of a fixed batch runs whole batches
+    return Samples({name: array[rows] for name, array in samples.feeds.items()}, None, fixed=samples.fixed)
 
 
 def one_by_one(method: Method) -> bool:
