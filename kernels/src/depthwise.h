@@ -32,10 +32,38 @@ static inline hwq_depthwise_shape hwq_depthwise_measure(const hwq_conv *c)
     return s;
 }
 
+/* The same of the driver that takes taps by fours (depthwise_quads.h), in vectors of 64 bytes: bytes of a block's constants and of all; a line of
+ * padding; a line of results; then as above. */
+enum { HWQ_DEPTHWISE_VECTOR = 64, HWQ_DEPTHWISE_SLIDING = 24 /* vectors */, HWQ_DEPTHWISE_POSITIONS = 4 };
+
+typedef struct {
+    int64_t quads, padded, block, constants, padding, unused, acc, tile, pointers, offsets;
+} hwq_depthwise_quads;
+
+static inline hwq_depthwise_quads hwq_depthwise_measure_quads(const hwq_conv *c)
+{
+    const int64_t quads = (hwq_window_taps(&c->window) + 3) / 4, weights = 4 * quads > HWQ_DEPTHWISE_SLIDING ? 4 * quads : HWQ_DEPTHWISE_SLIDING;
+    hwq_depthwise_quads s;
+    s.quads = quads;
+    s.padded = hwq_depthwise_padded(c->channels);
+    s.block = (8 + weights) * HWQ_DEPTHWISE_VECTOR;
+    s.constants = (c->channels / HWQ_DEPTHWISE_VECTOR + 2) * s.block;
+    s.padding = hwq_align((c->window.in[2] ? c->window.in[2] : 1) * c->channels);
+    s.unused = hwq_align(c->window.out[2] * c->channels);
+    s.acc = (hwq_depthwise_rows(c->channels) + HWQ_DEPTHWISE_POSITIONS) * s.padded * 4;
+    s.tile = c->layout == HWQ_NCHW ? s.acc : 0;
+    s.pointers = hwq_align(HWQ_DEPTHWISE_POSITIONS * 4 * quads * (int64_t)sizeof(char *));
+    s.offsets = hwq_align(4 * quads * (int64_t)sizeof(int64_t));
+    return s;
+}
+
 static inline int64_t hwq_depthwise_workspace(const hwq_conv *c)
 {
     const hwq_depthwise_shape s = hwq_depthwise_measure(c);
-    return s.weights + s.constants + s.padding + s.acc + s.tile + s.taps;
+    const hwq_depthwise_quads q = hwq_depthwise_measure_quads(c);
+    const int64_t pairs = s.weights + s.constants + s.padding + s.acc + s.tile + s.taps;
+    const int64_t quads = q.constants + q.padding + q.unused + q.acc + q.tile + q.pointers + q.offsets;
+    return pairs > quads ? pairs : quads;
 }
 
 #endif

@@ -84,7 +84,8 @@ static void convolve(hwq_conv *c, void (*op)(const hwq_conv *), void *out, int64
     check_guard(&workspace);
 }
 
-static void integers(const shape *s, int path, int layout, int a_type, int fill)
+/* symmetric: no zero points, which some drivers want. */
+static void integers(const shape *s, int path, int layout, int a_type, int fill, int symmetric)
 {
     const hwq_window w = complete(s->window);
     const int64_t channels = s->groups * s->depth, outs = s->groups * s->per, k = hwq_window_taps(&w) * s->depth;
@@ -99,7 +100,7 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill)
     fill_bytes(weights.data, outs * k, fill);
     fill_bytes(skip.data, outputs, 0);
     for (int64_t o = 0; o < outs; o++) {
-        points[o] = (int32_t)between(-128, 127);
+        points[o] = symmetric ? 0 : (int32_t)between(-128, 127);
         ((int32_t *)bias.data)[o] = (int32_t)between(-9999, 9999);
         for (int64_t j = 0; j < k; j++) ((int16_t *)taps.data)[j * outs + o] = (int16_t)(((int8_t *)weights.data)[o * k + j] - points[o]);
     }
@@ -108,7 +109,7 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill)
         hwq_pack((int8_t *)weights.data + o * k, HWQ_S8, k, s->per, 1, k, points + o, (int8_t *)quads.data + g * hwq_packed_bytes(k, s->per),
                  stored + o, sums + o, products + o, positive + o, negative + o);
     }
-    hwq_packed packed = {.k = k, .n = s->per, .groups = s->groups, .quads = quads.data, .zero_points = stored, .column_sums = sums,
+    hwq_packed packed = {.k = k, .n = s->per, .groups = s->groups, .quads = quads.data, .zero_points = symmetric ? NULL : stored, .column_sums = sums,
                                .column_products = products};
     hwq_epilogue e = {.kind = HWQ_KIND_S32, .out_type = HWQ_S32};
     guarded words = guard((size_t)(s->groups * hwq_winograd_words(s->depth, s->per)) * 2, 0), terms = guard((size_t)(s->groups * hwq_winograd_terms(s->per)) * 4, 0);
@@ -127,15 +128,20 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill)
     check_true(reads_the_same(&c, weights.data, points, k), "int64 reading");
 
     hwq_binary add = {.formula = HWQ_BINARY_ORT_ADD, .lo = 0, .hi = 255, .a_scale = 0.5f, .b_scale = 0.25f, .scale = 1.0f};
-    const float scale = 1e-3f;
     check_true(hwq_binary_prepare(&add) == 0, "the operator can be prepared");
-    e = (hwq_epilogue){.kind = HWQ_KIND_REQUANT, .rounding = HWQ_ROUND_FP32, .out_type = HWQ_U8, .scales_f32 = &scale, .zero_point = 77,
-                       .hi = 255, .residual_op = &add, .residual = skip.data};
-    convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, bytes.data, total);
-    hwq_path_choose(0);
-    convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, want.data, total);
-    hwq_path_choose(path);
-    check_equal(bytes.data, want.data, (size_t)outputs, "ref, requantized with a residual");
+    float *scales = calloc((size_t)outs, 4);
+    for (int how = 0; how < 3; how++) { /* with a residual; a scale for each channel and a narrow clamp; products beyond int32 */
+        for (int64_t o = 0; o < outs; o++) scales[o] = 1e-3f * (float)(1 + o % 7) * (how == 2 && o % 3 == 1 ? 1e9f : 1.0f);
+        e = (hwq_epilogue){.kind = HWQ_KIND_REQUANT, .rounding = HWQ_ROUND_FP32, .out_type = HWQ_U8, .scales_f32 = scales, .zero_point = 77, .hi = 255};
+        if (how == 0) e.residual_op = &add, e.residual = skip.data;
+        else e.out_type = HWQ_S8, e.channel_step = 1, e.zero_point = -3, e.lo = -100, e.hi = 90;
+        convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, bytes.data, total);
+        hwq_path_choose(0);
+        convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, want.data, total);
+        hwq_path_choose(path);
+        check_equal(bytes.data, want.data, (size_t)outputs, "ref, requantized");
+    }
+    free(scales);
     check_guard(&x), check_guard(&weights), check_guard(&bias), check_guard(&skip), check_guard(&quads), check_guard(&taps), check_guard(&words), check_guard(&terms);
     check_guard(&out), check_guard(&bytes), check_guard(&want);
     free(points), free(stored), free(sums), free(products), free(positive), free(negative);
@@ -199,24 +205,39 @@ static void depthwise_tails(int path)
     for (int64_t channels = 2; channels <= 34; channels++) {
         const shape s = {1, channels, 1, 1, {{1, 4, 3}, {1, 3, 2}, {1, 1, 1}, {1, 1, 1}, {0, 1, 0}, {0}}};
         check_begin("depthwise_s32", path);
-        integers(&s, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, 0);
+        for (int symmetric = 0; symmetric < 2; symmetric++) integers(&s, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, 0, symmetric);
         const shape slides = {2, channels, 1, 1, {{1, 3, 1 + channels % 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, channels % 3, 1 + channels % 2}, {0}}};
-        integers(&slides, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, (int)(channels % FILLS));
+        for (int symmetric = 0; symmetric < 2; symmetric++) integers(&slides, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, (int)(channels % FILLS), symmetric);
         check_begin("depthwise_f32", path);
         floats(&s, path, HWQ_NHWC);
     }
 }
 
+/* Channels that whole, half and quarter vectors cover, on odd numbers of lines and columns, by strides of 1 and 2. */
+static void depthwise_blocks(int path)
+{
+    static const int64_t channels[] = {40, 48, 56, 63, 64, 65, 80, 96, 97, 112, 130};
+    for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
+        for (int64_t stride = 1; stride <= 2; stride++) {
+            const int64_t n = (int64_t)i;
+            const shape s = {1, channels[i], 1, 1, {{1, 3 + n, 5 + n % 4}, {1, 3, 3}, {1, stride, stride}, {1, 1, 1}, {0, n % 2, 1}, {0}}};
+            check_begin("depthwise_s32", path);
+            integers(&s, path, HWQ_NHWC, n & 1 ? HWQ_U8 : HWQ_S8, (int)(n % FILLS), 1);
+        }
+}
+
 void check_window(void)
 {
     EACH_PATH(path) depthwise_tails(path);
+    EACH_PATH(path) depthwise_blocks(path);
     EACH_PATH(path)
         for (int layout = HWQ_NCHW; layout <= HWQ_NHWC; layout++)
             for (int i = 0; i < SHAPE_COUNT; i++) {
                 check_begin("conv_s32", path);
                 for (int fill = 0; fill < (check_brief && i >= FIRST_WINOGRAD ? 1 : FILLS); fill++)
-                    integers(&SHAPES[i], path, layout, fill & 1 ? HWQ_S8 : HWQ_U8, fill);
-                integers(&SHAPES[i], path, layout, HWQ_S8, 0);
+                    integers(&SHAPES[i], path, layout, fill & 1 ? HWQ_S8 : HWQ_U8, fill, fill % 3 == 1);
+                integers(&SHAPES[i], path, layout, HWQ_S8, 0, 0);
+                integers(&SHAPES[i], path, layout, i & 1 ? HWQ_S8 : HWQ_U8, 0, 1);
                 check_begin("conv_f32", path);
                 floats(&SHAPES[i], path, layout);
                 check_begin("pool_run", path);
