@@ -9,25 +9,26 @@
  *   sum (a - za) w = sum a*w - za * colsum(w)     (padding holds za)
  *
  * Bounds: one step adds at most 4 * 255 * 128 < 2^17 in size to an int32 lane; every sum is modulo 2^32, as ref's.
- * Measured on a Cascade Lake Xeon, one thread, gcc 12, int8 in, R4 to bytes through Python: 1.05 to 1.17 times as fast as tiles of 12 positions with
- * all of k at once, whose shares of the register-only loop timed between the calls ("int8-avx512vnni") were, where nothing shared the core: 97 percent
- * at 3 x 3 stride 2, 56 x 56 x 64 -> 128; 1 x 1: 94 (14 x 14 x 256 -> 1024), 91 (7 x 7 x 512 -> 2048), 56 (56 x 56 x 64 -> 64). Where another thread
- * shares it, the core's 4 instructions a cycle are the limit: 48 for 28 dots, 56 percent; measured 41 (1 x 1) to 58. */
+ * Measured on an AMD Zen 5 (EPYC, 4.17 GHz, where the register-only loop does 534), one thread, gcc 12, int8 in, R4 to bytes, called from C, GMAC/s:
+ * 3 x 3: 520 (14 x 14 x 256), 500 (56 x 56 x 64), 450 (32 x 32 x 16, one strip); stride 2: 491 (56 x 56 x 64 -> 128); 1 x 1: 497 (7 x 7 x 512 -> 2048),
+ * 486 (14 x 14 x 256 -> 1024), 385 (56 x 56 x 64, where a tile of 16 quads spends 224 cycles on dots and 70 on its way in and out; 405 of u8, which is not
+ * copied). On a Cascade Lake Xeon, int8 through Python: 91 to 97 percent of that loop at the larger of these shapes, 56 at 56 x 56 x 64. */
 #include "conv.h"
 #include "epilogue.h"
 #include "isa.h"
 #include "window.h"
 
-enum { FLAT = 56, BLOCK_BYTES = 1 << 17, SLACK = 64, CHUNK = 128 /* quads of k */, REST = 252 /* positions whose accumulators rest between chunks of k */ };
+enum { FLAT = 56, BLOCK_BYTES = 1 << 17, SLACK = 64, OVERHANG = 18 /* positions that a tile may reach beyond its line */, CHUNK = 128 /* quads of k */, REST = 252 /* positions whose accumulators rest between chunks of k */ };
 
 /* A convolution as runs. `wide`: output positions in a row; pointwise ones are one dense line, cut into rows at will. */
 typedef struct {
     int64_t wide, high;             /* rows of output positions */
     int64_t runs, run, quads;       /* runs per position, bytes and quads of each */
     int64_t in_row, step, row_step; /* bytes: an input row; between neighboring positions; between output rows */
-    int64_t rows;                   /* output rows of a block */
+    int64_t rows, every;            /* output rows of a block; image rows from copied row to copied row */
     int64_t chunks, pieces;         /* chunks of k; pieces that they cut the runs into at most */
     int64_t image_bytes, weight_bytes, rest_bytes; /* workspace */
+    int64_t tap;                    /* quads of a tap where three neighboring taps share what they read (strip_avx512vnni.h), else 0 */
     int flat, copied, repacked;
 } plan;
 
@@ -54,11 +55,13 @@ static int plan_of(const hwq_conv *c, plan *p)
     p->step = w->stride[2] * c->channels;
     const int64_t columns = p->copied ? (w->out[2] - 1) * w->stride[2] + (w->kernel[2] - 1) * w->dilation[2] + 1 : w->in[2];
     p->in_row = columns * c->channels;
-    p->row_step = p->flat ? FLAT * c->channels : p->in_row * w->stride[1];
+    p->every = p->copied && w->kernel[1] == 1 ? w->stride[1] : 1;
+    p->row_step = p->flat ? FLAT * c->channels : p->in_row * (w->stride[1] / p->every);
     p->rows = p->row_step && BLOCK_BYTES / p->row_step > 1 ? BLOCK_BYTES / p->row_step : 1;
     if (p->rows > p->high) p->rows = p->high;
-    const int64_t in_rows = (p->rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1;
-    p->image_bytes = p->copied ? hwq_align((p->flat ? p->rows * p->row_step : in_rows * p->in_row) + SLACK) : 0;
+    const int64_t in_rows = (p->rows - 1) * (w->stride[1] / p->every) + (w->kernel[1] - 1) * w->dilation[1] + 1;
+    p->image_bytes = p->copied ? hwq_align((p->flat ? p->rows * p->row_step : in_rows * p->in_row) + SLACK + OVERHANG * p->step) : 0;
+    p->tap = whole && w->kernel[2] == 3 && w->stride[2] == 1 && depth % HWQ_QUAD == 0 ? depth / HWQ_QUAD : 0;
     p->chunks = (p->runs * p->quads + CHUNK - 1) / CHUNK;
     p->pieces = p->runs + p->chunks;
     p->rest_bytes = (p->chunks > 1 ? REST : 14) * 2 * HWQ_STRIP * 4;
@@ -83,55 +86,59 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 #define DOT_PREFIX ""
 #include "dot_vnni.h"
 #include "tile_avx512vnni.h"
+#include "strip_avx512vnni.h"
 
-/* n bytes, their signs flipped. */
-static void flip_bytes(const uint8_t *from, int64_t n, uint8_t *to)
+static inline __mmask64 bytes_of(int64_t n) { return n >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << n) - 1; }
+
+/* n bytes, their signs flipped where `flip` says so; n times one byte. */
+static inline void copy_bytes(const uint8_t *from, int64_t n, __m512i flip, uint8_t *to)
 {
-    const __m512i flip = _mm512_set1_epi8((char)0x80);
-    for (int64_t i = 0; i < n; i += 64) {
-        const __mmask64 mask = n - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n - i)) - 1;
-        _mm512_mask_storeu_epi8(to + i, mask, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from + i), flip));
-    }
+    for (int64_t i = 0; i < n; i += 64)
+        _mm512_mask_storeu_epi8(to + i, bytes_of(n - i), _mm512_xor_si512(_mm512_maskz_loadu_epi8(bytes_of(n - i), from + i), flip));
+}
+static inline void fill_bytes(__m512i byte, int64_t n, uint8_t *to)
+{
+    for (int64_t i = 0; i < n; i += 64) _mm512_mask_storeu_epi8(to + i, bytes_of(n - i), byte);
 }
 
-/* Output rows [top, bottom) need input rows [top * stride - pad, ...): padding filled, signs flipped. */
+/* Output rows [top, bottom) need input rows [top * stride - pad, ...), or every stride-th one: padding filled, signs flipped. */
 static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, int64_t top, int64_t bottom, uint8_t fill, uint8_t *to)
 {
     const hwq_window *w = &c->window;
-    const int64_t rows = (bottom - 1 - top) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1, row_bytes = w->in[2] * c->channels;
+    const int64_t rows = (bottom - 1 - top) * (w->stride[1] / p->every) + (w->kernel[1] - 1) * w->dilation[1] + 1, row_bytes = w->in[2] * c->channels;
     const int64_t before = w->pad[2] * c->channels < p->in_row ? w->pad[2] * c->channels : p->in_row;
     const int64_t inside = p->in_row - before < row_bytes ? p->in_row - before : row_bytes;
+    const __m512i flip = _mm512_set1_epi8(c->a_type == HWQ_S8 ? (char)0x80 : 0), padding = _mm512_set1_epi8((char)fill);
     if (p->flat) {
         const int64_t positions = w->out[1] * w->out[2], last = bottom * p->wide < positions ? bottom * p->wide : positions;
-        flip_bytes(image + top * p->wide * c->channels, (last - top * p->wide) * c->channels, to);
+        copy_bytes(image + top * p->wide * c->channels, (last - top * p->wide) * c->channels, flip, to);
         return;
     }
     for (int64_t r = 0; r < rows; r++, to += p->in_row) {
-        const int64_t y = top * w->stride[1] - w->pad[1] + r;
+        const int64_t y = top * w->stride[1] - w->pad[1] + r * p->every;
         if (y < 0 || y >= w->in[1]) {
-            memset(to, fill, (size_t)p->in_row);
+            fill_bytes(padding, p->in_row, to);
             continue;
         }
-        const uint8_t *from = image + y * row_bytes;
-        memset(to, fill, (size_t)before);
-        if (c->a_type == HWQ_U8) memcpy(to + before, from, (size_t)inside);
-        else flip_bytes(from, inside, to + before);
-        memset(to + before + inside, fill, (size_t)(p->in_row - before - inside));
+        fill_bytes(padding, before, to);
+        copy_bytes(image + y * row_bytes, inside, flip, to + before);
+        fill_bytes(padding, p->in_row - before - inside, to + before + inside);
     }
 }
 
-/* Weights of one group (there is one) with every run padded to whole quads. */
+/* Weights of one group (there is one) with every run padded to whole quads: quads that straddle the packed ones are put together of two. */
 static void copy_weights(const hwq_packed *w, const plan *p, int8_t *to)
 {
-    const int64_t strips = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, k4 = (w->k + 3) / 4 * 4, strip_bytes = p->runs * p->quads * HWQ_STRIP * HWQ_QUAD;
-    memset(to, 0, (size_t)(strips * strip_bytes));
-    for (int64_t s = 0; s < strips; s++, to += strip_bytes)
+    const int64_t strips = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, k4 = (w->k + 3) / 4;
+    for (int64_t s = 0; s < strips; s++)
         for (int64_t r = 0; r < p->runs; r++)
-            for (int64_t i = 0; i < p->run; i++) {
-                const int64_t k = r * p->run + i;
-                const int8_t *from = w->quads + s * k4 * HWQ_STRIP + k / HWQ_QUAD * HWQ_STRIP * HWQ_QUAD + k % HWQ_QUAD;
-                int8_t *at = to + (r * p->quads + i / HWQ_QUAD) * HWQ_STRIP * HWQ_QUAD + i % HWQ_QUAD;
-                for (int j = 0; j < HWQ_STRIP; j++) at[j * HWQ_QUAD] = from[j * HWQ_QUAD];
+            for (int64_t i = 0; i < p->quads; i++, to += HWQ_STRIP * HWQ_QUAD) {
+                const int64_t k = r * p->run + i * HWQ_QUAD, left = p->run - i * HWQ_QUAD, shift = k % HWQ_QUAD * 8, at = s * k4 + k / HWQ_QUAD;
+                const __m512i first = _mm512_loadu_si512(w->quads + at * HWQ_STRIP * HWQ_QUAD);
+                const __m512i second = k / HWQ_QUAD + 1 < k4 ? _mm512_loadu_si512(w->quads + (at + 1) * HWQ_STRIP * HWQ_QUAD) : _mm512_setzero_si512();
+                const __m512i low = _mm512_srl_epi32(first, _mm_cvtsi64_si128(shift)), high = _mm512_sll_epi32(second, _mm_cvtsi64_si128(32 - shift));
+                const __m512i mask = _mm512_set1_epi32(left >= HWQ_QUAD ? -1 : (int32_t)((1u << 8 * left) - 1));
+                _mm512_storeu_si512(to, _mm512_and_si512(mask, _mm512_or_si512(low, high)));
             }
 }
 
@@ -189,6 +196,14 @@ static void block(const hwq_conv *c, const plan *p, const uint8_t *image, int64_
     finish_columns(f, f->epilogue, channel, width);
     const int64_t pixel = c->out_channels * hwq_type_size(f->epilogue->out_type);
     part g = {.strip_bytes = strip_bytes, .terms = terms, .step = p->step, .vectors = width > HWQ_STRIP ? 2 : 1};
+    if (g.vectors == 1 && p->chunks == 1 && p->copied) {
+        const strip s = {pieces, count, weights, terms, p->step, p->tap};
+        for (int64_t y = top; y < bottom; y++) {
+            const int64_t left = y * p->wide < begin ? begin - y * p->wide : 0, right = end - y * p->wide < p->wide ? end - y * p->wide : p->wide;
+            strip_line(&s, image + (y - image_top) * p->row_step + left * p->step, right - left, rest, f, out + (y * p->wide + left) * pixel, pixel);
+        }
+        return;
+    }
     const int64_t quads = (p->runs * p->quads + p->chunks - 1) / p->chunks, whole = p->chunks > 1 ? REST / p->wide : bottom - top;
     for (int64_t y = top, next; y < bottom; y = next) {
         /* Whole lines, as many as may rest; or a part of one. */

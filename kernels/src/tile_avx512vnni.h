@@ -13,50 +13,52 @@
 
 enum { TILE_HALF = 7, TILE_MOST = 2 * TILE_HALF, TILE_COLUMNS = 2 * HWQ_STRIP, TILE_CHUNK = 128 /* quads */ };
 
-/* How a tile leaves: in registers where it is R4 to bytes, the common case; else by the epilogue of the path. */
+/* How a tile leaves: in registers where it is R4 to bytes with scales below 1 in size, the common case; else by the epilogue of the path. */
 typedef struct {
     const hwq_epilogue *epilogue;
-    const float *scales; /* of the tile's first column */
+    float scales[TILE_COLUMNS]; /* of the tile's columns */
     int64_t channel, width, stride;
-    __m512 lo, hi;
-    __m512i zero_point, lo_bytes, zero_point_words;
-    int fast, is_unsigned;
+    __m512i zero_point;           /* int16, of an s8 result */
+    __m512i lo, hi, flip;         /* bytes: the clamp of an s8 result; 0x80 where the result is u8 */
+    int fast, bytes;              /* of the tile; of the epilogue */
 } finish;
 
 static finish finish_of(const hwq_epilogue *e, int64_t stride)
 {
-    return (finish){.epilogue = e, .stride = stride, .lo = _mm512_set1_ps((float)(e->lo - e->zero_point)), .hi = _mm512_set1_ps((float)(e->hi - e->zero_point)),
-                    .zero_point = _mm512_set1_epi32(e->zero_point), .lo_bytes = _mm512_set1_epi8((char)e->lo),
-                    .zero_point_words = _mm512_set1_epi16((short)e->zero_point), .is_unsigned = e->out_type == HWQ_U8,
-                    .fast = e->kind == HWQ_KIND_REQUANT && e->rounding == HWQ_ROUND_FP32 && e->out_type <= HWQ_S8 && !e->float_bias && !e->lut && !e->residual_op};
+    const int flip = e->out_type == HWQ_U8 ? 0x80 : 0;
+    return (finish){.epilogue = e, .stride = stride, .zero_point = _mm512_set1_epi16((short)(e->zero_point - flip)), .lo = _mm512_set1_epi8((char)(e->lo - flip)),
+                    .hi = _mm512_set1_epi8((char)(e->hi - flip)), .flip = _mm512_set1_epi8((char)flip),
+                    .bytes = e->kind == HWQ_KIND_REQUANT && e->rounding == HWQ_ROUND_FP32 && e->out_type <= HWQ_S8 && !e->float_bias && !e->lut && !e->residual_op};
 }
 
 /* `width` columns from e's `channel` on. e, not f->epilogue: a tile's own epilogue lives no longer than the tile. */
 static void finish_columns(finish *f, const hwq_epilogue *e, int64_t channel, int64_t width)
 {
-    f->channel = channel, f->width = width;
-    f->scales = e->scales_f32 ? e->scales_f32 + (e->channel_step ? channel : 0) : NULL;
+    f->channel = channel, f->width = width, f->fast = f->bytes;
+    for (int64_t j = 0; f->bytes && j < TILE_COLUMNS; j++) {
+        f->scales[j] = j < width ? e->scales_f32[e->channel_step ? channel + j : 0] : 0.0f;
+        f->fast &= f->scales[j] > -1.0f && f->scales[j] < 1.0f;
+    }
 }
 
-/* One position of 32 channels by R4, as int16. Only the upper clamp is needed in floats: minps leaves NaN, which like all that is below int32
- * becomes INT32_MIN, and packing saturates that down to the lower clamp's side. */
-static inline __attribute__((always_inline)) __m512i round32(const finish *f, const __m512i acc[2])
+/* Four vectors of sums by R4: 16 bytes of each, one behind the other. A product with a scale below 1 stays in int32, so no clamp is needed before
+ * it is packed with saturation, nor before the zero point is added so. */
+static inline __attribute__((always_inline)) __m512i sixteens(const finish *f, const __m512i acc[4], const __m512 scales[2])
 {
-    const float *scales = f->scales;
-    const int step = f->epilogue->channel_step;
-    const __m512 first = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[0]), step ? _mm512_loadu_ps(scales) : _mm512_set1_ps(scales[0]));
-    const __m512 second = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[1]), step ? _mm512_loadu_ps(scales + HWQ_STRIP) : _mm512_set1_ps(scales[0]));
-    const __m512i words = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_min_ps(f->hi, first)), _mm512_cvtps_epi32(_mm512_min_ps(f->hi, second)));
-    return _mm512_adds_epi16(words, f->zero_point_words);
+    __m512i words[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) words[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[i]), scales[i % 2]));
+    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(words[0], words[1]), f->zero_point);
+    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(words[2], words[3]), f->zero_point);
+    const __m512i bytes = _mm512_max_epi8(_mm512_min_epi8(_mm512_packs_epi16(low, high), f->hi), f->lo);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, f->flip));
 }
 
-static inline __attribute__((always_inline)) void put_two(const finish *f, const __m512i above[2], const __m512i below[2], int both, char *out, char *next)
+static inline __attribute__((always_inline)) void put32(__m256i bytes, int64_t width, char *out)
 {
-    const __m512i a = round32(f, above), b = both ? round32(f, below) : a, order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i bytes = f->is_unsigned ? _mm512_max_epu8(_mm512_packus_epi16(a, b), f->lo_bytes) : _mm512_max_epi8(_mm512_packs_epi16(a, b), f->lo_bytes);
-    const __m512i lines = _mm512_permutexvar_epi32(order, bytes);
-    _mm256_storeu_si256((__m256i *)out, _mm512_castsi512_si256(lines));
-    if (both) _mm256_storeu_si256((__m256i *)next, _mm512_extracti64x4_epi64(lines, 1));
+    if (width == TILE_COLUMNS) _mm256_storeu_si256((__m256i *)out, bytes);
+    else _mm512_mask_storeu_epi8(out, ((__mmask64)1 << width) - 1, _mm512_castsi256_si512(bytes));
 }
 
 /* A piece of k whose bytes lie together, in weights and a: bytes from a position's first; quads. */
@@ -116,25 +118,27 @@ static inline __attribute__((always_inline)) void dot_tile(const int first, cons
         return;
     }
     const finish here = *f; /* the output cannot alias it */
-    if (vectors == 2 && here.width == TILE_COLUMNS) {
+    const __m512 scales[2] = {_mm512_loadu_ps(here.scales), vectors > 1 ? _mm512_loadu_ps(here.scales + HWQ_STRIP) : _mm512_loadu_ps(here.scales)};
+#define SUMS(i) acc_s32x16[(i) < positions ? (i) : positions - 1]
+    if (vectors > 1) {
 #pragma GCC unroll 7
-        for (int i = 0; i < positions; i += 2)
-            put_two(&here, acc_s32x16[i], acc_s32x16[i + 1 < positions ? i + 1 : i], i + 1 < positions, OUT(i), OUT(i + 1));
+        for (int i = 0; i < positions; i += 2) {
+            const __m512i lines = sixteens(&here, (const __m512i[]){SUMS(i)[0], SUMS(i)[1], SUMS(i + 1)[0], SUMS(i + 1)[1]}, scales);
+            put32(_mm512_castsi512_si256(lines), here.width, OUT(i));
+            if (i + 1 < positions) put32(_mm512_extracti64x4_epi64(lines, 1), here.width, OUT(i + 1));
+        }
         return;
     }
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++) {
-        const int64_t left = here.width - v * HWQ_STRIP;
-        const __mmask16 mask = (__mmask16)(left >= HWQ_STRIP ? 0xFFFF : (1 << left) - 1);
-        const __m512 scale = here.epilogue->channel_step ? _mm512_maskz_loadu_ps(mask, here.scales + v * HWQ_STRIP) : _mm512_set1_ps(here.scales[0]);
-#pragma GCC unroll 14
-        for (int i = 0; i < positions; i++) {
-            const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(acc_s32x16[i][v]), scale);
-            const __m512i y = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(x, here.lo), here.hi));
-            const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(y, here.zero_point));
-            _mm_mask_storeu_epi8(OUT(i) + v * HWQ_STRIP, mask, bytes);
-        }
+    const __mmask16 mask = (__mmask16)(here.width >= HWQ_STRIP ? 0xFFFF : (1 << here.width) - 1);
+#pragma GCC unroll 4
+    for (int i = 0; i < positions; i += 4) {
+        const __m512i lines = sixteens(&here, (const __m512i[]){SUMS(i)[0], SUMS(i + 1)[0], SUMS(i + 2)[0], SUMS(i + 3)[0]}, scales);
+        _mm_mask_storeu_epi8(OUT(i), mask, _mm512_castsi512_si128(lines));
+        if (i + 1 < positions) _mm_mask_storeu_epi8(OUT(i + 1), mask, _mm512_extracti32x4_epi32(lines, 1));
+        if (i + 2 < positions) _mm_mask_storeu_epi8(OUT(i + 2), mask, _mm512_extracti32x4_epi32(lines, 2));
+        if (i + 3 < positions) _mm_mask_storeu_epi8(OUT(i + 3), mask, _mm512_extracti32x4_epi32(lines, 3));
     }
+#undef SUMS
 #undef OUT
 }
 
