@@ -8,6 +8,7 @@ from hwq.dialect import find
 from hwq.errors import Error
 from hwq.execution import (
     aten,
+    aten_functions,
     eigen,
     elementwise,
     integral,
@@ -33,6 +34,7 @@ __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 # Importing a module of builders registers them.
 BUILDERS = (
     aten,
+    aten_functions,
     eigen,
     elementwise,
     integral,

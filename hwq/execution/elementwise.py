@@ -20,7 +20,7 @@ from hwq.ops.evaluate import evaluate_node
 from hwq.ops.table import entries as table_entries
 from hwq.ops.table import look_up
 
-__all__: list[str] = []
+__all__ = ["floor_of", "looked_up"]
 
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 
@@ -186,7 +186,7 @@ def relu(scope: Scope) -> Kernel:
 @register("Sigmoid", "LeakyRelu")
 def table(scope: Scope) -> Kernel:
     """A function of one byte: 256 entries, DQ then the float function then Q."""
-    return _looked_up(_table(scope, lambda real: evaluate_node(scope.node, [real])[0]))
+    return looked_up(_table(scope, lambda real: evaluate_node(scope.node, [real])[0]))
 
 
 @register("hwq::Table")
@@ -194,11 +194,11 @@ def exact_table(scope: Scope) -> Kernel:
     """A function of one stored value: of a byte exactly rounded over all 256, of 16 bits within one step."""
     table, given, made = table_entries(scope.node, scope.graph), scope.quantization(0).dtype, scope.result().dtype
     if given in RANGES and made in RANGES:
-        return _looked_up(table)
+        return looked_up(table)
     return adapt(lambda operands, settings: look_up(present(operands[0]), table, made))
 
 
-def _looked_up(entries: Array) -> Kernel:
+def looked_up(entries: Array) -> Kernel:
     """256 entries, indexed by the operand's byte."""
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:

@@ -21,21 +21,21 @@ def depthwise(scope: Scope) -> bool:
     """Whether fbgemm takes its depthwise kernel, whose taps 2i and 2i + 1 saturate in int16 on every x86-64 CPU.
 
     The conditions of fbgemm's takeDepthWiseFastPath: as many channels as groups and filters, a multiple of 8; windows of
-    3x3 or 5x5, padded by half of that, strides of 1 or 2, no dilation.
+    3x3, 5x5 or 3x3x3, padded by half of that, strides of 1 or 2, no dilation.
     """
     node, weights = scope.node, scope.operand(1)
-    if node.op != "Conv" or weights is None or len(weights.shape) != 4:
+    if node.op != "Conv" or weights is None or len(weights.shape) not in (4, 5):
         return False
     get = node.attributes.get
     groups, window = int(get("group", 1)), tuple(weights.shape[2:])
-    half = int(weights.shape[2]) // 2
+    half, rank = int(weights.shape[2]) // 2, len(window)
     return (
         weights.shape[:2] == (groups, 1)
         and groups % 8 == 0
-        and window in {(3, 3), (5, 5)}
-        and {int(one) for one in get("pads", (0,) * 4)} == {half}
-        and tuple(get("strides", (1, 1))) in {(1, 1), (2, 2)}
-        and {int(one) for one in get("dilations", (1, 1))} == {1}
+        and window in {(3, 3), (5, 5), (3, 3, 3)}
+        and {int(one) for one in get("pads", (0,) * 2 * rank)} == {half}
+        and tuple(get("strides", (1,) * rank)) in {(1,) * rank, (2,) * rank}
+        and {int(one) for one in get("dilations", (1,) * rank)} == {1}
     )
 
 

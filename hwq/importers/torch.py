@@ -53,7 +53,7 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
     # Importing it registers the operators of namespace quantized_decomposed.
     _need("torch.ao.quantization.fx._decomposed", f"torch=={VERSION}")
     where = f"module {type(module).__name__}"
-    program, eager, averaged = module, False, False
+    program, eager = module, False
     if not isinstance(module, torch.export.ExportedProgram):
         if not isinstance(module, torch.nn.Module):
             raise Error(
@@ -62,12 +62,16 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
                 remedy="give a torch.nn.Module or a torch.export.ExportedProgram",
             )
         standing, eager = torch_quantized.stand_in(torch, module)
-        averaged = eager and torch_stored.averages(torch, module, example_inputs, where)
-        program = _exported(torch, standing, example_inputs, dynamic_shapes, where)
+        mode = torch_stored.following(torch, where)
+        with mode:
+            program = _exported(torch, standing, example_inputs, dynamic_shapes, where)
+        eager |= mode.found
+        if eager:
+            torch_stored.checked(torch, module, example_inputs, where)
     quantized = _quantized(program, where)
     graph = _read(_written(torch, program, where), where)
     if eager:
-        return (torch_stored.stored_again(graph) if averaged else graph).replace(dialect="torch-fbgemm")
+        return graph.replace(dialect="torch-fbgemm")
     return graph.replace(dialect="torch-pt2e") if quantized else graph
 
 

@@ -7,14 +7,17 @@ real number that the stored one stands for. The lowering of dialect ``torch-fbge
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Callable
 from typing import Any
 
 from hwq.errors import Error
-from hwq.importers import torch_recurrent
+from hwq.importers import torch_recurrent, torch_stored
 
 __all__ = ["stand_in", "translations"]
 
 _NAMESPACES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_DYNAMIC = tuple(f"{name}.dynamic." for name in _NAMESPACES)
 
 
 def stand_in(torch: Any, module: Any, path: str = "") -> tuple[Any, bool]:
@@ -32,11 +35,22 @@ def stand_in(torch: Any, module: Any, path: str = "") -> tuple[Any, bool]:
         new, found = stand_in(torch, child, f"{path}.{name}" if path else name)
         if found:
             changed[name] = new
-    if not changed:
+    pairs = _pairs(torch, module)
+    if not changed and not pairs:
         return module, False
     made = copy.copy(module)
     made._modules = {**module._modules, **changed}
+    made._buffers = {name: one for name, one in module._buffers.items() if name not in pairs}
+    made.__dict__.update(pairs)
     return made, True
+
+
+def _pairs(torch: Any, module: Any) -> dict[str, Any]:
+    """Scales and zero points that FX graph mode keeps as buffers of one number, as numbers: a tracer sees no buffer's value."""
+    if not isinstance(module, torch.fx.GraphModule):
+        return {}
+    named = re.compile(r"(scale|zero_point)_\d+$")
+    return {name: one.item() for name, one in module._buffers.items() if named.search(name) and one.numel() == 1}
 
 
 def translations(torch: Any) -> dict[Any, Any]:
@@ -76,14 +90,24 @@ def _bounds(dtype: Any) -> tuple[int, int]:
 def _replaced(torch: Any, module: Any, path: str) -> Any:
     """The stand-in of one eager quantized module."""
     kind, nn = type(module).__name__, torch.nn
-    own = torch.ops.quantized_decomposed
+    own, functional = torch.ops.quantized_decomposed, torch.nn.functional
     where = f"module {path or kind} ({type(module).__module__}.{kind})"
+    relu = kind.removesuffix("1d").removesuffix("2d").removesuffix("3d") in {"LinearReLU", "ConvReLU", "BNReLU"}
 
-    def pair(value: Any, scale: float, point: int) -> Any:
-        stored = own.quantize_per_tensor(value, scale, point, 0, 255, torch.uint8)
-        return own.dequantize_per_tensor(stored, scale, point, 0, 255, torch.uint8)
+    def stored(value: Any) -> Any:
+        pair = (
+            (module.output_scale, module.output_zero_point) if kind == "Sigmoid" else (module.scale, module.zero_point)
+        )
+        return torch_stored.pair(torch, value.relu() if relu else value, float(pair[0]), int(pair[1]))
 
-    class Quantized(nn.Module):  # type: ignore[misc, name-defined]
+    class Standing(nn.Module):  # type: ignore[misc, name-defined]
+        """Computes with the real numbers that its arguments stand for."""
+
+        def forward(self, *values: Any) -> Any:
+            with torch_stored.unmarked(*values):
+                return self.made(*values)
+
+    class Weighted(Standing):
         """What every stand-in with stored weights and one output scale shares."""
 
         def __init__(self) -> None:
@@ -110,24 +134,74 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
                 )
             return own.dequantize_per_tensor(self.stored, self.scales, self.points, -128, 127, torch.int8)
 
-        def finished(self, value: Any) -> Any:
-            value = value.relu() if "ReLU" in kind else value
-            return pair(value, float(module.scale), int(module.zero_point))
-
-    class Linear(Quantized):
+    class Linear(Weighted):
         """``quantized.linear`` and ``linear_relu``."""
 
-        def forward(self, x: Any) -> Any:
-            return self.finished(nn.functional.linear(x, self.weights(), self.bias))
+        def made(self, x: Any) -> Any:
+            return stored(functional.linear(x, self.weights(), self.bias))
 
-    class Convolution(Quantized):
-        """``quantized.conv2d`` and ``conv2d_relu``."""
+    class Convolution(Weighted):
+        """``quantized.conv1d``, ``conv2d``, ``conv3d``, transposed or not."""
 
-        def forward(self, x: Any) -> Any:
-            made = nn.functional.conv2d(
-                x, self.weights(), self.bias, module.stride, module.padding, module.dilation, module.groups
+        def made(self, x: Any) -> Any:
+            rank, given = x.dim() - 2, (module.stride, module.padding)
+            if "Transpose" in kind:
+                convolve = getattr(functional, f"conv_transpose{rank}d")
+                rest = (module.output_padding, module.groups, module.dilation)
+                return stored(convolve(x, self.weights(), self.bias, *given, *rest))
+            convolve = getattr(functional, f"conv{rank}d")
+            options = [one[-rank:] for one in (*given, module.dilation)]  # torch keeps two of each for Conv1d
+            return stored(convolve(x, self.weights(), self.bias, *options, module.groups))
+
+    class Function(Standing):
+        """A function of one stored value, element by element, or a normalization."""
+
+        def __init__(self, function: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.function = function
+
+        def made(self, x: Any) -> Any:
+            return stored(self.function(x))
+
+    class Normalization(Standing):
+        """``quantized.batch_norm2d`` and its kin: a float operator with the module's own parameters."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                one = getattr(module, name, None)
+                self.register_buffer(name, None if one is None else one.detach().to(torch.float32))
+
+        def made(self, x: Any) -> Any:
+            if "BatchNorm" in kind or "BNReLU" in kind:
+                parameters = (self.running_mean, self.running_var, self.weight, self.bias)
+                return stored(functional.batch_norm(x, *parameters, eps=module.eps))
+            if kind == "LayerNorm":
+                return stored(functional.layer_norm(x, module.normalized_shape, self.weight, self.bias, module.eps))
+            groups = module.num_groups if kind == "GroupNorm" else x.shape[1]
+            ones = torch.ones(x.shape[1])
+            gain = ones if self.weight is None else self.weight
+            offset = 0 * ones if self.bias is None else self.bias
+            # torch.onnx writes the operator as it is named; its own translation reshapes around another.
+            name = "InstanceNormalization" if groups == x.shape[1] else "GroupNormalization"
+            more = {"epsilon": float(module.eps)} | ({} if groups == x.shape[1] else {"num_groups": int(groups)})
+            made = torch.onnx.ops.symbolic(
+                name, (x, gain, offset), more, dtype=torch.float32, shape=tuple(x.shape), version=18
             )
-            return self.finished(made)
+            return stored(made)
+
+    class Slopes(Standing):
+        """``quantized.prelu``, whose slopes are stored as quint8."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            slopes = module.weight
+            self.register_buffer("stored", slopes.int_repr())
+            self.scales, self.points = float(slopes.q_scale()), int(slopes.q_zero_point())
+
+        def made(self, x: Any) -> Any:
+            slopes = own.dequantize_per_tensor(self.stored, self.scales, self.points, 0, 255, torch.uint8)
+            return stored(functional.prelu(x, slopes))
 
     class Dynamic(nn.Module):  # type: ignore[misc, name-defined]
         """``quantized.linear_dynamic`` with a reduced range."""
@@ -153,34 +227,49 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
 
         def forward(self, x: Any) -> Any:
             # The operator of domain com.microsoft with the same operands; torch.onnx writes it as it is named.
-            return torch.onnx.ops.symbolic(
+            made = torch.onnx.ops.symbolic(
                 "com.microsoft::DynamicQuantizeMatMul",
                 (x, self.stored, self.scales, None, self.bias),
                 dtype=torch.float32,
                 shape=(*x.shape[:-1], self.stored.shape[1]),
                 version=1,
             )
+            return made.relu() if relu else made
 
     class Quantize(nn.Module):  # type: ignore[misc, name-defined]
         """Where floats become stored numbers."""
 
         def forward(self, x: Any) -> Any:
-            return pair(x, float(module.scale), int(module.zero_point))
+            return stored(x)
+
+    class DeQuantize(nn.Module):  # type: ignore[misc, name-defined]
+        """Where stored numbers become floats."""
+
+        def forward(self, x: Any) -> Any:
+            return torch_stored.real(torch, x)
 
     class Functional(nn.Module):  # type: ignore[misc, name-defined]
         """``quantized.add``, ``mul`` and ``cat``, a sum with or without a ReLU; the others are not reproduced."""
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.zero_point = module.scale, module.zero_point
+
         def add(self, a: Any, b: Any) -> Any:
-            return pair(a + b, float(module.scale), int(module.zero_point))
+            with torch_stored.unmarked(a, b):
+                return stored(a + b)
 
         def mul(self, a: Any, b: Any) -> Any:
-            return pair(a * b, float(module.scale), int(module.zero_point))
+            with torch_stored.unmarked(a, b):
+                return stored(a * b)
 
         def add_relu(self, a: Any, b: Any) -> Any:
-            return pair((a + b).relu(), float(module.scale), int(module.zero_point))
+            with torch_stored.unmarked(a, b):
+                return stored((a + b).relu())
 
         def cat(self, values: Any, dim: int = 0) -> Any:
-            return pair(torch.cat(values, dim), float(module.scale), int(module.zero_point))
+            with torch_stored.unmarked(*values):
+                return stored(torch.cat(values, dim))
 
         def __getattr__(self, name: str) -> Any:
             if name in {"add_scalar", "mul_scalar", "matmul"}:
@@ -188,20 +277,31 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
                 raise Error(f"QFunctional.{name} is not reproduced", where=where, remedy=told)
             return super().__getattr__(name)
 
-    dynamic = type(module).__module__.startswith(f"{_NAMESPACES[0]}.dynamic")
-    if kind == "Linear" and dynamic:
-        return Dynamic()
+    dynamic = f"{type(module).__module__}.".startswith(_DYNAMIC)
     if kind == "LSTM" and dynamic:
         return torch_recurrent.lstm(torch, module, where)
-    if kind in {"Conv2d", "ConvReLU2d"} and not dynamic and module.padding_mode != "zeros":
+    convolution = "Conv" in kind and not dynamic
+    if convolution and module.padding_mode != "zeros":
         raise Error(f"padding_mode {module.padding_mode} is not reproduced", where=where, remedy="pad with zeros")
     if kind == "Quantize" and module.dtype != torch.quint8:
         raise Error(f"activations of type {module.dtype} are not reproduced", where=where, remedy="quint8 is")
-    table = {
-        "Linear": Linear, "LinearReLU": Linear, "Conv2d": Convolution, "ConvReLU2d": Convolution,
-        "Quantize": Quantize, "DeQuantize": nn.Identity, "QFunctional": Functional, "Dropout": nn.Identity,
+    functions: dict[str, Callable[[Any], Any]] = {
+        "Sigmoid": torch.sigmoid, "Hardswish": functional.hardswish,
+        "ELU": lambda x: functional.elu(x, module.alpha), "LeakyReLU": lambda x: functional.leaky_relu(x, module.negative_slope),
     }  # fmt: skip
+    rest: dict[str, Callable[[], Any]] = {
+        "Linear": Linear, "LinearReLU": Linear, "Quantize": Quantize, "DeQuantize": DeQuantize, "QFunctional": Functional,
+        "Dropout": nn.Identity, "PReLU": Slopes, "ReLU6": nn.ReLU6,
+    }  # fmt: skip
+    convolutions = [f"{name}{rank}d" for name in ("Conv", "ConvReLU", "ConvTranspose") for rank in (1, 2, 3)]
+    normalizations = ["BatchNorm2d", "BatchNorm3d", "BNReLU2d", "BNReLU3d", "LayerNorm", "GroupNorm",
+                      "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"]  # fmt: skip
+    table = {**rest, **dict.fromkeys(convolutions, Convolution), **dict.fromkeys(normalizations, Normalization)}
+    if dynamic and kind in {"Linear", "LinearReLU"}:
+        return Dynamic()
+    if not dynamic and kind in functions:
+        return Function(functions[kind])
     if dynamic or kind not in table:
-        names = ", ".join(dict.fromkeys([*table, "dynamic Linear", "dynamic LSTM"]))
+        names = ", ".join([*table, *functions, "dynamic Linear", "dynamic LSTM"])
         raise Error("this quantized module is not reproduced", where=where, remedy=f"those that are: {names}")
     return table[kind]()

@@ -1,63 +1,189 @@
-"""Which of torch's operators an eager quantized module runs on stored numbers: averages are told apart, unknown ones refused.
+"""Which values of an eager quantized module are stored numbers: followed while torch.export traces its float stand-in.
 
-A traced stand-in shows real numbers only, so the module itself runs once on the example and every operator is looked at.
+A traced value is a real number either way. `Following` marks those that torch holds as quint8, by scale and zero point, and
+lets every function of one make what torch's quantized kernel makes of it: a value that moves keeps its pair, others get the
+pair that torch gives them, and what is not known is refused.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from hwq.errors import Error
-from hwq.graph import Graph, Node
 
-__all__ = ["averages", "stored_again"]
+__all__ = ["checked", "following", "pair", "real", "unmarked"]
 
-# On stored numbers exactly what `hwq.lowering.fbgemm` makes of them, or values that only move.
-KNOWN = frozenset(
-    "quantize_per_tensor dequantize linear linear_relu conv2d conv2d_relu add add_relu mul mul_relu cat relu relu_ max_pool2d "
-    "quantized_max_pool2d view _unsafe_view reshape flatten permute transpose t slice select split split_with_sizes chunk clone "
-    "contiguous detach alias squeeze unsqueeze expand upsample_nearest2d _reshape_alias empty_like empty_quantized copy_ "
-    "unbind narrow as_strided view_as _adaptive_avg_pool2d adaptive_avg_pool2d avg_pool2d mean dropout "
-    "q_scale q_zero_point qscheme is_same_size size stride".split()
+Pair = tuple[float, int]
+MARK = "_hwq_pair"
+# Values only move, or the largest of them are taken: scale and zero point stay.
+KEPT = frozenset(
+    "relu relu_ max_pool1d max_pool2d max_pool1d_with_indices view reshape flatten permute transpose t select split "
+    "split_with_sizes tensor_split chunk clone contiguous detach alias squeeze unsqueeze expand unbind narrow view_as "
+    "upsample_nearest2d upsample_nearest3d interpolate dropout dropout_ feature_dropout __getitem__ __get__ movedim moveaxis swapaxes "
+    "swapdims repeat_interleave channel_shuffle pixel_shuffle to cpu unflatten flip index_select".split()
 )
+# Results are stored as their operand is.
+SAME = frozenset(
+    "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool1d avg_pool1d avg_pool2d mean hardtanh hardtanh_ relu6 relu6_ clamp "
+    "clamp_ clip leaky_relu leaky_relu_ cat concat concatenate".split()
+)
+# Results whose scale and zero point torch prescribes (aten/src/ATen/native/quantized/cpu).
+FIXED: Mapping[str, Pair] = {
+    "sigmoid": (1 / 256, 0),
+    "sigmoid_": (1 / 256, 0),
+    "tanh": (1 / 128, 128),
+    "tanh_": (1 / 128, 128),
+    "hardsigmoid": (1 / 256, 0),
+}
 AVERAGES = frozenset({"_adaptive_avg_pool2d", "adaptive_avg_pool2d", "avg_pool2d", "mean"})
-NODES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-# Operators of ONNX that pass a stored number on.
-PASSING = frozenset({"Relu", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split",
-                     "Identity", "Resize", "Expand"})  # fmt: skip
+# Operators of namespace quantized whose last arguments are a scale and a zero point.
+OWN: Mapping[str, Callable[[Any, Any], Any]] = {
+    "add": lambda torch, args: args[0] + args[1],
+    "add_relu": lambda torch, args: (args[0] + args[1]).relu(),
+    "mul": lambda torch, args: args[0] * args[1],
+    "mul_relu": lambda torch, args: (args[0] * args[1]).relu(),
+    "cat": lambda torch, args: torch.cat(args[0], args[1]),
+    "hardswish": lambda torch, args: torch.nn.functional.hardswish(args[0]),
+    "sigmoid": lambda torch, args: torch.sigmoid(args[0]),
+}
 
 
-def averages(torch: Any, module: Any, example_inputs: Any, where: str) -> bool:
-    """Whether the module averages stored numbers. It runs once, as it is.
+def pair(torch: Any, value: Any, scale: float, point: int) -> Any:
+    """A real number as quint8 holds it, marked; torch's kernels take scales as float32."""
+    scale = float(np.float32(scale))
+    own, bounds = torch.ops.quantized_decomposed, (0, 255, torch.uint8)
+    stored = own.quantize_per_tensor(value, scale, point, *bounds)
+    made = own.dequantize_per_tensor(stored, scale, point, *bounds)
+    setattr(made, MARK, (scale, point))
+    return made
+
+
+def real(torch: Any, value: Any) -> Any:
+    """The same numbers as floats: no mark."""
+    return torch.ops.aten.alias(value) if hasattr(value, MARK) else value
+
+
+@contextlib.contextmanager
+def unmarked(*values: Any) -> Iterator[None]:
+    """Let a stand-in compute with the real numbers of stored values."""
+    marks = [(one, getattr(one, MARK)) for one in _tensors(values) if hasattr(one, MARK)]
+    for one, _ in marks:
+        delattr(one, MARK)
+    try:
+        yield
+    finally:
+        for one, found in marks:
+            setattr(one, MARK, found)
+
+
+def following(torch: Any, where: str) -> Any:
+    """A mode under which to trace a stand-in; its `found` tells whether a stored value was seen."""
+    from torch.overrides import TorchFunctionMode
+
+    class Following(TorchFunctionMode):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.found = False
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            named, kwargs = str(getattr(function, "__name__", "")), kwargs or {}
+            kind = str(function)
+            if kind.startswith("quantized."):
+                self.found = True
+                return _own(torch, kind.split(".")[1], args, kwargs, where)
+            if named == "quantize_per_tensor" and not kind.startswith("quantized_decomposed"):
+                self.found = True
+                return _stored(torch, args, kwargs, where)
+            pairs = [found for one in _tensors((args, kwargs)) if (found := getattr(one, MARK, None)) is not None]
+            if not pairs:
+                return function(*args, **kwargs)
+            self.found = True
+            if named in {"q_scale", "q_zero_point"}:
+                return pairs[0][named == "q_zero_point"]
+            if named == "dequantize":
+                return real(torch, args[0])
+            made = function(*args, **kwargs)
+            if not any(True for _ in _tensors(made)) or kind.startswith(("aten.", "prim", "quantized_decomposed")):
+                return made  # sizes and the like, and what the tracer itself calls
+            return _marked(torch, named, pairs[0], made, where)
+
+    return Following()
+
+
+def _marked(torch: Any, named: str, found: Pair, made: Any, where: str) -> Any:
+    """The result of one function of a stored value, stored as torch does."""
+    if named in KEPT or (named.startswith("max_pool") and named.removeprefix("max_pool")[:1] in "12"):
+        for one in _tensors(made):
+            setattr(one, MARK, found)
+        return made
+    if named in FIXED:
+        return pair(torch, made, *FIXED[named])
+    if named in SAME:
+        return pair(torch, made, *found)
+    raise Error(
+        f"torch's {named.rstrip('_')} of quantized tensors is not reproduced",
+        where=where,
+        remedy="dequantize before it",
+    )
+
+
+def _own(torch: Any, name: str, args: Any, kwargs: Any, where: str) -> Any:
+    """``torch.ops.quantized``: the float operator between the pairs."""
+    given = [*args, *kwargs.values()]
+    if name == "relu6":
+        return pair(torch, torch.nn.functional.relu6(given[0]), *getattr(given[0], MARK))
+    if name not in OWN or len(given) < 3 or not isinstance(given[-2], (int, float)):
+        raise Error(
+            f"torch.ops.quantized.{name} is not reproduced", where=where, remedy=f"those that are: {', '.join(OWN)}"
+        )
+    scale = float(given[-2])
+    if name in {"hardswish", "sigmoid"} and np.float32(1 / scale) != np.float32(1) / np.float32(scale):
+        raise Error(
+            f"the scale {scale!r} of torch.ops.quantized.{name} is no float32, and torch divides by it in float64",
+            where=where,
+            remedy="give scales as float32 values, as torch's observers do",
+        )
+    return pair(torch, OWN[name](torch, given), scale, int(given[-1]))
+
+
+def _stored(torch: Any, args: Any, kwargs: Any, where: str) -> Any:
+    names = ("input", "scale", "zero_point", "dtype")
+    told = {**dict(zip(names, args, strict=False)), **kwargs}
+    if told["dtype"] != torch.quint8:
+        raise Error(f"activations of type {told['dtype']} are not reproduced", where=where, remedy="quint8 is")
+    return pair(torch, told["input"], float(told["scale"]), int(told["zero_point"]))
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif hasattr(value, "untyped_storage"):
+        yield value
+
+
+def checked(torch: Any, module: Any, example_inputs: Any, where: str) -> None:
+    """Run the module once, as it is, and look at its averages.
 
     Raises
     ------
     Error
-        An operator on stored numbers that hwq does not reproduce, or averages of both kinds.
+        It does not run, or it breaks ties of an average in a way of its own.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    seen: list[bool] = []
-
     class Watch(TorchDispatchMode):  # type: ignore[misc]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = function.overloadpacket.__name__
-            given = [one for arg in args for one in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-            stored = any(isinstance(one, torch.Tensor) and one.is_quantized for one in given)
-            if stored and name not in KNOWN:
-                raise Error(
-                    f"torch's {name} of quantized tensors is not reproduced",
-                    where=where,
-                    remedy="dequantize before it",
-                )
-            made = function(*args, **(kwargs or {}))
-            if name in AVERAGES:
-                seen.append(stored)
-                if stored:
-                    _without_ties(name, args, kwargs or {}, made, where)
+            made, name = function(*args, **(kwargs or {})), function.overloadpacket.__name__
+            if name in AVERAGES and args[0].is_quantized:
+                _without_ties(name, args, kwargs or {}, made, where)
             return made
 
     before = torch.backends.quantized.engine
@@ -70,18 +196,15 @@ def averages(torch: Any, module: Any, example_inputs: Any, where: str) -> bool:
         torch.backends.quantized.engine = "fbgemm"
         with Watch(), torch.no_grad():
             module(*positional, **named)
-    except RuntimeError:
-        # torch.export says better what is wrong with the module or its inputs.
-        return False
+    except (RuntimeError, NotImplementedError) as error:
+        raise Error(
+            "torch cannot run this module",
+            where=where,
+            why=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            remedy="give a module that runs on the example inputs",
+        ) from error
     finally:
         torch.backends.quantized.engine = before
-    if len(set(seen)) > 1:
-        raise Error(
-            "averages of stored and of real numbers in one module are not told apart",
-            where=where,
-            remedy="import its parts one by one",
-        )
-    return bool(seen) and seen[0]
 
 
 def _without_ties(name: str, args: Any, kwargs: Any, made: Any, where: str) -> None:
@@ -114,32 +237,3 @@ def _without_ties(name: str, args: Any, kwargs: Any, made: Any, where: str) -> N
             why="torch breaks its ties by memory format, channel and CPU",
             remedy="average an odd number or a power of two of values, whole windows, or dequantize before it",
         )
-
-
-def stored_again(graph: Graph) -> Graph:
-    """Store every average of stored numbers with the scale it came with, as torch does."""
-    makers = {value: node for node in graph.nodes for value in node.outputs}
-    tensors, nodes = dict(graph.tensors), []
-    for node in graph.nodes:
-        found = _source(makers, node.inputs[0]) if node.op in NODES and not node.domain else None
-        if found is None:
-            nodes.append(node)
-            continue
-        made = node.outputs[0]
-        stored, real = f"{made}_stored", f"{made}_mean"
-        tensors[real] = dataclasses.replace(tensors[made], name=real)
-        tensors[stored] = dataclasses.replace(tensors[made], name=stored, dtype="uint8")
-        nodes += [
-            dataclasses.replace(node, outputs=(real,)),
-            Node("QuantizeLinear", f"{node.name}_quantize", (real, *found.inputs[1:]), (stored,)),
-            Node("DequantizeLinear", f"{node.name}_dequantize", (stored, *found.inputs[1:]), (made,)),
-        ]
-    return graph.replace(nodes=nodes, tensors=list(tensors.values()))
-
-
-def _source(makers: Mapping[str, Node], value: str) -> Node | None:
-    """The DQ whose stored number a value is."""
-    node = makers.get(value)
-    while node is not None and node.op in PASSING:
-        node = makers.get(node.inputs[0])
-    return node if node is not None and node.op == "DequantizeLinear" else None

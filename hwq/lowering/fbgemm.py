@@ -21,7 +21,11 @@ __all__ = ["group_eager"]
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 SUMS = frozenset({"Add", "Mul"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-MOVERS = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+MOVERS = frozenset({"Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
+                    "Unsqueeze"})  # fmt: skip
+# Of one stored value, element by element, and normalizations: ATen's own kernels.
+FUNCTIONS = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "BatchNormalization",
+                       "GroupNormalization", "InstanceNormalization", "LayerNormalization"})  # fmt: skip
 
 
 def group_eager(draft: Draft) -> bool:
@@ -42,6 +46,8 @@ def group_eager(draft: Draft) -> bool:
             changed |= _fuse(draft, key, node)
         elif node.op in AVERAGES:
             changed |= _average(draft, key, node)
+        elif node.op in FUNCTIONS:
+            changed |= _apply(draft, key, node)
     for key, node in reversed(list(draft)):
         if is_dequantize(node) and not draft.edges(node.outputs[0]) and node.outputs[0] not in draft.outputs:
             draft.remove(key)
@@ -62,23 +68,28 @@ def _move(draft: Draft, key: float, node: Node) -> bool:
     found = _source(draft, node.inputs[0])
     if found is not None and node.op == "Transpose" and not found[1].scalar:
         return _transpose(draft, key, node, *found)
-    if found is None or not found[1].scalar or len([value for value in node.outputs if value]) != 1:
+    if found is None or not found[1].scalar:
         return False
     dequantize, pair = found
-    made = node.outputs[0]
     dtype = draft.tensors[dequantize.inputs[0]].dtype
-    stored = draft.fresh(f"{made}_stored", dataclasses.replace(draft.tensors[made], name="", dtype=dtype))
+    outputs = [
+        draft.fresh(f"{made}_stored", dataclasses.replace(draft.tensors[made], name="", dtype=dtype)) if made else ""
+        for made in node.outputs
+    ]
     value = annotate(draft, dequantize.inputs[0], pair.quantization(), key)
     inputs: tuple[str, ...] = (value, *node.inputs[1:])
-    draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=(stored,), body=(node,)))
-    declare(draft, stored, pair.quantization())
-    again = dataclasses.replace(
-        dequantize,
-        name=draft.unique(f"{node.name}_dequantize"),
-        inputs=(stored, *dequantize.inputs[1:]),
-        outputs=(made,),
-    )
-    draft.add(again, key)
+    draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=tuple(outputs), body=(node,)))
+    for made, stored in zip(node.outputs, outputs, strict=True):
+        if not made:
+            continue
+        declare(draft, stored, pair.quantization())
+        again = dataclasses.replace(
+            dequantize,
+            name=draft.unique(f"{node.name}_dequantize"),
+            inputs=(stored, *dequantize.inputs[1:]),
+            outputs=(made,),
+        )
+        draft.add(again, key)
     return True
 
 
@@ -162,6 +173,39 @@ def _average(draft: Draft, key: float, node: Node) -> bool:
     made = reader[1].outputs[0]
     draft.remove(reader[0])
     draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=(made,), body=(dequantize, node, reader[1])))
+    declare(draft, made, result.quantization())
+    return True
+
+
+def _apply(draft: Draft, key: float, node: Node) -> bool:
+    """Let a function of a stored value, with constant parameters, read and make stored values."""
+    found, reader = _source(draft, node.inputs[0]), draft.only_reader(node.outputs[0])
+    chain = [node]
+    if reader is not None and reader[1].op == "Relu" and node.op == "BatchNormalization":
+        chain.append(reader[1])
+        swallowed, reader = reader[0], draft.only_reader(reader[1].outputs[0])
+    if found is None or reader is None or not is_quantize(reader[1]):
+        return False
+    (dequantize, first), result = found, affine(draft, reader[1])
+    if result is None or not first.scalar or not result.scalar or (first.dtype, result.dtype) != ("uint8", "uint8"):
+        return False
+    # A clamp keeps scale and zero point.
+    if node.op == "Clip" and (first.scale.item(), first.offset) != (result.scale.item(), result.offset):
+        return False
+    inputs = [annotate(draft, dequantize.inputs[0], first.quantization(), key), *node.inputs[1:]]
+    if node.op == "PRelu":
+        slopes = _source(draft, node.inputs[1])
+        if slopes is None or slopes[1].dtype != "uint8" or not slopes[1].scalar:
+            return False
+        inputs[1] = annotate(draft, slopes[0].inputs[0], slopes[1].quantization(), key)
+    elif any(value and draft.constant(value) is None for value in inputs[1:]):
+        return False
+    made = reader[1].outputs[0]
+    if len(chain) > 1:
+        draft.remove(swallowed)
+    draft.remove(reader[0])
+    body = (dequantize, *chain, reader[1])
+    draft.exchange(key, dataclasses.replace(node, inputs=tuple(inputs), outputs=(made,), body=body))
     declare(draft, made, result.quantization())
     return True
 
