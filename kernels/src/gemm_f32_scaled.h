@@ -221,14 +221,15 @@ static void multiply(const ARGS *args)
         if (SHIFT && w->symmetric && shift_rows(a, a_stride, rows, w->k, shifted)) a = shifted, a_stride = w->k, weights = SHIFTED;
         for (int64_t strip = args->first_strip, strips; strip < end; strip += strips) {
             const int most = rows == 4 ? FOUR_STRIPS : ONE_STRIPS;
-            strips = end - strip >= most ? most : 1;
+            strips = end - strip >= most ? most : rows == 1 && end - strip >= REST_STRIPS ? REST_STRIPS : 1;
 #define TILE(rows, strips)                                                                                                    \
     (weights == SHIFTED ? tile(rows, strips, SHIFT ? SHIFTED : SYMMETRIC, w, strip, blocks, a, a_stride, done)                \
      : weights          ? tile(rows, strips, SYMMETRIC, w, strip, blocks, a, a_stride, done)                                  \
                         : tile(rows, strips, ANY, w, strip, blocks, a, a_stride, done))
             if (rows == 4 && strips > 1) TILE(4, FOUR_STRIPS);
             else if (rows == 4) TILE(4, 1);
-            else if (strips > 1) TILE(1, ONE_STRIPS);
+            else if (strips == ONE_STRIPS) TILE(1, ONE_STRIPS);
+            else if (strips == REST_STRIPS) TILE(1, REST_STRIPS);
             else TILE(1, 1);
 #undef TILE
             const int64_t column = strip * HWQ_STRIP, wide = strips * HWQ_STRIP, width = w->n - column < wide ? w->n - column : wide;

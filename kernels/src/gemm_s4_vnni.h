@@ -17,7 +17,7 @@ static inline __attribute__((always_inline)) VECTOR quad_at(const uint8_t *a)
     memcpy(&four, a, 4);
     return SET1(four);
 }
-enum { BYTES = LANES * 4, PIECES = 64 / BYTES /* vectors of a strip */, WIDE = STRIPS * PIECES };
+enum { BYTES = LANES * 4, PIECES = 64 / BYTES /* vectors of a strip */, WIDE = STRIPS * PIECES, AHEAD = 256 /* bytes, as gemm_vnni.h's */ };
 
 /* Here the nibbles are the unsigned operand, a the signed one. Low and high nibbles in sums of their own: a chain would wait for itself. */
 static inline __attribute__((always_inline)) void few_dots(const int rows, const int vectors, int64_t pairs, const uint8_t *a, int64_t a_stride,
@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) void few_dots(const int rows, const
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             const uint8_t *from = b + v / PIECES * b_strip + v % PIECES * BYTES;
-            if (v % PIECES == 0) _mm_prefetch((const char *)from + HWQ_S4_AHEAD, _MM_HINT_T0);
+            if (v % PIECES == 0) _mm_prefetch((const char *)from + AHEAD, _MM_HINT_T0);
             const VECTOR x = load(from), mask = SET1(0x0F0F0F0F);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
