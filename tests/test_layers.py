@@ -20,7 +20,7 @@ RANKS = {
     "hwq.quantization": 5, "hwq.placement": 5, "hwq.operator_kinds": 4, "hwq.scales": 5, "hwq.floating": 5, "hwq.transforms": 5, "hwq.rounding": 5, "hwq.dynamic": 5, "hwq.entropy": 4, "hwq.lowering": 5, "hwq.importers": 5, "hwq.encodings": 5, "hwq.exporters": 5, "hwq.translation": 5, "hwq.zoo": 5, "hwq.zoo_yolo": 5,
     "hwq.execution": 6, "hwq.simulators": 6,
     "hwq.comparison": 7,
-    "hwq.reporting": 8, "hwq.validation": 8, "hwq.onnx_backend": 8, "hwq.verification": 8, "hwq.portability": 8, "hwq.repair": 8, "hwq.qat": 8, "hwq.overflow": 6, "hwq.difference": 8, "hwq.hypotheses": 8, "hwq.observation": 8,
+    "hwq.reporting": 8, "hwq.validation": 8, "hwq.onnx_backend": 8, "hwq.verification": 8, "hwq.portability": 8, "hwq.repair": 8, "hwq.qat": 8, "hwq.overflow": 6, "hwq.difference": 8, "hwq.alignment": 7, "hwq.hypotheses": 8, "hwq.product_hypotheses": 8, "hwq.observation": 8,
     "hwq.demo": 9, "hwq.benchmark": 9,
     "hwq.cli": 10, "hwq.__main__": 11,
 }  # fmt: skip
