@@ -179,22 +179,30 @@ def quantize(
 
 
 def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
-    """float32 fused multiply-add, exact: float64 holds the product, and the sum is rounded to odd before the cast."""
-    a, b, c = (np.asarray(v, np.float32).astype(np.float64) for v in (a, b, c))
-    product = a * b  # 48 bits: exact (no float32 product leaves float64's range)
+    """float32 fused multiply-add, exact: float64 holds the product; where its sum may have hidden a side of a tie, it is rounded to odd."""
+    product, c = np.asarray(a, np.float32).astype(np.float64) * np.asarray(b, np.float32), np.asarray(c, np.float32)
+    total = np.atleast_1d(product + c)  # 48 bits: exact (no float32 product leaves float64's range)
+    made = total.astype(np.float32)
+    # Two roundings are one unless the first falls on the middle between two float32: the 29 bits that go are 2^28 then.
+    # Subnormal results lose more bits.
+    doubtful = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
+    doubtful |= np.abs(total) < np.finfo(np.float32).tiny
+    if doubtful.any():
+        parts = (np.broadcast_to(v, total.shape)[doubtful].astype(np.float64) for v in (product, c))
+        made[doubtful] = _rounded_to_odd(*parts).astype(np.float32)
+    return made.reshape(np.broadcast_shapes(product.shape, c.shape))
+
+
+def _rounded_to_odd(product: Array, c: Array) -> Array:
+    """float64 sums whose last bit is odd where they are inexact: rounding them again sees which side of a tie they lie on."""
     total = product + c
-    # Two-sum gives the error of that addition; where it is not 0, the last bit of the float64 sum is made odd on the
-    # side of the error, so that rounding to float32 sees which side of a tie the exact sum lies on.
     back = total - product
-    error = (product - (total - back)) + (c - back)
-    bits = total.view(np.int64) if total.shape else np.atleast_1d(total).view(np.int64)
-    total = np.atleast_1d(total)
-    error = np.atleast_1d(error)
+    error = (product - (total - back)) + (c - back)  # two-sum: what the addition lost
+    bits = total.view(np.int64)
     with np.errstate(invalid="ignore"):
         inexact = (error != 0) & np.isfinite(total) & (bits & 1 == 0)
         toward = np.where((error > 0) == (total > 0), 1, -1)
-    odd = np.where(inexact, bits + toward, bits).view(np.float64)
-    return odd.astype(np.float32).reshape(np.shape(product))
+    return np.asarray(np.where(inexact, bits + toward, bits).view(np.float64))
 
 
 def dequantize(q: Any, scale: Any, zero_point: Any = 0) -> Array:

@@ -9,6 +9,7 @@ from hwq.errors import Error
 from hwq.execution import (
     aten,
     aten_functions,
+    curves,
     eigen,
     elementwise,
     integral,
@@ -35,6 +36,7 @@ __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 BUILDERS = (
     aten,
     aten_functions,
+    curves,
     eigen,
     elementwise,
     integral,

@@ -127,11 +127,13 @@ def float_product(scope: Scope) -> Kernel:
     get = scope.node.attributes.get
     plain = not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
     ranks = len(a.shape) >= 2 and len(b.shape) >= 2 and a.known_shape and b.known_shape
-    if {a.dtype, b.dtype} != {"float32"} or not plain or not ranks:
+    if {a.dtype, b.dtype} != {"float32"} or not ranks:
         return interpret(scope)
     transposed = bool(get("transB", 0))
     if scope.dialect.formulas.get("float-product") == "mlas":
-        return adapt(_product_by_mlas(b.data is not None and b.data.ndim == 2, transposed))
+        return adapt(_product_by_mlas(scope.node, b.data is not None and b.data.ndim == 2))
+    if not plain:
+        return interpret(scope)
     if b.data is None or b.data.ndim != 2:
         return interpret(scope)
     if bias is not None and (bias.data is None or bias.data.shape != (b.data.shape[0 if transposed else 1],)):
@@ -172,15 +174,28 @@ def float_elements(scope: Scope) -> Kernel:
     return interpret(scope, emit)
 
 
-def _product_by_mlas(packed: bool, transposed: bool) -> Callable[[Sequence[Array | None], Settings], Array]:
+def _product_by_mlas(node: Node, packed: bool) -> Callable[[Sequence[Array | None], Settings], Array]:
+    get = node.attributes.get
+    transposed = bool(get("transA", 0)), bool(get("transB", 0))
+    factors = float(get("alpha", 1.0)), float(get("beta", 1.0))
+
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         a, b, start = present(operands[0]), present(operands[1]), operands[2] if len(operands) > 2 else None
-        right = np.ascontiguousarray(b.T) if transposed else b
+        a, right = (
+            np.ascontiguousarray(one.T) if turned else one for one, turned in zip((a, b), transposed, strict=True)
+        )
+        start = None if factors[1] == 0 else start
         if right.ndim == 2:
             # A matrix on the right makes one product of all leading dimensions (MatMulComputeHelper).
             rows = np.ascontiguousarray(a).reshape(-1, a.shape[-1])
             made = mlas.product(
-                rows, right, packed=packed, transposed=transposed, start=start, threads=settings.threads
+                rows,
+                right,
+                packed=packed,
+                transposed=transposed,
+                start=start,
+                factors=factors,
+                threads=settings.threads,
             )
             return made.reshape(*a.shape[:-1], right.shape[-1])
         batch = np.broadcast_shapes(a.shape[:-2], right.shape[:-2])

@@ -12,6 +12,7 @@ import numpy as np
 
 from hwq import kernels
 from hwq.graph import Array, Node
+from hwq.numerics import fused_multiply_add
 from hwq.ops import arithmetic, spatial
 
 __all__ = ["average", "average_whole", "block_length", "convolve", "product"]
@@ -24,25 +25,26 @@ STRIDE_N = STRIDE_K = 128
 SMALL_KERNEL = 32
 
 
-def block_length(columns: int, k: int) -> int:
+def block_length(columns: int, k: int, turned: bool = False) -> int:
     """Steps of k in one chain for operands that are packed as they come.
 
-    Both strides keep their product: wide matrices halve k's, narrow ones double it.
+    Both strides keep their product: wide matrices halve k's, narrow ones double it, unless the left operand is `turned`.
     """
     stride_n, stride_k = STRIDE_N, STRIDE_K
     if columns >= k:
         while stride_k // 2 >= max(k, 1):
             stride_k //= 2
-    else:
+    elif not turned:
         while stride_n > 16 and stride_n // 2 >= columns:
             stride_k, stride_n = stride_k * 2, stride_n // 2
     return stride_k
 
 
 def product(
-    a: Array, b: Array, *, packed: bool, transposed: bool = False, start: Array | None = None, threads: int = 1
-) -> Array:
-    """``start + a @ b``.
+    a: Array, b: Array, *, packed: bool, transposed: tuple[bool, bool] = (False, False), start: Array | None = None,
+    factors: tuple[float, float] = (1.0, 1.0), threads: int = 1,
+) -> Array:  # fmt: skip
+    """``alpha * (a @ b) + beta * start``.
 
     Parameters
     ----------
@@ -50,26 +52,39 @@ def product(
     b : float32 array (K, N)
     packed : bool
         Whether `b` is a constant of the model.
-    transposed : bool
-        Whether the model holds `b` as (N, K).
+    transposed : pair of bool
+        Whether the model holds `a` as (K, M), `b` as (N, K).
     start : float32 array that broadcasts to (M, N), optional
         What the sums start from.
+    factors : pair of float
+        alpha and beta.
     threads : int
 
     Returns
     -------
     float32 array (M, N)
     """
-    rows, columns = a.shape[0], b.shape[1]
+    (rows, k), columns, (alpha, beta) = a.shape, b.shape[1], (np.float32(one) for one in factors)
     begin = None if start is None else np.broadcast_to(start, (rows, columns)).copy(order="C")
-    if not packed and rows == 1:
-        made = _dots(b.T, a[0])[None] if transposed else _row(a[0], b, begin)
-        return made if begin is None or not transposed else begin + made
-    if not packed and columns == 1 and not transposed:
+    simple = not packed and alpha == 1 and (begin is None or beta == 1)
+    if begin is not None and beta != 1:
+        begin *= beta
+    if simple and rows == 1 and not transposed[0]:
+        made = _dots(b.T, a[0])[None] if transposed[1] else _row(a[0], b, begin)
+        return made if begin is None or not transposed[1] else begin + made
+    if simple and columns == 1 and not transposed[1]:
+        if transposed[0]:
+            return _row(b[:, 0], np.ascontiguousarray(a.T), None if begin is None else begin.T).T
         made = _dots(a, b[:, 0])[:, None]
         return made if begin is None else begin + made
-    block = PACKED_BLOCK if packed else block_length(columns, a.shape[1])
-    return kernels.gemm_sequential(a, b, block=block, out=begin, accumulate=begin is not None, threads=threads)
+    block = PACKED_BLOCK if packed else block_length(columns, k, transposed[0])
+    if alpha == 1:
+        return kernels.gemm_sequential(a, b, block=block, out=begin, accumulate=begin is not None, threads=threads)
+    for first in range(0, max(k, 1), block):
+        parts = np.ascontiguousarray(a[:, first : first + block]), np.ascontiguousarray(b[first : first + block])
+        chain = kernels.gemm_sequential(*parts, block=block, threads=threads)
+        begin = chain * alpha if begin is None else fused_multiply_add(chain, np.full_like(chain, alpha), begin)
+    return np.asarray(begin)
 
 
 def _row(a: Array, b: Array, start: Array | None) -> Array:
@@ -93,15 +108,18 @@ def _runs(k: int) -> list[tuple[int, int]]:
 
 
 def _dots(rows: Array, vector: Array) -> Array:
-    """Rows times a vector: 8 lanes of products, summed in order within each half, then the halves."""
+    """Rows times a vector: 8 lanes of products, then their sum, whose order is that of 4 rows, of 2 or of 1 at a time."""
     padding = -vector.shape[0] % 8
     left, right = np.pad(rows, ((0, 0), (0, padding))), np.pad(vector, (0, padding))
     lanes = np.zeros((rows.shape[0], 8), np.float32)
     for first in range(0, right.shape[0], 8):
         lanes += left[:, first : first + 8] * right[first : first + 8]
-    halves = lanes.reshape(-1, 2, 4)
-    sums = ((halves[..., 0] + halves[..., 1]) + halves[..., 2]) + halves[..., 3]
-    return np.asarray(sums[:, 0] + sums[:, 1])
+    a, b, c, d = lanes.reshape(-1, 2, 4).transpose(2, 1, 0)
+    fours, pairs, single = ((a + b) + c) + d, ((a + c)[0] + (a + c)[1]) + ((b + d)[0] + (b + d)[1]), (a + b) + (c + d)
+    made = fours[0] + fours[1]
+    four, two = rows.shape[0] // 4 * 4, rows.shape[0] // 2 * 2
+    made[four:two], made[two:] = pairs[four:two], (single[0] + single[1])[two:]
+    return np.asarray(made)
 
 
 def convolve(node: Node, x: Array, weights: Array, windows: spatial.Windows, bias: Array | None, threads: int) -> Array:
@@ -114,7 +132,14 @@ def convolve(node: Node, x: Array, weights: Array, windows: spatial.Windows, bia
     groups = int(node.attributes.get("group", 1))
     rank, each, depth = len(windows.sizes), filters.shape[0] // groups, filters.shape[1]
     made = np.empty((x.shape[0], filters.shape[0], *windows.sizes), np.float32)
-    if each == 1:
+    # A filter as wide as the image slides over its rows: they are taken for a transposed right operand.
+    wide = depth == 1 and rank < 3 and windows.kernel[-1] == image.shape[-1] and padded.shape == image.shape
+    wide = wide and {*windows.strides, *windows.dilations} == {1}
+    if each == 1 and wide:
+        for place in np.ndindex(*image.shape[:2]):
+            rows = view[place].reshape(-1, int(np.prod(windows.kernel)))
+            made[place] = _dots(rows, filters[place[1]].reshape(-1)).reshape(windows.sizes)
+    elif each == 1:
         _single_filters(view, filters, made, depth, rank)
     else:
         taps, positions = int(np.prod(windows.kernel)), int(np.prod(windows.sizes, dtype=np.int64))
@@ -126,6 +151,9 @@ def convolve(node: Node, x: Array, weights: Array, windows: spatial.Windows, bia
                 part = view[index, group * depth : (group + 1) * depth].transpose(order)
                 columns = np.ascontiguousarray(part).reshape(depth * taps, positions)
                 target = made[index, group * each : (group + 1) * each].reshape(each, positions)
+                if positions == 1 and (not wide or image.shape[-1] == 1):
+                    target[:, 0] = _dots(matrices[group], columns[:, 0])
+                    continue
                 kernels.gemm_sequential(matrices[group], columns, block=block, out=target, threads=threads)
     if bias is not None:
         made += bias.reshape(-1, *([1] * rank))

@@ -16,53 +16,16 @@ from types import MappingProxyType
 import numpy as np
 
 from hwq.execution import mlas, saturation
+from hwq.execution.curves import logistic, tanh
 from hwq.execution.emission import Emitter
 from hwq.execution.steps import Kernel, Scope, Settings, interpret, register
 from hwq.graph import Array, Node
-from hwq.numerics import fused_multiply_add
 from hwq.ops import arithmetic, contributed
 from hwq.ops.recurrent import Function, Product, Recurrence
 
-__all__ = ["integer_lstm", "logistic", "tanh"]
+__all__ = ["integer_lstm"]
 
 f32 = np.float32
-# Numerators in odd, denominators in even powers of x, the highest first; x is clipped to what the fit covers.
-TANH = (
-    (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
-     6.37261928875436e-04, 4.89352455891786e-03),
-    (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03),
-    9.0,
-)  # fmt: skip
-LOGISTIC = (
-    (4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01),
-    (6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03, 1.16817656904453e-01,
-     9.93151921023180e-01),
-    18.0,
-)  # fmt: skip
-
-
-def tanh(x: Array) -> Array:
-    """MLAS' tanh of float32."""
-    return _rational(x, *TANH)
-
-
-def logistic(x: Array) -> Array:
-    """MLAS' logistic function of float32: ``clip(p / q + 1/2, 0, 1)``."""
-    return np.clip(_rational(x, *LOGISTIC) + f32(0.5), f32(0), f32(1))
-
-
-def _rational(x: Array, above: Sequence[float], below: Sequence[float], bound: float) -> Array:
-    x = np.clip(x, f32(-bound), f32(bound))
-    square = x * x
-    made: Array = (_polynomial(square, above) * x) / _polynomial(square, below)
-    return made
-
-
-def _polynomial(x: Array, terms: Sequence[float]) -> Array:
-    made = np.full_like(x, f32(terms[0]))
-    for term in terms[1:]:
-        made = fused_multiply_add(made, x, np.full_like(x, f32(term)))
-    return made
 
 
 class Cells(Recurrence):

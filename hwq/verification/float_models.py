@@ -10,10 +10,13 @@ import numpy as np
 if TYPE_CHECKING:
     from hwq.verification.onnx_models import Builder
 
-__all__ = ["batch_normalization", "island", "layer_normalization", "matmul_nbits", "reduction"]
+__all__ = [
+    "FUNCTIONS", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax",
+]  # fmt: skip
 
 # onnxruntime's own domain.
 OWN = "com.microsoft"
+FUNCTIONS = ("Sigmoid", "Tanh", "Erf", "Exp", "HardSigmoid", "HardSwish", "Softsign", "Elu", "Gelu")
 
 
 def island(op: str, **attributes: Any) -> Callable[[Builder], str]:
@@ -25,6 +28,50 @@ def island(op: str, **attributes: Any) -> Callable[[Builder], str]:
         return b.quantized(b.add(op, real, **attributes), b.scale(), b.point())
 
     return draw
+
+
+def function(op: str, **attributes: Any) -> Callable[[Builder], str]:
+    """A float function of dequantized numbers, its floats as they are: small ends of vectors, and large arguments with ties."""
+
+    def draw(b: Builder) -> str:
+        shape = (int(b.rng.integers(50, 500)), int(b.rng.integers(1, 40)))
+        return b.add(
+            op, b.dequantized(b.feed(b.stored(shape)), b.scale() * (4 if b.ties else 1), b.point()), **attributes
+        )
+
+    return draw
+
+
+def softmax(columns: tuple[int, int]) -> Callable[[Builder], str]:
+    """A float softmax; its sum runs in as many lanes as the CPU has."""
+
+    def draw(b: Builder) -> str:
+        shape = (int(b.rng.integers(50, 500)), int(b.rng.integers(*columns)))
+        return b.add("Softmax", b.dequantized(b.feed(b.stored(shape)), b.scale(), b.point()), axis=-1)
+
+    return draw
+
+
+def product(b: Builder) -> str:
+    """A float Gemm with factors, of few rows and columns, whose right operand is a constant or computed."""
+    m, k, n = int(b.rng.integers(1, 9)), int(b.rng.integers(1, 600)), int(b.rng.integers(1, 40))
+    turned = [int(b.rng.integers(0, 2)) for _ in range(2)]
+    left = b.dequantized(b.feed(b.stored((k, m) if turned[0] else (m, k))), b.scale(), b.point())
+    weights = b.stored((n, k) if turned[1] else (k, n))
+    right = b.constant(weights.astype(np.float32)) if b.ties else b.dequantized(b.feed(weights), b.scale(), b.point())
+    bias = [b.constant(b.rng.standard_normal(n).astype(np.float32))] if b.rng.integers(0, 2) else []
+    alpha, beta = (float(b.rng.choice([1, 1, 0.5, 1.3])) for _ in range(2))
+    return b.add("Gemm", left, right, *bias, alpha=alpha, beta=beta, transA=turned[0], transB=turned[1])
+
+
+def line(b: Builder) -> str:
+    """A float convolution along one dimension: long, as long as its filters, or with padding."""
+    groups, length = int(b.rng.choice([1, 3])), int(b.rng.integers(1, 5))
+    channels, filters = groups * int(b.rng.choice([1, 2, 20])), groups * int(b.rng.integers(1, 6))
+    x = b.stored((int(b.rng.integers(1, 4)), channels, length + int(b.rng.choice([0, 0, 7, 90]))))
+    w = b.constant(b.rng.standard_normal((filters, channels // groups, length)).astype(np.float32))
+    pads = [int(b.rng.integers(0, 2)) for _ in range(2)] if b.ties else [0, 0]
+    return b.add("Conv", b.dequantized(b.feed(x), b.scale(), b.point()), w, group=groups, pads=pads)
 
 
 def reduction(op: str) -> Callable[[Builder], str]:

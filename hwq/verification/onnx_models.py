@@ -400,6 +400,10 @@ def _table() -> dict[str, Draw]:
     for op in ("ReduceSum", "ReduceMean"):
         table[f"island {op}"] = floats.reduction(op)
     table["island BatchNormalization"] = floats.batch_normalization
+    for op in floats.FUNCTIONS:
+        table[f"float {op}"] = floats.function(op)
+    table["float Softmax up to 16"] = floats.softmax((1, 17))
+    table["float Gemm"], table["float Conv 1-D"] = floats.product, floats.line
     table["MatMulNBits 4 bits"] = floats.matmul_nbits(4, 64)
     table["LSTM"] = lstm
     for dtype in ("int8", "uint8"):
@@ -414,6 +418,7 @@ RATES: Mapping[str, Draw] = MappingProxyType(
     {
         "island LayerNormalization": floats.layer_normalization,
         "island Conv": _float_conv,
+        "float Softmax": floats.softmax((17, 200)),
         "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
         "MatMulNBits 8 bits": floats.matmul_nbits(8, 64),
     }
@@ -422,6 +427,7 @@ BOUNDS: Mapping[str, Bound] = MappingProxyType(
     {
         "island LayerNormalization": Bound(0.0005, 1),
         "island Conv": Bound(0.9, 64),
+        "float Softmax": Bound(0.8, 4),
         "MatMulNBits 4 bits, one row": Bound(1.0, 64),
         "MatMulNBits 8 bits": Bound(0.5, 64),
     }
