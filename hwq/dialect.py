@@ -72,6 +72,11 @@ class Dialect:
     fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
+    def floats(self) -> bool:
+        """Whether every operator between a DQ and a Q runs in float32, so that stored weights may have any granularity."""
+        return not self.fused and not self.roundings and not self.symmetric_weights
+
+    @property
     def usable(self) -> bool:
         """Whether hwq can execute it today."""
         return self.status != "not supported yet"

@@ -91,10 +91,23 @@ def middle(dtype: str) -> int:
     return 1 << (BITS[dtype] - 1) if dtype.startswith("u") else 0
 
 
-def dialect_for(dtypes: Iterable[str]) -> str:
-    """The ONNX dialect that takes these stored types: integer kernels where it has them."""
-    widths = {BITS[dtype] for dtype in dtypes}
-    return "ort-unfused" if 16 in widths else "hwq" if min(widths, default=8) < 8 else "ort"
+def dialect_for(weights: Iterable[str], activations: Iterable[str], blocks: bool = False) -> str:
+    """The ONNX dialect that takes these stored types: integer kernels where it has them.
+
+    Parameters
+    ----------
+    weights, activations : iterable of str
+        Stored types.
+    blocks : bool
+        Whether some weights have several scales along the sum.
+    """
+    (heavy, light), (most, least) = (
+        (max(widths, default=8), min(widths, default=8))
+        for widths in ([BITS[dtype] for dtype in dtypes] for dtypes in (weights, activations))
+    )
+    if heavy > 8 or (most > 8 and blocks):
+        return "ort-unfused"
+    return "hwq" if most > 8 or min(light, least) < 8 or blocks else "ort"
 
 
 def to_plan(found: Iterable[Encoding], *, dialect: str | None = None, weights: dict[str, Any] | None = None) -> Plan:
@@ -108,16 +121,20 @@ def to_plan(found: Iterable[Encoding], *, dialect: str | None = None, weights: d
         Activations with one scale a channel.
     """
     rules: dict[str, dict[str, Any]] = {}
-    dtypes = []
-    for one in found:
+    every = list(found)
+    for one in every:
         rule = _rule(one)
-        dtypes.append(one.dtype)
         if rules.setdefault(one.tensor, rule) != rule:
             raise Error("two encodings of one tensor differ", where=f"tensor {display_name(one.tensor)}")
     return Plan._checked(
         {
             "schema": 1,
-            "dialect": dialect or dialect_for(dtypes),
+            "dialect": dialect
+            or dialect_for(
+                [one.dtype for one in every if one.weight],
+                [one.dtype for one in every if not one.weight],
+                any(one.block for one in every),
+            ),
             "default": {
                 "weights": weights or {"dtype": "float32"},
                 "activations": {"dtype": "float32", "mode": "float"},

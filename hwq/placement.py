@@ -67,6 +67,18 @@ class Placement:
     wants: dict[str, Activations] = field(default_factory=dict)
     dynamics: dict[str, Activations] = field(default_factory=dict)
 
+    def apart(self, node: Node, tensor: str) -> Activations | None:
+        """How `node` wants an operand that is stored otherwise, so that it reads a storage of its own; None where it reads
+        the point as it is. A scale that the plan gives holds for every reader, whatever its zero point; where the plan
+        gives the reader's scale too, whatever its type.
+        """
+        own, wanted = self.points.get(tensor), self.wants.get(node.name)
+        if own is None or wanted is None:
+            return None
+        if self.points[self.ties[tensor]].scale is not None:
+            return wanted if own.dtype != wanted.dtype and wanted.scale is None else None
+        return wanted if (own.dtype, own.symmetric) != (wanted.dtype, wanted.symmetric) else None
+
     def members(self) -> Mapping[str, list[str]]:
         """The points that share each representative's scale, in the order of the graph."""
         groups: dict[str, list[str]] = {}
@@ -282,12 +294,15 @@ class _Placer:
         planned = self._planned(tensor)
         producer = self.graph.producers.get(tensor)
         source = producer.inputs[0] if producer is not None and producer.op in VIEWS and not producer.domain else ""
-        follows = planned.floating and source in self.given
+        root = self._moved_from(tensor) if planned.floating and wanted is not None else None
+        follows = root is not None
         if planned.floating:
             if wanted is None:
                 return
+            if root is not None and producer is not None:
+                source = producer.inputs[0]
             # A scale that the plan gives the reader's own result is not this operand's.
-            planned = (self._planned(source) if follows else wanted).model_copy(
+            planned = (wanted if root is None else self._planned(root)).model_copy(
                 update={"scale": None, "zero_point": None}
             )
         self.made.points[tensor] = planned
@@ -296,6 +311,14 @@ class _Placer:
             self._request(source, planned)
             if follows:
                 self._tie(tensor, source)
+
+    def _moved_from(self, tensor: str) -> str | None:
+        """The value with a given scale whose elements `tensor` holds in other places, through values that have none."""
+        while (node := self.graph.producers.get(tensor)) is not None and node.op in MOVES and not node.domain:
+            tensor = node.inputs[0]
+            if tensor in self.given:
+                return tensor
+        return None
 
     def _forward(self, node: Node) -> None:
         """Let integers flow on through a node that is no matrix operator."""

@@ -227,11 +227,9 @@ class _Builder:
             return self._in_type_of(node, self._weight(node, constant))
         if self.placement.biases.get(node.name) == slot:
             return self._bias(node, name)
-        wanted = self.placement.wants.get(node.name)
-        if wanted is not None and name in self.placement.points:
-            own = self.placement.points[name]
-            if (own.dtype, own.symmetric) != (wanted.dtype, wanted.symmetric):
-                return self._variant(name, wanted)
+        wanted = self.placement.apart(node, name)
+        if wanted is not None:
+            return self._variant(name, wanted)
         return self.reads.get(name, name)
 
     def _in_type_of(self, node: Node, name: str) -> str:

@@ -243,7 +243,7 @@ class Scales:
             raise self._contradiction(
                 f"{where}.dtype", f"has no integer kernel for {how.dtype} weights", sorted(self.dialect.weight_dtypes)
             )
-        if integer and constant.block is not None:
+        if integer and constant.block is not None and not self.dialect.floats:
             self._require_groups(node, constant, where)
         if self.dialect.symmetric_weights and not (how.symmetric and how.dtype.startswith("int")):
             raise self._contradiction(
@@ -302,13 +302,11 @@ class Scales:
         return None if data is None else data.astype(np.float64)
 
     def _input_scale(self, node: Node) -> float | None:
-        name, wanted = node.inputs[0], self.placement.wants.get(node.name)
-        own = self.placement.points.get(name)
-        if own is None:
+        name = node.inputs[0]
+        if name not in self.placement.points:
             return None
-        if wanted is not None and (own.dtype, own.symmetric) != (wanted.dtype, wanted.symmetric):
-            return float(self.variant(name, wanted)[0])
-        return float(self.activation(name)[0])
+        wanted = self.placement.apart(node, name)
+        return float((self.activation(name) if wanted is None else self.variant(name, wanted))[0])
 
     def bias(self, node: Node, constant: Constant) -> tuple[Array, Array]:
         """Scale ``float32(input scale * weight scale)`` and the int32 bias ``rint(b / scale)``."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import hwq
 from hwq.cli import app
-from hwq.encodings import Encoding, encodings_of, encodings_of_graph, save, to_plan
+from hwq.encodings import Encoding, dialect_for, encodings_of, encodings_of_graph, save, to_plan
 from hwq.errors import Error, NotSupportedYet
 from hwq.exporters.encodings import write
 from hwq.graph import Graph, Node
@@ -207,6 +208,101 @@ def test_blocks_in_version_2(tmp_path: Path) -> None:
     again = hwq.quantize(graph, found.plan)
     assert np.array_equal(again.constant("w1_scale"), q.constant("w1_scale"))
     assert np.array_equal(again.constant("w1_quantized"), q.constant("w1_quantized"))
+
+
+@pytest.mark.parametrize(("name", "versions"), [("blocks", VERSIONS), ("lpbq", VERSIONS[1:])])
+def test_blocks_of_every_version(name: str, versions: tuple[str, ...]) -> None:
+    """1.0.0 lists them channel by channel, 0.6.1 as they lie in the weight, 2.0.0 says the shape; LPBQ's are products."""
+    graph = tiny.graph(tiny.mlp())
+    plans = [read_plan(GOLDEN / f"{name}-{version}.json", graph).plan for version in versions]
+    made = [facts(encodings_of(plan)) for plan in plans]
+    assert all({tensor: one[tensor] for tensor in made[0]} == made[0] for one in made)
+    entries = {one["name"]: one for one in json.loads((GOLDEN / f"{name}-2.0.0.json").read_text())["encodings"]}
+    for weight, shape in (("w1", (2, 24)), ("w2", (3, 7))):
+        one = entries[weight]
+        wanted = np.array(one["y_scale"] if name == "blocks" else one["per_block_int_scale"])
+        wanted = wanted if name == "blocks" else wanted * np.array(one["per_channel_float_scale"])
+        q = hwq.quantize(graph, plans[0])
+        assert np.array_equal(q.constant(f"{weight}_scale"), wanted.astype(np.float32)) and wanted.shape == shape
+        assert q.tensors[f"{weight}_quantized"].dtype == "int4" and q.dialect == "hwq"
+    with pytest.raises(NotSupportedYet, match="shape is not known"):
+        read_plan(GOLDEN / f"{name}-1.0.0.json")
+
+
+def test_values_that_only_move_keep_the_scale_of_their_source() -> None:
+    """Versions before 2.0.0 say nothing of them, and the readers of one value may be stored in other types."""
+    graph = tiny.graph(tiny.attention())
+    x = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)  # what AIMET saw
+    made = []
+    for version in VERSIONS:
+        q = hwq.quantize(graph, read_plan(GOLDEN / f"attention-{version}.json", graph).plan)  # without a calibration
+        made.append(hwq.execute(q, x))
+        scales = facts(encodings_of_graph(q))
+        assert all(scales[name][1:5] == scales["qkv"][1:5] for name in ("qt", "kt", "vt"))
+        second = [node for node in q.nodes if node.op == "QuantizeLinear" and node.inputs[0].endswith("_dequantized")]
+        assert not second
+    real = hwq.execute(graph, x)
+    assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+    assert np.square(made[0] - real).sum() < 1e-3 * np.square(real).sum()
+
+
+def test_the_dialect_has_integer_kernels_where_there_are_any() -> None:
+    assert dialect_for(["int8"], ["uint8"]) == dialect_for([], []) == "ort"
+    assert {
+        dialect_for(["int4"], ["uint8"]),
+        dialect_for(["int8"], ["uint16"]),
+        dialect_for(["int4"], ["uint8"], True),
+    } == {"hwq"}
+    assert dialect_for(["int4"], ["uint16"], True) == dialect_for(["int16"], ["uint8"]) == "ort-unfused"
+
+
+def test_blocks_beside_16_bit_activations_run_in_floats(tmp_path: Path) -> None:
+    graph = tiny.graph(tiny.mlp())
+    table = {"match": {"op": "MatMul"}, "weights": {"dtype": "int4", "granularity": {"group": 8}}}
+    plan = Plan.model_validate(
+        {"dialect": "ort-unfused", "default": {"activations": {"dtype": "uint16"}}, "layers": [table]}
+    )
+    x = tiny.rows(8)
+    q = hwq.quantize(graph, plan, hwq.calibrate(graph, x))
+    hwq.export(q, tmp_path / "q.onnx")
+    assert np.array_equal(hwq.execute(q, x), unoptimized(tmp_path / "q.onnx", x))
+    with pytest.raises(Error, match="groups of weights under uint16"):
+        hwq.quantize(graph, plan.model_copy(update={"dialect": "hwq"}), hwq.calibrate(graph, x))
+
+
+def unoptimized(path: Path, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+def test_scales_in_two_levels_and_stored_constants_of_a_model(tmp_path: Path) -> None:
+    """What AIMET's QDQ files hold: a scale that a DequantizeLinear computes, and uint16 bounds of a Clip."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.integers(-8, 8, (8, 4)).astype(np.int8), "factors": random.integers(1, 16, (2, 4)).astype(np.int8),
+        "steps": random.uniform(0.01, 0.02, 4).astype(np.float32), "sx": np.float32(2**-12), "zx": np.uint16(32768), "six": np.uint16(24576),
+    }  # fmt: skip
+    dequantize = "DequantizeLinear"
+    nodes = [
+        helper.make_node(dequantize, ["factors", "steps"], ["scale"], "levels", axis=1),
+        helper.make_node(dequantize, ["w", "scale"], ["wd"], "weight", axis=0, block_size=4),
+        helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"], "store"),
+        helper.make_node(dequantize, ["xq", "sx", "zx"], ["xd"], "read"),
+        helper.make_node("MatMul", ["xd", "wd"], ["m"], "product"),
+        helper.make_node(dequantize, ["six", "sx"], ["most"], "bound"),
+        helper.make_node("Clip", ["m", "", "most"], ["y"], "clip"),
+    ]
+    onnx.save(tiny.model(nodes, {"x": ["N", 8]}, {"y": ["N", 4]}, weights, opset=21), tmp_path / "m.onnx")
+    graph = hwq.load(tmp_path / "m.onnx")
+    given = {one.tensor: one for one in encodings_of(read_plan(tmp_path / "m.onnx").plan)}
+    assert (
+        np.array_equal(given["w"].scale.reshape(2, 4), weights["factors"] * weights["steps"]) and given["w"].block == 4
+    )
+    assert given["six"].dtype == "uint16"
+    x = random.normal(size=(5, 8)).astype(np.float32)
+    assert np.array_equal(hwq.execute(graph, x, dialect="ort-unfused"), unoptimized(tmp_path / "m.onnx", x))
 
 
 def tomllib_plan(*rules: dict[str, Any]) -> Plan:

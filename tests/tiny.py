@@ -80,6 +80,32 @@ def cnn(seed: int = 0) -> onnx.ModelProto:
     return model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 5]}, weights)
 
 
+def attention(seed: int = 0) -> onnx.ModelProto:
+    """A layer norm, two heads of attention and a sum: products of activations, and values that only move between them."""
+    random = np.random.default_rng(seed)
+    weights = {
+        "one": np.ones(16), "zero": np.zeros(16), "wq": random.normal(size=(16, 48)) * 0.3, "wo": random.normal(size=(16, 16)) * 0.3,
+        "parts": np.array([16, 16, 16]), "heads": np.array([0, 0, 2, 8]), "joined": np.array([0, 0, 16]), "root": np.float32(8**-0.5),
+    }  # fmt: skip
+    nodes = [helper.make_node("LayerNormalization", ["x", "one", "zero"], ["n"], "norm"),
+             helper.make_node("MatMul", ["n", "wq"], ["qkv"], "project"),
+             helper.make_node("Split", ["qkv", "parts"], ["q", "k", "v"], "split", axis=-1)]  # fmt: skip
+    for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes.append(helper.make_node("Reshape", [name, "heads"], [f"{name}h"], f"reshape_{name}"))
+        nodes.append(helper.make_node("Transpose", [f"{name}h"], [f"{name}t"], f"turn_{name}", perm=perm))
+    nodes += [
+        helper.make_node("MatMul", ["qt", "kt"], ["s"], "scores"),
+        helper.make_node("Mul", ["s", "root"], ["m"], "scale"),
+        helper.make_node("Softmax", ["m"], ["p"], "softmax", axis=-1),
+        helper.make_node("MatMul", ["p", "vt"], ["c"], "context"),
+        helper.make_node("Transpose", ["c"], ["ct"], "back", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["ct", "joined"], ["cj"], "join"),
+        helper.make_node("MatMul", ["cj", "wo"], ["o"], "output"),
+        helper.make_node("Add", ["x", "o"], ["y"], "residual"),
+    ]
+    return model(nodes, {"x": ["N", 6, 16]}, {"y": ["N", 6, 16]}, weights)
+
+
 def mlp(seed: int = 0, opset: int = 17) -> onnx.ModelProto:
     """Two products over rows with bias vectors, as transformers write dense layers."""
     random = np.random.default_rng(seed)

@@ -5,11 +5,13 @@
 Files hold float64. A plan holds float32: a scale is rounded to nearest even once, when it is read; what hwq writes are the
 doubles that equal those float32 numbers, so reading and writing change nothing from then on. `min` and `max` follow from
 scale and offset, and are read only where a file has no scale: (max - min) / (2^b - 1), offset rint(min / scale).
+LPBQ (a scale a channel times a small integer a block) becomes the blocks' own scales, each product rounded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from hwq.errors import Error, NotSupportedYet
 from hwq.graph import Graph
 from hwq.importers.encodings import Imported, fitting, name_of
 from hwq.names import display_name
+from hwq.operator_kinds import MATRIX
+from hwq.placement import weight_axes
 
 __all__ = ["parse"]
 
@@ -39,7 +43,7 @@ def parse(table: Any, where: str, graph: Graph | None) -> Imported:
     """
     version = _version(table, where)
     left: list[str] = []
-    every = list(_merged(table, where, graph, left) if version == "2.0.0" else _both(table, where, left))
+    every = list(_merged(table, where, graph, left) if version == "2.0.0" else _both(table, where, graph, left))
     kept, lost = fitting(every, graph)
     if not kept:
         raise Error("the file holds no encoding of this model" if every else "the file holds no encodings", where=where)
@@ -68,23 +72,25 @@ def _version(table: Mapping[str, Any], where: str) -> str:
     return made
 
 
-def _both(table: Mapping[str, Any], where: str, left: list[str]) -> Iterator[Encoding]:
+def _both(table: Mapping[str, Any], where: str, graph: Graph | None, left: list[str]) -> Iterator[Encoding]:
     for key, weight in (("activation_encodings", False), ("param_encodings", True)):
         group = table.get(key) or {}
         here = f"{where}, {key}"
         if isinstance(group, dict):
             for name, entries in group.items():
-                yield from _legacy(name_of(name, here), entries, weight, here, left)
+                yield from _legacy(name_of(name, here), entries, weight, here, graph, left)
         elif isinstance(group, list):
             for entry in group:
-                yield from _listed(_table(entry, here), weight, here, left)
+                yield from _listed(_table(entry, here), weight, here, graph, left)
         else:
             raise Error(
                 f"{key} is a {type(group).__name__}", where=where, why="it is a table (0.6.1) or a list (1.0.0)"
             )
 
 
-def _legacy(name: str, entries: Any, weight: bool, where: str, left: list[str]) -> Iterator[Encoding]:
+def _legacy(
+    name: str, entries: Any, weight: bool, where: str, graph: Graph | None, left: list[str]
+) -> Iterator[Encoding]:
     where = f"{where}, tensor {display_name(name)}"
     if not isinstance(entries, list) or not entries:
         raise Error("an encoding is a list of one entry a channel", where=where)
@@ -104,7 +110,7 @@ def _legacy(name: str, entries: Any, weight: bool, where: str, left: list[str]) 
     made = _encoding(name, weight, bits, signed, scales.reshape(()) if plain else scales,
                      offsets.reshape(()) if plain else offsets, where, left)  # fmt: skip
     if made is not None:
-        yield made
+        yield _in_blocks(made, graph, where, channels_first=False)
 
 
 def _pair(entry: Mapping[str, Any], bits: int, where: str) -> tuple[float, float]:
@@ -117,35 +123,81 @@ def _pair(entry: Mapping[str, Any], bits: int, where: str) -> tuple[float, float
     return scale, float(np.rint(low / scale))
 
 
-def _listed(entry: Mapping[str, Any], weight: bool, where: str, left: list[str]) -> Iterator[Encoding]:
+def _listed(
+    entry: Mapping[str, Any], weight: bool, where: str, graph: Graph | None, left: list[str]
+) -> Iterator[Encoding]:
     name = name_of(entry.get("name"), where)
     where = f"{where}, tensor {display_name(name)}"
     if str(entry.get("dtype", "INT")).upper() != "INT":
         left.append(f"tensor {name} stays floating point ({display_name(str(entry.get('dtype')), 20)})")
         return
     kind = str(entry.get("enc_type", "PER_TENSOR")).upper()
-    if kind not in {"PER_TENSOR", "PER_CHANNEL"}:
-        raise NotSupportedYet(
-            f"encodings of type {display_name(kind, 20)}",
-            where=where,
-            why="version 1.0.0 does not say in which order the blocks stand",
-            remedy="export version 2.0.0 for blocks; LPBQ has no place in a plan",
-        )
+    if kind not in {"PER_TENSOR", "PER_CHANNEL", "PER_BLOCK", "LPBQ"}:
+        raise NotSupportedYet(f"encodings of type {display_name(kind, 20)}", where=where)
     shift = entry.get("zero_point_shift")
     if shift is not None and np.any(_numbers(shift, "zero_point_shift", where) != 0):
         raise NotSupportedYet("zero points between two integers", where=where)
     scales, offsets = (_numbers(entry.get(key), key, where) for key in ("scale", "offset"))
+    bits, signed = _whole(entry.get("bw"), "bw", where), entry.get("is_sym") is True
+    if kind == "LPBQ":
+        # Channel by channel; the integers of fewer bits, the offsets those of `bw`.
+        if not signed or (offsets != -(2 ** (bits - 1))).any():
+            raise NotSupportedYet("LPBQ encodings with zero points", where=where)
+        scales = _two_levels(entry, scales[:, None], where, (scales.size, -1)).reshape(-1)
+        bits = _whole(entry.get("compressed_bw"), "compressed_bw", where)
+        offsets = np.full(scales.shape, -(2.0 ** (bits - 1)))
     if scales.shape != offsets.shape:
         raise Error(f"{offsets.size} offsets for {scales.size} scales", where=where)
     if kind == "PER_TENSOR":
         if scales.size != 1:
             raise Error(f"{scales.size} scales for one tensor", where=where)
         scales, offsets = scales.reshape(()), offsets.reshape(())
-    made = _encoding(
-        name, weight, _whole(entry.get("bw"), "bw", where), entry.get("is_sym") is True, scales, offsets, where, left
-    )
+    made = _encoding(name, weight, bits, signed, scales, offsets, where, left)
     if made is not None:
-        yield made
+        yield _in_blocks(made, graph, where, channels_first=True) if kind in {"PER_BLOCK", "LPBQ"} else made
+
+
+def _two_levels(
+    entry: Mapping[str, Any], scales: NDArray[np.float64], where: str, shape: tuple[int, ...] | None = None
+) -> NDArray[np.float64]:
+    """LPBQ's scales: a small integer a block times a scale a channel."""
+    factors = _nested(entry.get("per_block_int_scale"), "per_block_int_scale", where)
+    if (factors != np.rint(factors)).any() or (factors < 1).any():
+        raise Error("per_block_int_scale holds numbers that are no factors", where=where)
+    try:
+        return np.asarray((factors if shape is None else factors.reshape(shape)) * scales)
+    except ValueError:
+        raise Error(f"{factors.size} factors for {scales.size} scales", where=where) from None
+
+
+def _in_blocks(one: Encoding, graph: Graph | None, where: str, *, channels_first: bool) -> Encoding:
+    """Several scales a channel, brought into the weight's own order: versions before 2.0.0 list them without shape, 1.0.0
+    channel by channel, 0.6.1 as they lie in the weight. The model says how many channels there are.
+    """
+    readers = [] if graph is None or not one.weight else graph.consumers.get(one.tensor, ())
+    node = next((node for node in readers if node.op in MATRIX and one.tensor in node.inputs[:2]), None)
+    if node is None or graph is None:
+        if channels_first and graph is None:
+            raise NotSupportedYet(
+                "blocks of a weight whose shape is not known", where=where, remedy="give the model too (--model)"
+            )
+        return one
+    shape = tuple(int(size) for size in graph.tensors[one.tensor].shape)
+    channel, reduced = weight_axes(node, node.inputs.index(one.tensor), len(shape))
+    if channel is None or reduced is None or one.scale.ndim != 1 or one.scale.size in {1, shape[channel]}:
+        return one
+    blocks, rest = divmod(one.scale.size, shape[channel])
+    if rest or shape[reduced] % blocks:
+        raise Error(f"{one.scale.size} scales for {shape[channel]} channels of {shape[reduced]}", where=where)
+    made = [1] * len(shape)
+    made[channel], made[reduced] = shape[channel], blocks
+
+    def turned(values: NDArray[Any]) -> NDArray[Any]:
+        if channels_first and reduced < channel:
+            return values.reshape(shape[channel], blocks).T.reshape(made)
+        return values.reshape(made)
+
+    return replace(one, scale=turned(one.scale), zero_point=turned(one.zero_point), axis=reduced, block=shape[reduced] // blocks)  # fmt: skip
 
 
 def _encoding(
@@ -194,8 +246,6 @@ def _merged(table: Mapping[str, Any], where: str, graph: Graph | None, left: lis
         entry = _table(item, where)
         name = name_of(entry.get("name"), where)
         here = f"{where}, tensor {display_name(name)}"
-        if "per_block_int_scale" in entry:
-            raise NotSupportedYet("LPBQ encodings", where=here, remedy="export plain blocks")
         dtype = str(entry.get("output_dtype"))
         if "float" in dtype:
             left.append(f"tensor {name} stays floating point ({display_name(dtype, 20)})")
@@ -207,7 +257,12 @@ def _merged(table: Mapping[str, Any], where: str, graph: Graph | None, left: lis
 
 
 def _versioned(name: str, dtype: str, entry: Mapping[str, Any], where: str, graph: Graph | None) -> Encoding:
-    scales = _nested(entry.get("y_scale"), "y_scale", where)
+    if "per_block_int_scale" in entry:
+        scales = _two_levels(
+            entry, _nested(entry.get("per_channel_float_scale"), "per_channel_float_scale", where), where
+        )
+    else:
+        scales = _nested(entry.get("y_scale"), "y_scale", where)
     given = entry.get("y_zero_point")
     points = np.zeros(scales.shape) if given is None else _nested(given, "y_zero_point", where)
     if (points != np.rint(points)).any():

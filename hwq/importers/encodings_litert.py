@@ -52,11 +52,15 @@ def parse(rules: list[Any], where: str, graph: Graph | None) -> Imported:
         An algorithm or an expression that a plan cannot say.
     """
     left: list[str] = []
-    layers, dtypes = [], []
+    layers: list[dict[str, Any]] = []
+    stored: tuple[list[str], list[str]] = [], []
+    blocks = False
     for at, rule in _ordered(rules, where):
         here = f"{where}, rule {at}"
         weights, activations = _settings(rule, here, left)
-        dtypes += [values["dtype"] for values in (weights, activations) if "float" not in values.get("dtype", "float")]
+        for kept, values in zip(stored, (weights, activations), strict=True):
+            kept += [values["dtype"]] if "float" not in values.get("dtype", "float") else []
+        blocks |= isinstance(weights.get("granularity"), dict)
         for pattern in glob_of(rule["regex"], here):
             matches = list(_matches(pattern, rule["operation"], graph))
             if not matches:
@@ -66,7 +70,7 @@ def parse(rules: list[Any], where: str, graph: Graph | None) -> Imported:
         raise Error("no rule of the recipe fits this model" if rules else "the recipe has no rules", where=where)
     # A model is quantized in ONNX's operators, also where it was a TFLite file.
     table = {
-        "schema": 1, "dialect": "litert-ref" if graph is None else dialect_for(dtypes),
+        "schema": 1, "dialect": "litert-ref" if graph is None else dialect_for(*stored, blocks),
         "default": {"weights": FLOAT[0], "activations": FLOAT[1]}, "layers": layers,
     }  # fmt: skip
     return Imported(Plan._checked(table, where), "ai-edge-quantizer recipe", tuple(dict.fromkeys(left)))

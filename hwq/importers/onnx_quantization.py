@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hwq.graph import BITS, Array, Graph, Node, Quantization, Tensor
+from hwq.ops.evaluate import evaluate_node
 
 __all__ = ["annotated"]
 
@@ -94,6 +95,11 @@ def _storage(tensor: Tensor) -> Literal["plain", "packed"]:
 
 def _value(graph: Graph, name: str) -> Array | None:
     data = graph.constant(name)
+    if data is None and (maker := graph.producers.get(name)) is not None and maker.op == "DequantizeLinear":
+        # Scales in two levels: integers a block times a scale a channel, all constant.
+        operands = [graph.constant(one) if one else None for one in maker.inputs]
+        if all(one is not None or not given for one, given in zip(operands, maker.inputs, strict=True)):
+            data = evaluate_node(maker, operands, graph)[0]
     if data is None or data.dtype.kind in "iub":
         return data
     return data.astype(np.float32)  # exact: every narrower scale type is a subset of float32
