@@ -21,11 +21,12 @@ from hwq.plan import Group, Plan
 from hwq.plan_reading import exact, float_name, literal, stored_as_parameter
 from hwq.plan_values import given_array
 
-__all__ = ["Encoding", "dialect_for", "encodings_of", "encodings_of_graph", "save", "to_plan"]
+__all__ = ["Encoding", "dialect_for", "encodings_of", "encodings_of_graph", "plain_name", "save", "to_plan"]
 
 # A plan file with more numbers than this keeps them beside it.
 INLINE_SCALES = 16384
 _GLOB = re.compile(r"\[([*?\[])\]")
+_OPEN = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,13 +181,14 @@ def encodings_of(plan: Plan) -> Iterator[Encoding]:
             where = f"plan, layers.{index}.{kind}"
             if scale is None or (isinstance(scale, str) and not scale.startswith("file:")):
                 continue
-            name = None if layer.match.tensor is None else _plain_name(layer.match.tensor)
-            if name is None:
+            name = layer.match.tensor
+            if name is None or _OPEN.search(_GLOB.sub("", name)):
                 raise Error(
                     "a rule gives a scale and names no single tensor",
                     where=where,
                     remedy="match it by tensor, without * and ?",
                 )
+            name = plain_name(name)
             base = getattr(plan.default, kind).model_dump()
             planned = {**base, **values}
             given = given_array(scale, plan.folder, f"{where}.scale", files)
@@ -225,9 +227,9 @@ def save(plan: Plan, path: PathLike, *, overwrite: bool = False) -> None:
     moved.save(target, overwrite=overwrite)
 
 
-def _plain_name(pattern: str) -> str | None:
-    """The name that a glob without open wildcards stands for."""
-    return None if re.search(r"[*?\[]", _GLOB.sub("", pattern)) else _GLOB.sub(r"\1", pattern)
+def plain_name(pattern: str) -> str:
+    """The name that a glob without open wildcards stands for (`hwq.plan_reading.literal` writes such globs)."""
+    return _GLOB.sub(r"\1", pattern)
 
 
 def encodings_of_graph(q: Graph) -> Iterator[Encoding]:

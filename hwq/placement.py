@@ -287,8 +287,10 @@ class _Placer:
         """Whether the plan keeps the node's weights floating-point: such a layer has no integer arithmetic."""
         return any(self._parameter(name) and self.plan.weights_of(node, name).floating for name in node.inputs[:2])
 
-    def _request(self, tensor: str, wanted: Activations | None) -> None:
-        """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float."""
+    def _request(self, tensor: str, wanted: Activations | None, led: bool = False) -> None:
+        """Make `tensor` a point, stored as its producer's rules say, or as the reader wants where those say float; `led`: what
+        moves it has a given scale.
+        """
         if tensor in self.made.points or not self._floating(tensor) or self._inside(tensor):
             return
         planned = self._planned(tensor)
@@ -308,8 +310,12 @@ class _Placer:
         self.made.points[tensor] = planned
         self.made.ties.setdefault(tensor, tensor)
         if source and self._floating(source):
-            self._request(source, planned)
-            if follows:
+            # A scale that is given behind a move holds before it too, where no other reader wants the value as it was.
+            back = (led or tensor in self.given) and source not in self.given
+            if back and (len(self.graph.consumers[source]) > 1 or source in self.graph.outputs):
+                return
+            self._request(source, planned, back)
+            if follows or back:
                 self._tie(tensor, source)
 
     def _moved_from(self, tensor: str) -> str | None:

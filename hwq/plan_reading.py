@@ -43,6 +43,12 @@ def read(graph: Graph) -> dict[str, Any]:
             where=f"graph {graph.name}",
             remedy="give a quantized graph; Plan.uniform makes a plan for a float one",
         )
+    eight = next((tensor for tensor in stored if tensor.dtype.startswith("float8")), None)
+    if eight is not None:
+        raise NotSupportedYet(
+            f"reading a plan from values stored as {eight.dtype}", where=f"tensor {display_name(eight.name)}",
+            why="a plan stores integers, or floats of 16 bits and more", remedy="the model itself loads and runs",
+        )  # fmt: skip
     rules: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     for tensor in stored:

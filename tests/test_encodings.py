@@ -305,6 +305,75 @@ def test_scales_in_two_levels_and_stored_constants_of_a_model(tmp_path: Path) ->
     assert np.array_equal(hwq.execute(graph, x, dialect="ort-unfused"), unoptimized(tmp_path / "m.onnx", x))
 
 
+@pytest.mark.parametrize(
+    ("weight", "node"),
+    [("w1_quantized", "up"), ("q_output_w1_1", "up"), ("w1_i4", "renamed"), ("w1_q", "renamed"), ("w1", "renamed")],
+)
+def test_a_model_s_plan_speaks_the_float_model_s_names(weight: str, node: str, tmp_path: Path) -> None:
+    """Tools name a stored weight in their own ways; the operator that reads it, or else the name, says which it is."""
+    graph = tiny.graph(tiny.mlp())
+    w1 = graph.constant("w1")
+    scale = np.abs(w1).max(0) / 127
+    weights = {
+        weight: np.rint(w1 / scale).astype(np.int8), "s": scale, "w2": graph.constant("w2"), "sx": np.float32(0.03), "zx": np.uint8(128),
+        "b1": graph.constant("b1"), "b2": graph.constant("b2"), "lost": np.ones((3, 4), np.int8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"], "store"),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"], "read"),
+        helper.make_node("DequantizeLinear", [weight, "s"], ["wd"], "weight", axis=1),
+        helper.make_node("MatMul", ["xd", "wd"], ["m1"], node),
+        helper.make_node("Add", ["m1", "b1"], ["a1"], "up_bias"),
+        helper.make_node("Relu", ["a1"], ["r1"], "relu"),
+        helper.make_node("MatMul", ["r1", "w2"], ["m2"], "down"),
+        helper.make_node("Add", ["b2", "m2"], ["y"], "down_bias"),
+        helper.make_node("DequantizeLinear", ["lost", "sx"], ["z"], "other"),
+    ]
+    onnx.save(tiny.model(nodes, {"x": ["N", 4, 16]}, {"y": ["N", 4, 7], "z": [3, 4]}, weights), tmp_path / "m.onnx")
+    found = read_plan(tmp_path / "m.onnx", graph)
+    assert {one.tensor for one in encodings_of(found.plan)} == {"w1", "x"}
+    assert found.left_out == ("tensor z is not in the model",)
+    x = tiny.rows(8)
+    made = hwq.execute(hwq.quantize(graph, found.plan), x)
+    assert np.array_equal(made, hwq.execute(hwq.load(tmp_path / "m.onnx"), {"x": x})["y"])
+
+
+def test_a_scale_behind_a_move_holds_before_it() -> None:
+    """ModelOpt stores what a product reads, behind the Reshape and Transpose that other tools store before them."""
+    graph = tiny.graph(tiny.attention())
+    given = [Encoding(name, False, "int8", np.float32(scale) * np.ones((), np.float32), np.zeros((), np.int64))
+             for name, scale in (("n", 0.03), ("cj", 0.02))]  # fmt: skip
+    q = hwq.quantize(graph, to_plan(given, weights={"dtype": "int8"}))
+    scales = facts(encodings_of_graph(q))
+    assert all(scales[name][3:5] == scales["cj"][3:5] for name in ("c", "ct", "cj")) and "qkv" not in scales
+    # Where another operator reads the value as it was, it stays.
+    nodes = [helper.make_node("Relu", ["x"], ["r"], "relu"), helper.make_node("Reshape", ["r", "two"], ["f"], "reshape"),
+             helper.make_node("MatMul", ["f", "w"], ["m"], "product"), helper.make_node("Exp", ["r"], ["e"], "exp")]  # fmt: skip
+    proto = tiny.model(
+        nodes, {"x": ["N", 8]}, {"m": ["N", 4], "e": ["N", 8]}, {"two": np.array([-1, 8]), "w": np.ones((8, 4))}
+    )
+    q = hwq.quantize(
+        tiny.graph(proto),
+        to_plan([Encoding("f", False, "int8", np.float32(0.5) * np.ones((), np.float32), np.zeros((), np.int64))]),
+    )
+    assert {node.inputs[0] for node in q.nodes if node.op == "QuantizeLinear"} == {"f"} and q.node("exp").inputs == (
+        "r",
+    )
+
+
+def test_floats_of_8_bits_are_no_plan_yet(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    zero = helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], [0.0])
+    proto = tiny.model(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {"s": np.float32(0.5)}, opset=19)
+    proto.graph.initializer.append(zero)
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(NotSupportedYet, match="float8e4m3fn"):
+        read_plan(tmp_path / "m.onnx")
+
+
 def tomllib_plan(*rules: dict[str, Any]) -> Plan:
     off = {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}}
     return Plan.model_validate({"dialect": "hwq", "default": off, "layers": list(rules)})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, numpy_helper
-from qdq import Builder, graph_of, groups_of, groups_of_onnxruntime, optimized
+from onnx import TensorProto, helper, numpy_helper
+from qdq import Builder, graph_of, groups_of, groups_of_onnxruntime, optimized, session
 from qdq_patterns import PATTERNS, random_graph
 
 import hwq
@@ -24,6 +28,25 @@ def test_groups_are_onnxruntimes(name: str) -> None:
     PATTERNS[name](b)
     model = b.model()
     assert groups_of(lower(graph_of(model), "ort")) == groups_of_onnxruntime(model)
+
+
+@pytest.mark.parametrize(("axis", "block"), [(1, 0), (-1, 0), (0, 16), (-2, 16)])
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_weights_alone_count_their_axis_from_the_front(op: str, axis: int, block: int, tmp_path: Path) -> None:
+    """onnxruntime's selector of MatMulNBits compares the attribute: the same axis from the end stays in floats."""
+    pytest.importorskip("onnxruntime", reason="the groups' oracle")
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.integers(-127, 128, (64, 32)).astype(np.int8),
+        "s": random.uniform(0.01, 0.02, (4, 32) if block else 32).astype(np.float32),
+    }
+    extra = {"block_size": block} if block else {}
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"], "weight", axis=axis, **extra),
+             helper.make_node(op, ["x", "d"], ["y"], "product")]  # fmt: skip
+    model = tiny.model(nodes, {"x": ["N", 64]}, {"y": ["N", 32]}, weights, opset=21)
+    session(model, write=tmp_path / "optimized.onnx", precision="0")
+    fused = any(node.op_type == "MatMulNBits" for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert fused == (axis >= 0) == (len(lower(graph_of(model), "ort").nodes) == 1)
 
 
 def test_groups_of_random_graphs_are_onnxruntimes() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+from onnx import helper
 
 import hwq
 from hwq.errors import Error
@@ -105,3 +107,25 @@ def test_what_it_cannot_hold_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(Error, match="weight-only"):
         hwq.export(static, tmp_path / "a.onnx", format="qoperator", target="onnxruntime")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shapes", "words"),
+    [
+        ({"block_size": 8}, {"b": (4, 4, 4), "s": (4, 4)}, "power of two, 16 or more"),
+        ({"block_size": 24}, {"b": (4, 2, 12), "s": (4, 2)}, "power of two, 16 or more"),
+        ({"block_size": 16}, {"b": (4, 2, 7), "s": (4, 2)}, "weights of shape"),
+        ({"block_size": 16}, {"b": (4, 2, 8), "s": (4, 3)}, "scales of shape"),
+        ({"block_size": 16}, {"b": (4, 2, 8), "s": (4, 2), "z": (4, 2)}, "zero points of shape"),
+    ],
+)
+def test_operands_that_hold_no_blocks_are_refused_as_onnxruntime_refuses_them(attributes, shapes, words) -> None:
+    constants = {name: np.zeros(shape, np.float32 if name == "s" else np.uint8) for name, shape in shapes.items()}
+    node = helper.make_node(
+        "MatMulNBits", ["x", *constants], ["y"], "product", domain="com.microsoft", K=32, N=4, bits=4, **attributes
+    )
+    model = tiny.model([node], {"x": ["M", 32]}, {"y": ["M", 4]}, constants)
+    with pytest.raises(Error, match=words):
+        hwq.execute(tiny.graph(model), np.ones((2, 32), np.float32))
+    with pytest.raises(Exception, match=r"MatMulNBits|shape|block"):
+        ort.InferenceSession(model.SerializeToString()).run(None, {"x": np.ones((2, 32), np.float32)})

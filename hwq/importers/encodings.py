@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hwq.encodings import Encoding
+from hwq.encodings import Encoding, plain_name
 from hwq.errors import Error, NotSupportedYet
 from hwq.files import PathLike, read_bytes
 from hwq.graph import Graph, Node
 from hwq.names import display_name
 from hwq.operator_kinds import MATRIX
+from hwq.ops.folding import fold
 from hwq.placement import weight_axes
 from hwq.plan import Plan
+from hwq.plan_reading import literal
 from hwq.standardization import standardized
 
 __all__ = ["Imported", "read_plan"]
@@ -95,7 +98,44 @@ def read_plan(path: PathLike, graph: Graph | None = None) -> Imported:
             remedy="AIMET encodings, TensorRT caches, ai-edge-quantizer recipes, QDQ ONNX and TFLite models are read; a "
             "plan file (TOML) needs no import",
         ) from None
-    return Imported(Plan.of(model), "quantized model")
+    plan = Plan.of(model)
+    return Imported(plan, "quantized model") if graph is None else _for(graph, model, plan)
+
+
+# What tools add to the name of a weight that they store: hwq and onnxruntime, AIMET, ModelOpt, NNCF.
+_STORED = re.compile(r"(?:q_output_)?(.+?)(?:_quantized|_q|_i4|_\d+)?$")
+
+
+def _for(graph: Graph, model: Graph, plan: Plan) -> Imported:
+    """A quantized model's plan in the float model's names; rules for what it lacks are left out."""
+    nodes = [*graph.nodes, *fold(graph).nodes]
+    places = {(node.name, slot): name for node in graph.nodes for slot, name in enumerate(node.inputs)}
+    rules, left = [], []
+    for layer in plan.layers:
+        rule = layer.model_dump(exclude_none=True)
+        tensor = rule["match"].get("tensor")
+        if tensor is not None and not any(layer.match.fits(node) for node in nodes):
+            name = _float_weight(plain_name(tensor), model, graph, places) if rule["weights"] else None
+            if name is None:
+                left.append(f"tensor {plain_name(tensor)} is not in the model")
+                continue
+            rule["match"]["tensor"] = literal(name)
+        rules.append({key: value for key, value in rule.items() if value})
+    table = {**plan.model_dump(by_alias=True, exclude_none=True), "layers": rules}
+    return Imported(Plan._checked(table, "imported plan"), "quantized model", tuple(left))
+
+
+def _float_weight(label: str, model: Graph, graph: Graph, places: Mapping[tuple[str, int], str]) -> str | None:
+    """The float model's constant in place of a stored one: what the same operator reads there, or the name that is left."""
+    tensor = model.tensors.get(label)
+    for reader in model.consumers.get(label, ()) if tensor is not None else ():
+        for node in model.consumers.get(reader.outputs[0], ()) if reader.op == "DequantizeLinear" else (reader,):
+            for slot, name in enumerate(node.inputs):
+                found = places.get((node.name, slot)) if name in {label, *reader.outputs} else None
+                if found is not None and graph.constant(found) is not None:
+                    return found
+    stripped = _STORED.match(label)
+    return stripped[1] if stripped is not None and graph.constant(stripped[1]) is not None else None
 
 
 def _head(path: PathLike) -> bytes:

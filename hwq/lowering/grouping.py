@@ -170,9 +170,11 @@ def _weight_only(site: Site) -> bool:
         return False
     if weight.dtype not in EIGHT_BIT | {"int4", "uint4", "int2", "uint2"}:
         return False
+    # The selector compares the attribute itself: it takes no axis that counts from the end.
+    axis = int(site.dequantizes[0][1].attributes.get("axis", 1))
     if found.block is not None:
-        return found.axis == 0 and found.block >= 16 and found.block & (found.block - 1) == 0
-    return found.scale.ndim == 0 or (found.scale.shape == (weight.shape[1],) and found.axis == 1)
+        return axis == 0 and found.block >= 16 and found.block & (found.block - 1) == 0
+    return found.scale.ndim == 0 or (found.scale.shape == (weight.shape[1],) and axis == 1)
 
 
 def _any_matmul(site: Site) -> bool:

@@ -265,6 +265,7 @@ class MatMulNBits(Op):
             raise dims.fault(node, f"weights of {node.attributes['bits']} bits are not supported")
         a = inputs[0]
         assert a is not None
+        _require_blocks(node, inputs)
         if not a.known_shape:
             return [(a.dtype, (), False)]
         return [(a.dtype, (*a.shape[:-1], int(node.attributes["N"])), True)]
@@ -284,6 +285,23 @@ class MatMulNBits(Op):
         return product_work(
             node, graph.replace(tensors=[{weights.name: weights}.get(name, one) for name, one in graph.tensors.items()])
         )
+
+
+def _require_blocks(node: Node, inputs: Sequence[Tensor | None]) -> None:
+    """Refuse operands that do not hold one block after another, as onnxruntime does: it pads no row."""
+    k, n, block = (int(node.attributes[key]) for key in ("K", "N", "block_size"))
+    bits = int(node.attributes.get("bits", 4))
+    if k < 1 or n < 1 or block < 16 or block & (block - 1):
+        raise dims.fault(node, f"K = {k}, N = {n}, block_size = {block}", "a block is a power of two, 16 or more")
+    blocks = -(-k // block)
+    points = inputs[3] if len(inputs) > 3 else None
+    packed = points is not None and points.dtype == "uint8"
+    wanted = ("weights", n * blocks * block * bits // 8), ("scales", n * blocks), (
+        "zero points", n * (-(-blocks * bits // 8) if packed else blocks),
+    )  # fmt: skip
+    for (label, size), tensor in zip(wanted, inputs[1:4], strict=False):
+        if tensor is not None and tensor.concrete and tensor.elements != size:
+            raise dims.fault(node, f"{label} of shape {list(tensor.shape)}: {size} elements are needed")
 
 
 def unpacked(node: Node, packed: Array, scales: Array, points: Array | None) -> Array:
