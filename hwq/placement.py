@@ -15,7 +15,6 @@ import numpy as np
 
 from hwq.dialect import Dialect
 from hwq.dynamic import require_dynamic, require_products
-from hwq.errors import Error
 from hwq.graph import Graph, Node
 from hwq.operator_kinds import CLAMPS, ELEMENTWISE, MATRIX, MOVES, ROWS, UNARY, VIEWS
 from hwq.ops.table import element_functions
@@ -96,36 +95,6 @@ def place(graph: Graph, plan: Plan, dialect: Dialect) -> Placement:
         The plan asks for run-time activations of a type that nothing quantizes to, or where there is no product.
     """
     return _Placer(graph, plan, dialect).run()
-
-
-def require_float(graph: Graph) -> None:
-    """Refuse a graph that cannot be quantized.
-
-    Raises
-    ------
-    Error
-        The graph is quantized already, or lowered.
-    """
-    if graph.form != "source":
-        raise Error(
-            "a lowered graph cannot be quantized", where=f"graph {graph.name}", remedy="quantize first, then lower"
-        )
-    taken = next(
-        (
-            node
-            for node in graph.nodes
-            if node.op in {"QuantizeLinear", "DequantizeLinear"}
-            or "Integer" in node.op
-            or node.op.startswith(("QLinear", "DynamicQuantize"))
-        ),
-        None,
-    )
-    if taken is not None or any(tensor.quantization for tensor in graph.tensors.values()):
-        raise Error(
-            "the model is quantized already",
-            where=f"graph {graph.name}" if taken is None else f"node {taken.name} ({taken.op})",
-            remedy="quantize the float model; Plan.of(this model) gives the plan that it obeys",
-        )
 
 
 class _Placer:

@@ -33,22 +33,7 @@ __all__ = ["Activations", "Group", "Layer", "Match", "Plan", "Planned", "Transfo
 MAX_PLAN_BYTES = 16 << 20
 
 FloatType = Literal["float32", "float16", "bfloat16"]
-WeightType = Literal[
-    "int2",
-    "int3",
-    "int4",
-    "int5",
-    "int6",
-    "int8",
-    "int16",
-    "uint2",
-    "uint4",
-    "uint8",
-    "uint16",
-    "float32",
-    "float16",
-    "bfloat16",
-]
+WeightType = Literal["int2", "int3", "int4", "int5", "int6", "int8", "int16", "uint2", "uint4", "uint8", "uint16", "float32", "float16", "bfloat16"]  # fmt: skip
 ActivationType = Literal["int4", "uint4", "int8", "uint8", "int16", "uint16", "float32", "float16", "bfloat16"]
 
 

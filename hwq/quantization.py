@@ -15,7 +15,7 @@ from hwq.errors import Error
 from hwq.floating import HALVES, require_range, retyped
 from hwq.graph import BITS, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops.folding import fold
-from hwq.placement import Constant, Placement, place, require_float
+from hwq.placement import Constant, Placement, place
 from hwq.plan import Activations, Plan
 from hwq.scales import Scales
 from hwq.standardization import standardized
@@ -155,10 +155,40 @@ def _folded(graph: Graph, plan: Plan) -> Graph:
     Error
         A rule of the plan fits nothing, neither as the model says it nor as it is folded.
     """
-    require_float(graph)
+    _require_float(graph)
     folded = fold(standardized(graph))
     plan.resolve([*graph.nodes, *folded.nodes])
     return folded
+
+
+def _require_float(graph: Graph) -> None:
+    """Refuse a graph that cannot be quantized.
+
+    Raises
+    ------
+    Error
+        The graph is quantized already, or lowered.
+    """
+    if graph.form != "source":
+        raise Error(
+            "a lowered graph cannot be quantized", where=f"graph {graph.name}", remedy="quantize first, then lower"
+        )
+    taken = next(
+        (
+            node
+            for node in graph.nodes
+            if node.op in {"QuantizeLinear", "DequantizeLinear"}
+            or "Integer" in node.op
+            or node.op.startswith(("QLinear", "DynamicQuantize"))
+        ),
+        None,
+    )
+    if taken is not None or any(tensor.quantization for tensor in graph.tensors.values()):
+        raise Error(
+            "the model is quantized already",
+            where=f"graph {graph.name}" if taken is None else f"node {taken.name} ({taken.op})",
+            remedy="quantize the float model; Plan.of(this model) gives the plan that it obeys",
+        )
 
 
 class _Builder:

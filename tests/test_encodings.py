@@ -632,6 +632,19 @@ def test_what_a_file_cannot_say_is_refused(cnn: Graph, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("format", ["qdq", "qoperator"])
+def test_a_model_is_a_plan_that_makes_it_again(format: str, cnn: Graph, tmp_path: Path) -> None:
+    """Also where the integers are those of onnxruntime's own operators."""
+    x = tiny.images(16)
+    q = hwq.quantize(cnn, Plan.uniform(), hwq.calibrate(cnn, x))
+    hwq.export(q, tmp_path / "q.onnx", format=format)
+    found = read_plan(tmp_path / "q.onnx", cnn)
+    assert not found.left_out
+    again = hwq.quantize(cnn, found.plan)
+    assert facts(encodings_of_graph(again)) == facts(encodings_of_graph(q))
+    assert np.array_equal(hwq.execute(again, x), hwq.execute(hwq.load(tmp_path / "q.onnx"), x))
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     onnx.save(tiny.cnn(), tmp_path / "m.onnx")
     run = CliRunner().invoke

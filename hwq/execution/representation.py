@@ -73,7 +73,7 @@ def _by_nodes(graph: Graph, name: str) -> bool:
     """Whether Q, DQ or integer operators say how the tensor is stored."""
     maker = graph.producers.get(name)
     around = [*graph.consumers.get(name, ()), *([maker] if maker is not None else [])]
-    return any("Linear" in node.op or "Integer" in node.op for node in around)
+    return any("Linear" in node.op or "Integer" in node.op or node.domain == "com.microsoft" for node in around)
 
 
 def _require_allowed(tensor: Tensor, dialect: Dialect) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,16 @@ from hwq.graph import BITS, Array, Graph, Node, Quantization, Tensor
 from hwq.ops.evaluate import evaluate_node
 
 __all__ = ["annotated"]
+
+_UNARY = (((0, 1, 2),), 3)
+# onnxruntime's own integer operators: where each stored operand, its scale and its zero point stand, and the result's scale,
+# before its zero point (0: a float result).
+CONTRIBUTED: Mapping[str, tuple[tuple[tuple[int, int, int], ...], int]] = MappingProxyType({
+    "QLinearAdd": (((0, 1, 2), (3, 4, 5)), 6), "QLinearMul": (((0, 1, 2), (3, 4, 5)), 6), "QGemm": (((0, 1, 2), (3, 4, 5)), 7),
+    "QLinearWhere": (((1, 2, 3), (4, 5, 6)), 7), "MatMulIntegerToFloat": (((0, 2, 4), (1, 3, 5)), 0), "DynamicQuantizeMatMul": (((1, 2, 3),), 0),
+    "QLinearLeakyRelu": _UNARY, "QLinearSigmoid": _UNARY, "QLinearSoftmax": _UNARY, "QLinearAveragePool": _UNARY,
+    "QLinearGlobalAveragePool": _UNARY, "QLinearReduceMean": _UNARY,
+})  # fmt: skip
 
 
 def annotated(graph: Graph) -> Graph:
@@ -59,6 +70,20 @@ def _said(graph: Graph, node: Node) -> Iterator[tuple[str, Quantization]]:
         first, second = (-2, -1) if node.op == "MatMulInteger" else (1, 0)
         yield from _quantization(graph, names[0], "", names[2], first)
         yield from _quantization(graph, names[1], "", names[3], second)
+    elif node.domain == "com.microsoft" and node.op == "QLinearConcat":
+        for begin in range(2, len(node.inputs) - 2, 3):
+            yield from _quantization(graph, names[begin], names[begin + 1], names[begin + 2], -1)
+        yield from _quantization(graph, node.outputs[0], names[0], names[1], -1)
+    elif node.domain == "com.microsoft" and node.op in CONTRIBUTED:
+        operands, made = CONTRIBUTED[node.op]
+        for operand, scale, point in operands:
+            # Weights of QGemm with transB have their channels first.
+            axis = 0 if operand and node.op == "QGemm" and node.attributes.get("transB", 0) else -1
+            yield from _quantization(graph, names[operand], names[scale], names[point], axis)
+        if made and names[made]:
+            yield from _quantization(graph, node.outputs[0], names[made], names[made + 1], -1)
+        if node.op == "QGemm":
+            yield from _bias(graph, names[6], names[1], names[4])
 
 
 def _quantization(
