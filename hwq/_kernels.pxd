@@ -124,6 +124,8 @@ cdef extern from "hwq/kernels.h" nogil:
         const float *weights_f32
         const int32_t *bias
         const float *bias_f32
+        int32_t order
+        float lo_f32, hi_f32
         const hwq_epilogue *epilogue
         void *out
         int64_t first, last
@@ -172,6 +174,16 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_depthwise_s32(const hwq_conv *)
     void hwq_conv_f32(const hwq_conv *)
     void hwq_depthwise_f32(const hwq_conv *)
+    void hwq_conv_chain(const hwq_conv *)
+    void hwq_depthwise_chain(const hwq_conv *)
+    int HWQ_CHAIN_STRIP, HWQ_NHWC, HWQ_KIND_S32, HWQ_KIND_F32
+    ctypedef struct hwq_row_scales:
+        int64_t rows, columns, each
+        const int32_t *sums
+        const float *factors
+        const float *bias
+        float lo, hi
+    void hwq_scale_sums(const hwq_row_scales *, const int32_t *, const float *, const int8_t *, float *)
     void hwq_pool_run(const hwq_pool *)
     void hwq_quantize(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t, void *, int32_t)
     void hwq_dequantize(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *)
@@ -280,6 +292,7 @@ cdef extern from "hwq/program.h" nogil:
         hwq_step_move move
         hwq_step_map map
         hwq_step_dynamic dynamic
+        hwq_row_scales sums
     ctypedef struct hwq_step:
         int32_t op, run_time
         hwq_place a, b, out, scale, zero_point
@@ -288,7 +301,7 @@ cdef extern from "hwq/program.h" nogil:
     ctypedef struct hwq_barrier:
         pass
     int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
-    int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC
+    int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC, HWQ_STEP_SUMS
     int64_t hwq_program_workspace(const hwq_step *, int64_t)
     void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
 

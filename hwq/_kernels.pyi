@@ -180,6 +180,37 @@ def gemm_planes(
     a: Buffer, first_row: int, rows: int, k: int, n: int, bits: int, planes: Buffer, out: Buffer, scratch: Buffer
 ) -> None: ...
 def sum_f32(outer: int, k: int, inner: int, x: Buffer, out: Buffer) -> None: ...
+def conv_chain(
+    geometry: Geometry,
+    batch: int,
+    channels: int,
+    out_channels: int,
+    groups: int,
+    order: int,
+    depthwise: bool,
+    lo: float,
+    hi: float,
+    x: Buffer,
+    weights: Buffer,
+    bias: Buffer | None,
+    out: Buffer,
+    first: int,
+    last: int,
+) -> None: ...
+def scale_sums(
+    rows: int,
+    columns: int,
+    each: int,
+    acc: Buffer,
+    scales: Buffer,
+    points: Buffer | None,
+    sums: Buffer | None,
+    factors: Buffer | None,
+    bias: Buffer | None,
+    lo: float,
+    hi: float,
+    out: Buffer,
+) -> None: ...
 def conv(
     geometry: Geometry,
     batch: int,
@@ -354,6 +385,37 @@ class Program:
         bias: Buffer | None,
         epilogue: Epilogue | None,
         residual: Place,
+        out: Place,
+    ) -> None: ...
+    def chain(
+        self,
+        geometry: Geometry,
+        batch: int,
+        channels: int,
+        out_channels: int,
+        groups: int,
+        order: int,
+        depthwise: bool,
+        lo: float,
+        hi: float,
+        x: Place,
+        weights: Buffer,
+        bias: Buffer | None,
+        out: Place,
+    ) -> None: ...
+    def sums(
+        self,
+        acc: Place,
+        rows: int,
+        columns: int,
+        each: int,
+        scale: Place,
+        point: Place | None,
+        sums: Buffer | None,
+        factors: Buffer,
+        bias: Buffer | None,
+        lo: float,
+        hi: float,
         out: Place,
     ) -> None: ...
     def pool(

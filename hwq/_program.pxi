@@ -107,6 +107,26 @@ cdef class Program:
             c.bias = <const int32_t *>self.fixed(bias, out_channels * 4)
         self.count += 1
 
+    def chain(self, geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_t groups, int order, bint depthwise, float lo, float hi, x, weights,
+              bias, out):
+        """As the function `conv_chain`, over the whole output."""
+        cdef hwq_step *s = self.new(HWQ_STEP_CONV, x, None, out)
+        cdef int64_t held = _chain(&s.fields.conv, geometry, batch, channels, out_channels, groups, order, depthwise, lo, hi)
+        s.fields.conv.weights_f32 = <const float *>self.fixed(weights, held * 4)
+        s.fields.conv.bias_f32 = <const float *>self.fixed(bias, out_channels * 4)
+        self.count += 1
+
+    def sums(self, acc, int64_t rows, int64_t columns, int64_t each, scale, point, sums, factors, bias, float lo, float hi, out):
+        """As the function `scale_sums`."""
+        cdef hwq_step *s = self.new(HWQ_STEP_SUMS, acc, None, out)
+        cdef hwq_row_scales *r = &s.fields.sums
+        self.put(&s.scale, scale)
+        self.put(&s.zero_point, point)
+        r.rows, r.columns, r.each, r.lo, r.hi = rows, columns, each, lo, hi
+        r.sums = <const int32_t *>self.fixed(sums, columns * 4)
+        r.factors, r.bias = <const float *>self.fixed(factors, columns * 4), <const float *>self.fixed(bias, columns * 4)
+        self.count += 1
+
     def pool(self, geometry, pad_end, int64_t batch, int64_t channels, int layout, int kind_of_data, int kind, bint count_padding, int lo, int hi,
              x, out):
         cdef hwq_step *s = self.new(HWQ_STEP_POOL, x, None, out)
@@ -164,9 +184,9 @@ cdef class Program:
         self.count += 1
 
     def scaled(self, scale, zero_point):
-        """The step before takes its activations' scale and zero point from these places."""
+        """The step before takes its activations' zero point and, with float factors, their scale from these places."""
         cdef hwq_step *s = &self.steps[self.count - 1]
-        if self.count == 0 or s.epilogue.scales_f32 is NULL:
+        if self.count == 0 or s.epilogue.kind not in (HWQ_KIND_S32, HWQ_KIND_F32):
             raise ValueError("this step has no float factors")
         s.run_time = 1
         self.put(&s.scale, scale)

@@ -88,3 +88,65 @@ def pool(geometry, pad_end, int64_t batch, int64_t channels, int layout, int kin
         state = hwq_state_enter()
         hwq_pool_run(&p)
         hwq_state_leave(state)
+
+
+cdef int64_t _chain(hwq_conv *c, geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_t groups, int order, bint depthwise, float lo, float hi) except -1:
+    """A chain's fields; returns the floats of its weights."""
+    cdef int64_t taps
+    _fill(&c.window, geometry)
+    taps = c.window.kernel[0] * c.window.kernel[1] * c.window.kernel[2]
+    c.batch, c.channels, c.out_channels, c.groups, c.layout = batch, channels, out_channels, groups, HWQ_NHWC
+    c.a_type, c.depthwise, c.order, c.lo_f32, c.hi_f32 = HWQ_F32, depthwise, order, lo, hi
+    if depthwise:
+        if not groups == channels == out_channels:
+            raise ValueError("depthwise weights take one channel a group")
+        return taps * channels
+    return groups * (-(-(out_channels // groups) // HWQ_CHAIN_STRIP) * HWQ_CHAIN_STRIP) * taps * (channels // groups)
+
+
+def conv_chain(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_t groups, int order, bint depthwise, float lo, float hi, x, weights, bias,
+               out, int64_t first, int64_t last):
+    """Float32 in the order of one chain, channels last."""
+    cdef _Views v = _Views()
+    cdef hwq_conv c
+    cdef int64_t held, outputs
+    memset(&c, 0, sizeof(c))
+    held = _chain(&c, geometry, batch, channels, out_channels, groups, order, depthwise, lo, hi)
+    outputs = batch * c.window.out[0] * c.window.out[1] * c.window.out[2]
+    if first < 0 or last > outputs:
+        raise ValueError("positions outside the output")
+    c.first, c.last = first, last
+    c.x = v.read(x, batch * c.window.in_[0] * c.window.in_[1] * c.window.in_[2] * channels * 4)
+    c.weights_f32, c.bias_f32 = <const float *>v.read(weights, held * 4), <const float *>v.read(bias, out_channels * 4)
+    c.out = v.write(out, outputs * out_channels * 4)
+    cdef void *memory = malloc(<size_t>hwq_conv_workspace(&c) + 64)
+    if memory is NULL:
+        raise MemoryError
+    c.workspace = _align(memory)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        if depthwise:
+            hwq_depthwise_chain(&c)
+        else:
+            hwq_conv_chain(&c)
+        hwq_state_leave(state)
+        free(memory)
+
+
+def scale_sums(int64_t rows, int64_t columns, int64_t each, acc, scales, points, sums, factors, bias, float lo, float hi, out):
+    cdef _Views v = _Views()
+    cdef hwq_row_scales s
+    cdef int64_t count = (rows + each - 1) // each
+    s.rows, s.columns, s.each, s.lo, s.hi = rows, columns, each, lo, hi
+    s.sums, s.factors = <const int32_t *>v.read(sums, columns * 4), <const float *>v.read(factors, columns * 4)
+    s.bias = <const float *>v.read(bias, columns * 4)
+    cdef const int32_t *given = <const int32_t *>v.read(acc, rows * columns * 4)
+    cdef const float *by = <const float *>v.read(scales, count * 4)
+    cdef const int8_t *z = <const int8_t *>v.read(points, count)
+    cdef float *made = <float *>v.write(out, rows * columns * 4)
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_scale_sums(&s, given, by, z, made)
+        hwq_state_leave(state)

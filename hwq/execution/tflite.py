@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwq import kernels
+from hwq.execution import tflite_floats
 from hwq.execution.emission import Site, geometry
 from hwq.execution.steps import Kernel, Scope, Settings, interpret, present, register, writing
 from hwq.graph import Array
@@ -51,7 +52,7 @@ def convolve(scope: Scope) -> Kernel:
     assert x is not None and weight is not None
     channels = x.shape[3] if x.known_shape else None
     if epilogue is None or weight.data is None or not isinstance(channels, int) or not weight.data.size:
-        return interpret(scope)
+        return tflite_floats.convolution(scope) or interpret(scope)
     node, (_, zero) = scope.node, scope.pair(0)
     deep = node.op == "DEPTHWISE_CONV_2D"
     filters = np.ascontiguousarray(weight.data.transpose(3, 1, 2, 0)) if deep else weight.data
@@ -99,7 +100,7 @@ def multiply(scope: Scope) -> Kernel:
     epilogue = _epilogue(scope)
     weight, bias = scope.operand(1), scope.operand(2)
     if epilogue is None or weight is None or weight.data is None or not weight.data.size:
-        return interpret(scope)
+        return tflite_floats.product(scope) or interpret(scope)
     node, (_, zero) = scope.node, scope.pair(0)
     outputs, depth = weight.data.shape
     packed = kernels.pack(weight.data, zero_point=_filter_zero(scope), layout="NK")

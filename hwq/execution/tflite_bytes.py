@@ -1,4 +1,4 @@
-"""TFLite's sums, pools, reshapes and softmax of bytes as C steps; `hwq.ops` computes what has none."""
+"""TFLite's sums, pools, reshapes and softmax of bytes, and some of floats, as C steps; `hwq.ops` computes what has none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hwq.execution.emission import Site, Value, geometry
 from hwq.execution.steps import Kernel, Scope, interpret, register
 from hwq.kernels.rows import LEAST_SCALE
 from hwq.ops import tflite_accumulators as sums
-from hwq.ops.tflite_base import Call, activation_range
+from hwq.ops.tflite_base import Call, activation_range, checked_activation
 
 __all__: list[str] = []
 
@@ -32,10 +32,14 @@ def _same_bytes(scope: Scope, *indices: int) -> bool:
 
 @register("tflite::ADD", "tflite::SUB")
 def added(scope: Scope) -> Kernel:
-    """A sum or difference of bytes of one shape."""
+    """A sum or difference of bytes, or of floats, of one shape."""
     operator = _operator(scope) if _same_bytes(scope, 0, 1) else None
+    plain = operator is None and _floats(scope, 2)
 
     def emit(site: Site) -> bool:
+        if plain and site.shape(0) == site.shape(1) == site.made_shape():
+            _step_by_element(site, scope.node.op.lower())
+            return True
         if operator is None or not site.shape(0) == site.shape(1) == site.made_shape():
             return False
         a, b, y, size = site.read(0), site.read(1), site.make(), math.prod(site.made_shape())
@@ -43,6 +47,24 @@ def added(scope: Scope) -> Kernel:
         return True
 
     return interpret(scope, emit)
+
+
+def _floats(scope: Scope, operands: int) -> bool:
+    """Floats with an activation that steps have."""
+    call = _call(scope)
+    plain = call.made_dtype() == "float32" and all(call.dtype(index) == "float32" for index in range(operands))
+    return plain and checked_activation(scope.node) in {"NONE", "RELU"}
+
+
+def _step_by_element(site: Site, formula: str) -> None:
+    a, b, y, size = site.read(0), site.read(1), site.make(), math.prod(site.made_shape())
+    site.step([a, b], y, lambda steps, at: steps.map(formula, size, at(a), at(b), out=at(y)))
+    _activate(site, y, size)
+
+
+def _activate(site: Site, y: int, size: int) -> None:
+    if checked_activation(site.node) == "RELU":
+        site.step([y], y, lambda steps, at: steps.map("relu", size, at(y), None, out=at(y)))
 
 
 def _operator(scope: Scope) -> kernels.Binary | None:
@@ -74,20 +96,30 @@ def _operator(scope: Scope) -> kernels.Binary | None:
 
 @register("tflite::AVERAGE_POOL_2D", "tflite::MAX_POOL_2D")
 def pool(scope: Scope) -> Kernel:
-    """The mean, halves away from zero, or the greatest of each window's stored bytes."""
+    """The mean, halves away from zero, or the greatest of each window's stored bytes; by default means of floats too."""
     node, plain = scope.node, _same_bytes(scope, 0)
     clamp = activation_range(_call(scope)) if plain else None
+    by_nines = (
+        scope.dialect.name == "litert-xnnpack"
+        and node.op == "AVERAGE_POOL_2D"
+        and _floats(scope, 1)
+        and all(
+            step <= size for step, size in zip(node.attributes["strides"], node.attributes["kernel_shape"], strict=True)
+        )
+    )
 
     def emit(site: Site) -> bool:
-        if not plain:
+        if not plain and not by_nines:
             return False
         shape, size = site.shape(0), node.attributes["kernel_shape"]
         windows = sums.windows_of(node, (shape[1], shape[2]), (int(size[0]), int(size[1])))
         x, y, dtype = site.read(0), site.make(), site.dtype(0)
-        kind = "max" if node.op == "MAX_POOL_2D" else "average"
+        kind = "nines" if by_nines else "max" if node.op == "MAX_POOL_2D" else "average"
         site.step([x], y, lambda steps, at: steps.pool(
             at(x), kind, geometry(windows, shape[1:3]), windows.end, shape[0], shape[3], dtype, layout="NHWC",
             clamp=clamp, out=at(y)))  # fmt: skip
+        if by_nines:
+            _activate(site, y, math.prod(site.made_shape()))
         return True
 
     return interpret(scope, emit)

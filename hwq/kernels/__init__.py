@@ -12,6 +12,7 @@ Examples
 array([[70, 60]], dtype=int32)
 """
 
+from hwq.kernels.chains import Chain, conv_chain, pack_chain, scale_sums
 from hwq.kernels.elementwise import (
     add,
     binary,
@@ -39,6 +40,7 @@ from hwq.kernels.windows import average_pool, conv2d, max_pool
 __all__ = [
     "ROUNDINGS",
     "Binary",
+    "Chain",
     "Epilogue",
     "Packed",
     "Planes",
@@ -47,6 +49,7 @@ __all__ = [
     "average_pool",
     "binary",
     "conv2d",
+    "conv_chain",
     "default_state",
     "dequantize",
     "dynamic_quantize",
@@ -68,6 +71,7 @@ __all__ = [
     "mul",
     "narrow",
     "pack",
+    "pack_chain",
     "pack_conv",
     "pack_float",
     "pack_int4",
@@ -76,6 +80,7 @@ __all__ = [
     "quantize_multiplier",
     "ranges",
     "requantize",
+    "scale_sums",
     "softmax",
     "sub",
     "sum_f32",

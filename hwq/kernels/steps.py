@@ -13,11 +13,12 @@ from numpy.typing import DTypeLike
 
 from hwq import _kernels
 from hwq.errors import Error
+from hwq.kernels.chains import Chain, Clamp
 from hwq.kernels.elementwise import FORMULAS, _parameters
 from hwq.kernels.epilogue import Binary, Epilogue, check_columns, clamp_bounds
 from hwq.kernels.operands import RANGES, TYPES, Array, align, int32_bias, zero_point
 from hwq.kernels.packing import Packed, spatial
-from hwq.kernels.rows import exponentials
+from hwq.kernels.rows import DYNAMIC, exponentials
 from hwq.kernels.windows import Geometry
 
 __all__ = ["ARENA", "FIRST_ARRAY", "Crew", "Place", "Run", "Steps"]
@@ -138,10 +139,10 @@ class Steps:
         clamp: tuple[int, int] | None = None,
         out: Place,
     ) -> None:
-        """`hwq.kernels.max_pool` or `average_pool` (kind ``max`` or ``average``)."""
+        """`hwq.kernels.max_pool` or `average_pool` (kind ``max`` or ``average``), or means of floats in groups of nine (``nines``)."""
         stored = np.dtype(dtype)
         lo, hi = (0, 0) if stored == np.float32 else clamp_bounds(clamp, stored.name)
-        code = 0 if kind == "max" else 2 if stored == np.float32 else 1
+        code = 3 if kind == "nines" else 0 if kind == "max" else 2 if stored == np.float32 else 1
         layouts = _LAYOUTS.index(layout)
         self._door.pool(
             geometry, spatial(end, 0), batch, channels, layouts, TYPES[stored], code, count_include_pad, lo, hi, x, out
@@ -196,13 +197,36 @@ class Steps:
         self._door.map(_MAPS.index(formula), size, a, b, out)
 
     def dynamic_quantize(
-        self, x: Place, rows: int, columns: int, *, out: Place, scale: Place, zero_point: Place
+        self, x: Place, rows: int, columns: int, *, formula: str = "onnx", out: Place, scale: Place, zero_point: Place
     ) -> None:
-        """`hwq.kernels.dynamic_quantize` of dense rows by ONNX's formula; zero points in bytes."""
-        self._door.dynamic(x, 0, rows, columns, out, scale, zero_point)
+        """`hwq.kernels.dynamic_quantize` of dense rows; zero points in bytes."""
+        self._door.dynamic(x, list(DYNAMIC).index(formula), rows, columns, out, scale, zero_point)
+
+    def conv_chain(
+        self, x: Place, chain: Chain, geometry: Geometry, batch: int, *, bias: Array | None, clamp: Clamp, out: Place
+    ) -> None:
+        """`hwq.kernels.conv_chain`."""
+        self._door.chain(geometry, batch, *chain.door, *clamp, x, chain.data, bias, out)
+
+    def scale_sums(
+        self,
+        acc: Place,
+        rows: int,
+        each: int,
+        scale: Place,
+        zero_point: Place | None,
+        *,
+        sums: Array | None,
+        factors: Array,
+        bias: Array | None,
+        clamp: Clamp,
+        out: Place,
+    ) -> None:
+        """`hwq.kernels.scale_sums`, `each` rows to a scale and, with column sums, a zero point."""
+        self._door.sums(acc, rows, len(factors), each, scale, zero_point, sums, factors, bias, *clamp, out)
 
     def scaled(self, scale: Place, zero_point: Place) -> None:
-        """The step appended last, a product with a float epilogue, multiplies its factors by one scale and takes its zero point at run time."""
+        """The step appended last, a product, takes its zero point and, with a float epilogue, a scale of its factors at run time."""
         self._door.scaled(scale, zero_point)
 
     def mean(

@@ -35,6 +35,7 @@ __all__ = [
     "clamp_float",
     "constant_numbers",
     "contiguous",
+    "float_range",
     "renamed",
     "same_scale",
 ]
@@ -301,9 +302,14 @@ def clamp(call: Call, values: fixed.Int64, index: int = 0) -> Array:
 _FLOAT_RANGES = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 
 
+def float_range(node: Node) -> tuple[float | None, float | None]:
+    """Bounds of the fused activation; None where it has none."""
+    return _FLOAT_RANGES[checked_activation(node)]
+
+
 def clamp_float(node: Node, values: Array) -> Array:
     """Float values, or plain integers, after the fused activation."""
-    low, high = _FLOAT_RANGES[checked_activation(node)]
+    low, high = float_range(node)
     if low is None:
         return values
     bounded: Array = np.maximum(values, np.asarray(low, values.dtype))

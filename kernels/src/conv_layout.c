@@ -1,6 +1,7 @@
 /* What every convolution driver shares: turning layouts, and the residual that has the output's layout. */
 #include "conv.h"
 
+#include "chain.h"
 #include "depthwise.h"
 #include "epilogue.h"
 #include "isa.h"
@@ -32,6 +33,10 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
 
 int64_t hwq_conv_workspace(const hwq_conv *conv)
 {
+    if (conv->order != HWQ_ORDER_LANES) {
+        const hwq_chain_shape chain = hwq_chain_measure(conv);
+        return chain.image + chain.offsets;
+    }
     const hwq_conv_shape s = hwq_conv_measure(conv);
     const int64_t blocked = s.rows + s.tile + s.gemm, inner = conv->depthwise ? 0 : hwq_conv_inner_workspace(conv);
     const int64_t vnni = conv->depthwise ? 0 : hwq_conv_direct_workspace(conv), direct = inner > vnni ? inner : vnni;

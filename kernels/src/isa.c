@@ -181,7 +181,20 @@ int hwq_conv_takes_winograd(const hwq_conv *conv)
 void hwq_conv_f32(const hwq_conv *conv) { HWQ_FIND(conv_f32)(conv); }
 void hwq_depthwise_s32(const hwq_conv *conv) { HWQ_FIND(depthwise_s32)(conv); }
 void hwq_depthwise_f32(const hwq_conv *conv) { HWQ_FIND(depthwise_f32)(conv); }
-void hwq_pool_run(const hwq_pool *pool) { HWQ_FIND(pool_run)(pool); }
+void hwq_conv_chain(const hwq_conv *conv) { HWQ_FIND(conv_chain)(conv); }
+void hwq_depthwise_chain(const hwq_conv *conv) { HWQ_FIND(depthwise_chain)(conv); }
+void hwq_scale_sums(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out)
+{
+    HWQ_FIND(scale_sums)(scale, acc, scales, points, out);
+}
+void hwq_pool_run(const hwq_pool *pool)
+{
+    if (pool->kind == HWQ_POOL_AVERAGE_NINES) {
+        hwq_pool_nines(pool);
+        return;
+    }
+    HWQ_FIND(pool_run)(pool);
+}
 void hwq_requantize(const hwq_epilogue *epilogue, int64_t rows, int64_t columns, int64_t first_column, const void *acc,
                     int32_t acc_type, int64_t acc_stride, void *out, int64_t out_stride)
 {

@@ -22,7 +22,8 @@
     X(gemm_s16s8, hwq_gemm_s16_fn) X(widen, hwq_widen_fn) X(narrow, hwq_narrow_fn)                                            \
     X(dynamic_quantize, hwq_dynamic_fn) X(lut_s16, hwq_lut_s16_fn) X(softmax_run, hwq_softmax_fn)                             \
     X(layer_norm_s16, hwq_layer_norm_fn) X(gemm_planes, hwq_gemm_planes_fn) X(fake_quantize, hwq_fake_quantize_fn)            \
-    X(ranges, hwq_ranges_fn) X(histogram, hwq_histogram_fn)
+    X(ranges, hwq_ranges_fn) X(histogram, hwq_histogram_fn) X(conv_chain, hwq_conv_fn) X(depthwise_chain, hwq_conv_fn)         \
+    X(scale_sums, hwq_scale_sums_fn)
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
@@ -30,11 +31,13 @@
     X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
-    X(layer_norm_s16, ) X(gemm_planes, ) X(fake_quantize, ) X(ranges, ) X(histogram, )
+    X(layer_norm_s16, ) X(gemm_planes, ) X(fake_quantize, ) X(ranges, ) X(histogram, ) X(conv_chain, ) X(depthwise_chain, )     \
+    X(scale_sums, )
 #define HWQ_ROW_avxvnni(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(conv_s32, )
 #define HWQ_ROW_avx512vnni(X)                                                                                                 \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_f32, ) X(requantize, ) X(conv_s32, ) X(depthwise_s32, )               \
-    X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, ) X(fake_quantize, )
+    X(binary_run, ) X(quantize, ) X(dequantize, ) X(dynamic_quantize, ) X(pool_run, ) X(fake_quantize, )                      \
+    X(conv_chain, ) X(depthwise_chain, )
 #define HWQ_ROW_neon(X)                                                                                                       \
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, )        \
@@ -55,6 +58,7 @@ typedef void hwq_gemm_sequential_fn(const hwq_gemm_sequential_args *);
 typedef void hwq_sum_f32_fn(int64_t, int64_t, int64_t, const float *, float *);
 typedef void hwq_conv_fn(const hwq_conv *);
 typedef void hwq_pool_fn(const hwq_pool *);
+typedef void hwq_scale_sums_fn(const hwq_row_scales *, const int32_t *, const float *, const int8_t *, float *);
 typedef void hwq_requantize_fn(const hwq_epilogue *, int64_t, int64_t, int64_t, const void *, int32_t, int64_t, void *, int64_t);
 typedef void hwq_binary_fn(const hwq_binary *, int64_t, const void *, int64_t, const void *, int64_t, void *);
 typedef void hwq_quantize_fn(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t,
@@ -85,13 +89,15 @@ hwq_gemm_f32_fn hwq_gemm_f32__avx2, hwq_gemm_f32__avx512vnni;
 hwq_gemm_sequential_fn hwq_gemm_sequential__avx2;
 hwq_requantize_fn hwq_requantize__avx2, hwq_requantize__avx512vnni;
 hwq_sum_f32_fn hwq_sum_f32__avx2;
-hwq_pool_fn hwq_pool_run__avx2;
+hwq_pool_fn hwq_pool_run__avx2, hwq_pool_nines; /* the latter without intrinsics */
 hwq_binary_fn hwq_binary_run__avx2;
 hwq_quantize_fn hwq_quantize__avx2;
 hwq_dequantize_fn hwq_dequantize__avx2;
 hwq_fake_quantize_fn hwq_fake_quantize__avx2, hwq_fake_quantize__avx512vnni, hwq_fake_quantize__neon;
 hwq_ranges_fn hwq_ranges__avx2;
 hwq_histogram_fn hwq_histogram__avx2;
+hwq_conv_fn hwq_conv_chain__avx2, hwq_depthwise_chain__avx2, hwq_conv_chain__avx512vnni, hwq_depthwise_chain__avx512vnni;
+hwq_scale_sums_fn hwq_scale_sums__avx2;
 hwq_conv_fn hwq_conv_s32__avx2, hwq_depthwise_s32__avx2, hwq_depthwise_f32__avx2, hwq_depthwise_s32__avx512vnni;
 hwq_conv_fn hwq_conv_winograd__avx2, hwq_conv_s32__avxvnni, hwq_conv_s32__avx512vnni;
 hwq_binary_fn hwq_binary_run__avx512vnni;

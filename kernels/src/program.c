@@ -50,6 +50,10 @@ static split split_of(const hwq_step *s, int32_t threads)
     case HWQ_STEP_MAP: return walk(s->as.map.n);
     case HWQ_STEP_DYNAMIC: return (split){s->as.dynamic.rows, s->as.dynamic.rows};
     case HWQ_STEP_MEAN: return (split){s->as.mean.outer, s->as.mean.outer};
+    case HWQ_STEP_SUMS: {
+        const hwq_row_scales *sums = &s->as.sums;
+        return (split){sums->rows, sums->rows * sums->columns < WALK ? sums->rows : sums->each > 1 ? sums->each : 64};
+    }
     default: return (split){s->as.softmax.rows, s->as.softmax.rows};
     }
 }
@@ -72,6 +76,8 @@ typedef struct {
     int rows;            /* GEMM: units are rows, not strips */
 } part;
 
+static int32_t point_at(const part *p, int32_t type) { return type == HWQ_S8 ? *(const int8_t *)p->zero_point : *(const uint8_t *)p->zero_point; }
+
 /* Where the activations' scale comes at run time, every column's factor is made behind the workspace. */
 static void scale_columns(hwq_epilogue *e, const part *p, int64_t columns, int64_t workspace)
 {
@@ -86,8 +92,8 @@ static void run_gemm(const hwq_step *s, const part *p)
     hwq_gemm_args g = s->as.gemm;
     hwq_epilogue e = s->epilogue;
     if (s->run_time) {
-        scale_columns(&e, p, g.weights->n, hwq_gemm_workspace(g.weights->k));
-        g.a_zero_point = *(const uint8_t *)p->zero_point;
+        if (e.kind == HWQ_KIND_F32) scale_columns(&e, p, g.weights->n, hwq_gemm_workspace(g.weights->k));
+        g.a_zero_point = point_at(p, s->op == HWQ_STEP_GEMM_S8S8 ? HWQ_S8 : HWQ_U8);
     }
     const int64_t row = p->rows ? p->first : 0;
     g.a = p->a + row * g.a_stride;
@@ -118,10 +124,13 @@ static void run_conv(const hwq_step *s, const part *p)
     c.x = p->a, c.out = p->out, c.workspace = p->workspace, c.first = p->first, c.last = p->last;
     c.epilogue = c.a_type == HWQ_F32 ? NULL : &e;
     if (s->run_time) {
-        scale_columns(&e, p, c.out_channels, hwq_conv_workspace(&c));
-        c.a_zero_point = *(const uint8_t *)p->zero_point;
+        if (e.kind == HWQ_KIND_F32) scale_columns(&e, p, c.out_channels, hwq_conv_workspace(&c));
+        c.a_zero_point = point_at(p, c.a_type);
     }
-    if (c.a_type == HWQ_F32) {
+    if (c.order != HWQ_ORDER_LANES) {
+        if (c.depthwise) hwq_depthwise_chain(&c);
+        else hwq_conv_chain(&c);
+    } else if (c.a_type == HWQ_F32) {
         if (c.depthwise) hwq_depthwise_f32(&c);
         else hwq_conv_f32(&c);
     } else if (c.depthwise) hwq_depthwise_s32(&c);
@@ -183,6 +192,15 @@ static void run_dynamic(const hwq_step *s, const part *p)
     }
 }
 
+static void run_sums(const hwq_step *s, const part *p)
+{
+    hwq_row_scales sums = s->as.sums;
+    const int64_t first = p->first / sums.each;
+    sums.rows = p->last - p->first;
+    hwq_scale_sums(&sums, (const int32_t *)p->a + p->first * sums.columns, (const float *)p->scale + first, sums.sums ? (const int8_t *)p->zero_point + first : NULL,
+                   (float *)p->out + p->first * sums.columns);
+}
+
 static void run_move(const hwq_step *s, const part *p)
 {
     const int64_t rows = s->as.move.rows, columns = s->as.move.columns, element = s->as.move.element;
@@ -209,6 +227,7 @@ static void run_step(const hwq_step *s, const part *p)
     case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: run_move(s, p); break;
     case HWQ_STEP_MAP: run_map(s, p); break;
     case HWQ_STEP_DYNAMIC: run_dynamic(s, p); break;
+    case HWQ_STEP_SUMS: run_sums(s, p); break;
     case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
     default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
     }

@@ -84,6 +84,28 @@ static void sums(int64_t outer, int64_t k, int64_t inner)
     check_guard(&in), check_guard(&out);
 }
 
+static void row_scales(int path, int64_t rows, int64_t columns, int64_t each)
+{
+    const int64_t count = (rows + each - 1) / each;
+    guarded acc = guard((size_t)(rows * columns) * 4, 0), scales = guard((size_t)count * 4, 0), points = guard((size_t)count, 0);
+    guarded sums = guard((size_t)columns * 4, 0), factors = guard((size_t)columns * 4, 0), bias = guard((size_t)columns * 4, 0);
+    guarded out = guard((size_t)(rows * columns) * 4, 0), want = guard((size_t)(rows * columns) * 4, 0);
+    fill_bytes(acc.data, rows * columns * 4, 0), fill_bytes(points.data, count, 0), fill_bytes(sums.data, columns * 4, 0);
+    for (int64_t i = 0; i < count; i++) ((float *)scales.data)[i] = real();
+    for (int64_t i = 0; i < columns; i++) ((float *)factors.data)[i] = real(), ((float *)bias.data)[i] = real();
+    for (int how = 0; how < 4; how++) {
+        const hwq_row_scales s = {.rows = rows, .columns = columns, .each = each, .sums = sums.data, .factors = factors.data,
+                                  .bias = how & 1 ? bias.data : NULL, .lo = -1e8f, .hi = 1e8f};
+        const int8_t *zeros = how & 2 ? (const int8_t *)points.data : NULL;
+        hwq_scale_sums(&s, acc.data, scales.data, zeros, out.data);
+        hwq_path_choose(0);
+        hwq_scale_sums(&s, acc.data, scales.data, zeros, want.data);
+        hwq_path_choose(path);
+        check_equal(out.data, want.data, (size_t)(rows * columns) * 4, "ref");
+    }
+    check_guard(&acc), check_guard(&scales), check_guard(&points), check_guard(&sums), check_guard(&factors), check_guard(&bias), check_guard(&out);
+}
+
 void check_float(void)
 {
     EACH_PATH(path)
@@ -98,6 +120,8 @@ void check_float(void)
         for (int64_t n = 0; n <= 34; n++) sequential(1 + n % 5, 3 + n % 7, n, 1 + n % 4, (int)(n & 1));
         for (int64_t k = 0; k <= 9; k++) sequential(5, k, 17, 4, (int)(k & 1));
         sequential(9, 300, 40, 128, 0), sequential(0, 3, 4, 1, 0), sequential(4, 5, 16, INT64_MAX / 2, 1);
+        check_begin("scale_sums", path);
+        for (int64_t n = 0; n <= 34; n++) row_scales(path, 4, n, 1 + n % 2);
         check_begin("sum_f32", path);
         for (int64_t k = 0; k <= 26; k++) sums(3, k, 1), sums(2, k, 19);
         sums(1, 1000, 1), sums(1, 100, 8), sums(0, 3, 4);

@@ -1,6 +1,7 @@
 /* Convolution, depthwise convolution and pooling: every path and layout against ref, and ref's integers against an int64
  * reading of channel-first data. */
 #include "check.h"
+#include "chain.h"
 #include "conv.h"
 #include "window.h"
 
@@ -147,28 +148,34 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill,
     free(points), free(stored), free(sums), free(products), free(positive), free(negative);
 }
 
-static void floats(const shape *s, int path, int layout)
+/* In lanes, or in one chain: for that the weights' columns are padded with what nobody may read into a result. */
+static void floats(const shape *s, int path, int layout, int order)
 {
     const hwq_window w = complete(s->window);
     const int64_t channels = s->groups * s->depth, outs = s->groups * s->per, k = hwq_window_taps(&w) * s->depth;
     const int64_t inputs = s->batch * hwq_window_inputs(&w) * channels, total = s->batch * hwq_window_outputs(&w), outputs = total * outs;
     const int depthwise = s->groups > 1 && s->depth == 1 && s->per == 1;
-    const int64_t held = depthwise ? outs * k : s->groups * hwq_packed_f32_floats(k, s->per);
+    const hwq_conv chain = {.window = w, .channels = channels, .out_channels = outs, .groups = s->groups, .depthwise = depthwise};
+    const int64_t held = order ? hwq_chain_floats(&chain) : depthwise ? outs * k : s->groups * hwq_packed_f32_floats(k, s->per);
     guarded x = guard((size_t)inputs * 4, 0), weights = guard((size_t)held * 4, 0), bias = guard((size_t)outs * 4, 0);
     guarded out = guard((size_t)outputs * 4, 0), want = guard((size_t)outputs * 4, 0);
     float *raw = calloc((size_t)(outs * k), 4);
     for (int64_t i = 0; i < inputs; i++) ((float *)x.data)[i] = real();
     for (int64_t i = 0; i < outs * k; i++) raw[i] = real();
     for (int64_t i = 0; i < outs; i++) ((float *)bias.data)[i] = real();
-    if (depthwise) memcpy(weights.data, raw, (size_t)(outs * k) * 4);
+    if (order)
+        for (int64_t i = 0; i < held; i++) ((float *)weights.data)[i] = real();
+    else if (depthwise) memcpy(weights.data, raw, (size_t)(outs * k) * 4);
     else
         for (int64_t g = 0; g < s->groups; g++)
             hwq_pack_f32(raw + g * s->per * k, k, s->per, 1, k, (float *)weights.data + g * hwq_packed_f32_floats(k, s->per));
     hwq_conv c = {.window = w, .batch = s->batch, .channels = channels, .out_channels = outs, .groups = s->groups, .layout = layout,
-                  .a_type = HWQ_F32, .depthwise = depthwise, .x = x.data, .weights_f32 = weights.data, .bias_f32 = bias.data};
-    convolve(&c, depthwise ? hwq_depthwise_f32 : hwq_conv_f32, out.data, total);
+                  .a_type = HWQ_F32, .depthwise = depthwise, .x = x.data, .weights_f32 = weights.data, .bias_f32 = bias.data,
+                  .order = order, .lo_f32 = -0.5f, .hi_f32 = 1.0f};
+    void (*const op)(const hwq_conv *) = order ? depthwise ? hwq_depthwise_chain : hwq_conv_chain : depthwise ? hwq_depthwise_f32 : hwq_conv_f32;
+    convolve(&c, op, out.data, total);
     hwq_path_choose(0);
-    convolve(&c, depthwise ? hwq_depthwise_f32 : hwq_conv_f32, want.data, total);
+    convolve(&c, op, want.data, total);
     hwq_path_choose(path);
     check_equal(out.data, want.data, (size_t)outputs * 4, "ref");
     check_guard(&x), check_guard(&weights), check_guard(&bias), check_guard(&out), check_guard(&want);
@@ -199,6 +206,32 @@ static void pools(const shape *s, int path, int layout, int type, int kind)
     check_guard(&x), check_guard(&out), check_guard(&want);
 }
 
+/* Means in groups of nine against the order spelled out, padding as +0. */
+static void nines(int64_t channels, hwq_window w)
+{
+    w = complete(w);
+    const int64_t inputs = 2 * hwq_window_inputs(&w) * channels, outputs = 2 * hwq_window_outputs(&w), taps = hwq_window_taps(&w);
+    guarded x = guard((size_t)inputs * 4, 0), out = guard((size_t)(outputs * channels) * 4, 0);
+    for (int64_t i = 0; i < inputs; i++) ((float *)x.data)[i] = real();
+    const hwq_pool p = {.window = w, .batch = 2, .channels = channels, .layout = HWQ_NHWC, .type = HWQ_F32, .kind = HWQ_POOL_AVERAGE_NINES, .x = x.data, .out = out.data};
+    hwq_pool_run(&p);
+    for (int64_t i = 0; i < outputs; i++)
+        for (int64_t c = 0; c < channels; c++) {
+            float total = 0.0f, v[9];
+            int64_t origin[3], inside = 0;
+            hwq_window_origin(&w, i % (outputs / 2), origin);
+            for (int64_t t = 0; t < (taps + 8) / 9 * 9; t++) {
+                const int64_t pixel = t < taps ? hwq_window_pixel(&w, origin, 0, t % w.kernel[1], t / w.kernel[1]) : -1;
+                v[t % 9] = pixel < 0 ? 0.0f : ((float *)x.data)[(i / (outputs / 2) * hwq_window_inputs(&w) + pixel) * channels + c];
+                inside += pixel >= 0;
+                if (t % 9 == 8) total = total + (((v[2] + v[3]) + (v[4] + v[5])) + (((v[0] + v[1]) + v[8]) + (v[6] + v[7])));
+            }
+            const float want = total * (1.0f / (float)inside);
+            check_equal((float *)out.data + i * channels + c, &want, 4, "nines");
+        }
+    check_guard(&x), check_guard(&out);
+}
+
 /* Channels at every tail of a vector, the last pixel against the guard page. */
 static void depthwise_tails(int path)
 {
@@ -209,7 +242,9 @@ static void depthwise_tails(int path)
         const shape slides = {2, channels, 1, 1, {{1, 3, 1 + channels % 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, channels % 3, 1 + channels % 2}, {0}}};
         for (int symmetric = 0; symmetric < 2; symmetric++) integers(&slides, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, (int)(channels % FILLS), symmetric);
         check_begin("depthwise_f32", path);
-        floats(&s, path, HWQ_NHWC);
+        floats(&s, path, HWQ_NHWC, HWQ_ORDER_LANES);
+        check_begin("depthwise_chain", path);
+        for (int order = HWQ_ORDER_CHAIN; order <= HWQ_ORDER_CHAIN_COLUMNS; order++) floats(&s, path, HWQ_NHWC, order);
     }
 }
 
@@ -231,6 +266,12 @@ void check_window(void)
     EACH_PATH(path) depthwise_tails(path);
     EACH_PATH(path) depthwise_blocks(path);
     EACH_PATH(path)
+    {
+        check_begin("pool_run", path);
+        nines(17, (hwq_window){{1, 5, 7}, {1, 5, 7}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0}});
+        nines(3, (hwq_window){{1, 6, 5}, {1, 3, 2}, {1, 2, 1}, {1, 1, 1}, {0, 1, 1}, {0}});
+    }
+    EACH_PATH(path)
         for (int layout = HWQ_NCHW; layout <= HWQ_NHWC; layout++)
             for (int i = 0; i < SHAPE_COUNT; i++) {
                 check_begin("conv_s32", path);
@@ -239,7 +280,9 @@ void check_window(void)
                 integers(&SHAPES[i], path, layout, HWQ_S8, 0, 0);
                 integers(&SHAPES[i], path, layout, i & 1 ? HWQ_S8 : HWQ_U8, 0, 1);
                 check_begin("conv_f32", path);
-                floats(&SHAPES[i], path, layout);
+                floats(&SHAPES[i], path, layout, HWQ_ORDER_LANES);
+                check_begin("conv_chain", path);
+                floats(&SHAPES[i], path, layout, HWQ_ORDER_CHAIN);
                 check_begin("pool_run", path);
                 static const int cases[][2] = {{HWQ_U8, HWQ_POOL_MAX}, {HWQ_S8, HWQ_POOL_MAX}, {HWQ_F32, HWQ_POOL_MAX},
                                                {HWQ_U8, HWQ_POOL_AVERAGE_TFLITE}, {HWQ_S8, HWQ_POOL_AVERAGE_TFLITE},

@@ -244,6 +244,12 @@ void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float 
 
 /* ---- Windows: convolution and pooling -------------------------------------------------------------------------------- */
 typedef enum { HWQ_NCHW, HWQ_NHWC } hwq_layout;
+typedef enum {
+    HWQ_ORDER_LANES,        /* hwq_gemm_f32's */
+    HWQ_ORDER_CHAIN,        /* hwq_conv_chain, hwq_depthwise_chain */
+    HWQ_ORDER_CHAIN_COLUMNS /* depthwise: taps column by column */
+} hwq_float_order;
+enum { HWQ_CHAIN_STRIP = 16 };
 
 /* Three spatial dimensions, outermost first; absent ones are 1 (kernel, stride, dilation 1, pad 0). Output position o reads
  * input o * stride - pad + tap * dilation. */
@@ -264,6 +270,8 @@ typedef struct {
     const float *weights_f32;    /* hwq_pack_f32 of every group, unless depthwise */
     const int32_t *bias;
     const float *bias_f32;
+    int32_t order;               /* float32: hwq_float_order */
+    float lo_f32, hi_f32;        /* of a chain: clamp of the result; NaN stays */
     const hwq_epilogue *epilogue;/* NULL for HWQ_F32 */
     void *out;
     int64_t first, last;         /* output positions [first, last) of batch * out[0] * out[1] * out[2], batch major */
@@ -282,12 +290,17 @@ int64_t hwq_winograd_terms(int64_t n);
 int hwq_winograd_pack(const hwq_packed *packed, int64_t depth, int64_t group, int16_t *words, int32_t *terms);
 void hwq_conv_f32(const hwq_conv *conv);       /* fixed order over (tap, channel); padding is +0 and takes part */
 void hwq_depthwise_f32(const hwq_conv *conv);
+/* float32 as one chain (XNNPACK's order on x86-64 with FMA): y = bias or +0, then y = fma(x, w, y) over (tap, channel of the group)
+ * in order; padding is +0 and takes part; then the clamp. weights_f32: of each group strips of 16 columns, k x 16, padded with
+ * +0; depthwise taps x channels, the taps in the order of the chain. */
+void hwq_conv_chain(const hwq_conv *conv);
+void hwq_depthwise_chain(const hwq_conv *conv);
 
-typedef enum { HWQ_POOL_MAX, HWQ_POOL_AVERAGE_TFLITE, HWQ_POOL_AVERAGE } hwq_pool_kind;
+typedef enum { HWQ_POOL_MAX, HWQ_POOL_AVERAGE_TFLITE, HWQ_POOL_AVERAGE, HWQ_POOL_AVERAGE_NINES } hwq_pool_kind;
 typedef struct {
     hwq_window window;
     int64_t batch, channels;
-    int32_t layout, type;        /* type: u8 s8 f32 (MAX), u8 s8 s16 (AVERAGE_TFLITE), f32 (AVERAGE) */
+    int32_t layout, type;        /* type: u8 s8 f32 (MAX), u8 s8 s16 (AVERAGE_TFLITE), f32 (AVERAGE, AVERAGE_NINES) */
     int32_t kind;                /* hwq_pool_kind */
     int32_t count_padding;       /* averages divide by the kernel size (1), or by the taps inside the input (0) */
     int64_t pad_end[3];          /* for count_padding: taps beyond in + pad_end never count */
@@ -295,7 +308,9 @@ typedef struct {
     const void *x;
     void *out;
 } hwq_pool;
-/* A window without taps inside the input gives the lowest value (MAX) or 0. AVERAGE sums in window order, then divides. */
+/* A window without taps inside the input gives the lowest value (MAX) or 0. AVERAGE sums in window order, then divides.
+ * AVERAGE_NINES (channels last, two dimensions): taps column by column in groups of nine, padding +0, each group
+ * ((2+3)+(4+5)) + (((0+1)+8)+(6+7)) added to +0, then one product with 1 / taps inside the input (XNNPACK). */
 void hwq_pool_run(const hwq_pool *pool);
 
 /* ---- Quantize and friends -------------------------------------------------------------------------------------------- */
@@ -333,6 +348,16 @@ typedef enum {
 } hwq_dynamic_formula;
 void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales,
                           int32_t *zero_points);
+/* Sums of bytes to floats where rows were quantized over their own range, as XNNPACK does: row r of `columns` takes scale and zero point
+ * r / each (points: NULL, or s8). out = clamp(fma(f32(acc - point * sums[column]) * scale, factors[column], bias[column])); the integer
+ * part modulo 2^32. */
+typedef struct {
+    int64_t rows, columns, each;
+    const int32_t *sums;         /* where there are points */
+    const float *factors, *bias; /* bias: NULL, or one per column: then +0 */
+    float lo, hi;                /* NaN stays */
+} hwq_row_scales;
+void hwq_scale_sums(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out);
 /* out[i] = interpolation between samples of a function of int16, 2^shift apart, (65536 >> shift) + 1 of them; shift in [0, 7]:
  * 7 is TFLite's table of 513, 0 has a sample for every input. May be in place. */
 void hwq_lut_s16(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out);

@@ -25,6 +25,7 @@ typedef enum {
     HWQ_STEP_SOFTMAX,    /* as.softmax: rows alone */
     HWQ_STEP_MAP,        /* as.map: float32, element by element; b: the second operand */
     HWQ_STEP_DYNAMIC,    /* as.dynamic: hwq_dynamic_quantize of rows alone; out: bytes, scale and zero_point beside them */
+    HWQ_STEP_SUMS,       /* as.sums: hwq_scale_sums; a: accumulators; scale, zero_point: those of the rows */
     HWQ_STEP_COUNT
 } hwq_step_op;
 
@@ -76,7 +77,7 @@ typedef struct {
 
 typedef struct {
     int32_t op; /* hwq_step_op */
-    int32_t run_time; /* GEMM and integer CONV: the activations' float32 scale (a factor of the epilogue's) and uint8 zero point are read here: */
+    int32_t run_time; /* GEMM and integer CONV: the activations' zero point and, with HWQ_KIND_F32, their float32 scale, a factor of the epilogue's, are read here: */
     hwq_place a, b, out, scale, zero_point;
     hwq_epilogue epilogue; /* of GEMM, integer CONV and MEAN */
     union {
@@ -92,6 +93,7 @@ typedef struct {
         hwq_step_move move;
         hwq_step_map map;
         hwq_step_dynamic dynamic;
+        hwq_row_scales sums;
     } as;
 } hwq_step;
 
