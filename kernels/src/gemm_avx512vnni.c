@@ -45,7 +45,7 @@ static void multiply_many(const hwq_gemm_args *args, uint8_t flip, int32_t zero_
         const uint8_t *a = (const uint8_t *)args->a + top * args->a_stride;
         int64_t a_stride = args->a_stride;
         if (copied) {
-            for (int64_t r = 0; r < rows; r++) s->sums[r] = copy_row(a + r * a_stride, k, flip, s->rows + r * line);
+            copy_rows(a, a_stride, rows, k, flip, with_points, s);
             a = s->rows, a_stride = line;
         }
         for (int64_t column = begin; column < end; column += TILE_COLUMNS) {
@@ -69,8 +69,8 @@ static void multiply_many(const hwq_gemm_args *args, uint8_t flip, int32_t zero_
                     const int64_t half = (count + 1) / 2;
                     const uint8_t *x = a + r * a_stride;
                     char *to = out + r * args->out_stride * out_size;
-                    const hwq_epilogue epilogue = hwq_epilogue_at(args->epilogue, top + r, column);
-                    f.epilogue = &epilogue;
+                    hwq_epilogue epilogue;
+                    if (!f.fast) epilogue = hwq_epilogue_at(args->epilogue, top + r, column), f.epilogue = &epilogue;
                     some_positions(half, count - half, &g, (const uint8_t *const[]){x, x + half * a_stride}, s->block + r * g.vectors * LANES, &f,
                                    (char *const[]){to, to + half * args->out_stride * out_size});
                 }

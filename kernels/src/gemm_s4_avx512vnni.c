@@ -23,7 +23,7 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #define ZERO_FLOATS _mm512_setzero_ps()
 #define DOT_BY_INTRINSICS _mm512_dpbusd_epi32
 #define DOT_PREFIX ""
-enum { LANES = 16, ROWS = 6, STRIPS = 4, FEW_STRIPS = 4, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512 };
+enum { LANES = 16, ROWS = 6, STRIPS = 4, FEW_STRIPS = 4, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512, SUMS_HELD = 1, SCALED_STRIPS = 2 };
 #include "gemm_s4_vnni.h"
 
 /* As hwq_requantize__avx512vnni. */
@@ -42,6 +42,24 @@ static inline __attribute__((always_inline)) void finish_lines(const int rows, c
         for (int r = 0; r < rows; r++) {
             const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][v]), scale), lo), hi));
             _mm512_mask_cvtepi32_storeu_epi8(out + r * stride + 16 * v, mask, _mm512_add_epi32(q, zero_point));
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void finish_sums(const int rows, const int vectors, const strips_of *s, __m512 y[ROWS][WIDE], char *out)
+{
+    const hwq_epilogue e = *s->epilogue;
+    const int64_t width = s->fast->width, stride = s->fast->stride;
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+        const int64_t left = width - 16 * v;
+        const __mmask16 mask = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        const __m512 scale = e.channel_step ? _mm512_maskz_loadu_ps(mask, e.scales_f32 + s->column + 16 * v) : _mm512_set1_ps(e.scales_f32[0]);
+        const __m512 bias = e.float_bias ? _mm512_maskz_loadu_ps(mask, e.float_bias + s->column + 16 * v) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const __m512 x = _mm512_mul_ps(y[r][v], scale);
+            _mm512_mask_storeu_ps((float *)out + r * stride + 16 * v, mask, e.float_bias ? _mm512_add_ps(x, bias) : x);
         }
     }
 }

@@ -1,6 +1,7 @@
 /* Driver of the integer products with weights u of at most 4 bits; included once by each path, which defines VECTOR, FLOATS and their
  * operations, LANES, the widest tile (ROWS x STRIPS strips of columns), FEW_STRIPS, COLUMNS (vectors of the wider tile of few rows),
- * FEW_SIGNED, PANEL, PART (of k, or one whole block with a scale), few_dots, and many_rows after it.
+ * FEW_SIGNED, PANEL, PART (of k, or one whole block with a scale), SCALED_STRIPS (of the widest tile where blocks have scales), SUMS_HELD (it
+ * keeps its sums of float in registers, and finishes float results there), few_dots, and many_rows after it.
  *
  *   sum (a - za)(u - zu) = sum a (u - c) - za * sum(u - zu) - (zu - c) * sum(a), every sum over the block's k, modulo 2^32.
  * Eight rows and more: a is read as u8 and c = 8. The nibbles of PART of k of some strips become s8 of -8..7 in the first-level cache, once
@@ -155,16 +156,7 @@ static void finish_block(const hwq_gemm_s4_args *args, int64_t top, int64_t rows
         hwq_requantize(&block, rows, width, column, done->integers, HWQ_S32, stride, out, args->out_stride);
         return;
     }
-    const int64_t whole = e->kind == HWQ_KIND_F32 ? width / 8 * 8 : 0;
-    for (int64_t j = 0; j < whole; j += 8) {
-        const __m256 scale = e->channel_step ? _mm256_loadu_ps(e->scales_f32 + column + j) : _mm256_set1_ps(e->scales_f32[0]);
-        const __m256 bias = e->float_bias ? _mm256_loadu_ps(e->float_bias + column + j) : _mm256_setzero_ps();
-        for (int64_t r = 0; r < rows; r++) {
-            const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(done->floats + r * stride + j), scale);
-            _mm256_storeu_ps((float *)out + r * args->out_stride + j, e->float_bias ? _mm256_add_ps(v, bias) : v);
-        }
-    }
-    hwq_finish_floats(e, rows, width - whole, column + whole, done->floats + whole, stride, out + whole * hwq_type_size(e->out_type), args->out_stride);
+    hwq_finish_floats(e, rows, width, column, done->floats, stride, out, args->out_stride);
 }
 
 /* Rows from `top` on as the tiles read them: copied with their sums where they are not read in place, PANEL interleaved. */
@@ -195,9 +187,10 @@ static void multiply(const hwq_gemm_s4_args *args)
     const int points = !w->symmetric ? POINTS : few ? EIGHTS : NO_POINTS, panel = few ? 1 : PANEL;
     const int copied = flipped || k % 8 || points || panel > 1;
     const int64_t part = few ? k : !w->scales ? PART : w->block < PART ? PART / w->block * w->block : w->block;
+    const int64_t out_size = hwq_type_size(args->epilogue->out_type);
     const uint32_t zero_point = (uint32_t)(args->a_zero_point + (flipped ? (is_signed ? -128 : 128) : 0));
     finish fast = finish_of(args->epilogue, args->out_stride);
-    fast.fast = fast.fast && !args->epilogue->residual_op && !w->scales && !few;
+    fast.fast = !few && (w->scales ? SUMS_HELD && args->epilogue->kind == HWQ_KIND_F32 : fast.fast && !args->epilogue->residual_op);
     results *done = args->workspace;
     uint8_t *copies = (uint8_t *)args->workspace + HWQ_GEMM_FIXED;
     int8_t *unpacked = (int8_t *)copies + fit * row_bytes;
@@ -212,7 +205,7 @@ static void multiply(const hwq_gemm_s4_args *args)
         }
         for (int64_t column = begin, strips; column < end; column += strips * HWQ_STRIP) {
             const int64_t left = (end - column + HWQ_STRIP - 1) / HWQ_STRIP, at = column / HWQ_STRIP * blocks * HWQ_STRIP;
-            const int64_t wide = few ? (rows == 1 ? FEW_STRIPS : 1) : STRIPS, strip = column / HWQ_STRIP;
+            const int64_t wide = few ? (rows == 1 ? FEW_STRIPS : 1) : w->scales ? SCALED_STRIPS : STRIPS, strip = column / HWQ_STRIP;
             strips = left >= wide ? wide : !few && left >= 2 && STRIPS > 2 ? 2 : 1;
             const int64_t stride = strips * HWQ_STRIP, width = end - column < stride ? end - column : stride;
             const int with_terms = zero_point != 0 || args->bias;
@@ -223,7 +216,7 @@ static void multiply(const hwq_gemm_s4_args *args)
             }
             strips_of s = {.b = w->nibbles + strip * nibbles, .b_strip = nibbles, .terms = with_terms ? terms : NULL, .points = w->zero_points + at,
                            .scales = w->scales ? w->scales + at : NULL, .blocks = blocks, .k = k, .block = w->block, .with_points = points == POINTS, .epilogue = args->epilogue, .column = column};
-            char *out = (char *)args->out + (top * args->out_stride + column) * hwq_type_size(args->epilogue->out_type);
+            char *out = (char *)args->out + (top * args->out_stride + column) * out_size;
             if ((int)STRIPS <= 2) finish_columns(&fast, args->epilogue, column, width);
             else fast.width = width;
             for (s.first = 0; s.first < k; s.first = s.last) {
@@ -239,7 +232,7 @@ static void multiply(const hwq_gemm_s4_args *args)
                     const int32_t *sums = (const int32_t *)(a + first + panel * line + within * sums_bytes);
                     const int64_t sums_stride = (panel > 1 ? sums_bytes : row_bytes) / 4;
                     taken = few ? few_rows(rows - r, strips, points, &s, from, a_stride, sums, sums_stride, done->integers + r * stride)
-                                : many_rows(rows - r, strips, &s, from, a_stride, sums, sums_stride, done, r * stride, out + r * args->out_stride);
+                                : many_rows(rows - r, strips, &s, from, a_stride, sums, sums_stride, done, r * stride, out + r * args->out_stride * out_size);
                 }
             }
             if (!fast.fast) finish_block(args, top, rows, column, width, done, stride);

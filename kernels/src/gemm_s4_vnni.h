@@ -2,7 +2,9 @@
  * way; |acc| grows by at most 4 * 255 * 8 a step. Included by each path after its vector's names.
  * Tile: 6 rows x 4 vectors of accumulators on 512 bits, 37 instructions for 24 products and 10 loads (12 x 2: 45 and 14; the broadcast as an
  * operand of the product: 29 and 26, which the two load ports pay for). The tile alone: 89 to 91 percent of the register-only loop, 77 to 82
- * where another thread has half of the core (12 x 2: 78 to 92, and 65 to 69), interleaved on a Cascade Lake Xeon. */
+ * where another thread has half of the core (12 x 2: 78 to 92, and 65 to 69), interleaved on a Cascade Lake Xeon.
+ * With scales the tile is 6 x 2 on 512 bits, so that as many sums of float fit beside it: 0.72 to 0.75 of the loop in groups of 32, where 6 x 4 with its
+ * sums in memory had 0.49 (Zen 5; a block of 32 k costs 96 products, 12 conversions, 12 multiply-adds). */
 #include "dot_vnni.h"
 
 static inline __attribute__((always_inline)) VECTOR load(const void *p)
@@ -47,6 +49,8 @@ static inline __attribute__((always_inline)) void few_dots(const int rows, const
 
 /* The fast way out of rows x vectors sums. */
 static inline __attribute__((always_inline)) void finish_lines(const int rows, const int vectors, const strips_of *s, VECTOR acc[ROWS][WIDE], char *out);
+/* The float epilogue of rows x vectors sums, where they are held in registers. */
+static inline __attribute__((always_inline)) void finish_sums(const int rows, const int vectors, const strips_of *s, FLOATS y[ROWS][WIDE], char *out);
 
 /* `quads` quads of rows x vectors: a of as many rows, b of all strips together. */
 static inline __attribute__((always_inline)) void dots(const int rows, const int vectors, int64_t quads, const uint8_t *a, int64_t a_stride,
@@ -109,14 +113,20 @@ static inline __attribute__((always_inline)) void plain_tile(const int rows, con
             for (int v = 0; v < vectors; v++) memcpy(done + (r * vectors + v) * LANES, &acc[r][v], sizeof(VECTOR));
 }
 
-/* Sums of float stay in memory, so that the tile need not shrink. */
+/* Sums of float are held beside those of integers where registers suffice for a tile of SCALED_STRIPS, else in memory. */
 static inline __attribute__((always_inline)) void scaled_tile(const int rows, const int strips, const strips_of *part, const uint8_t *a, int64_t a_stride,
-                                                              const int32_t *sums, int64_t sums_stride, float *y)
+                                                              const int32_t *sums, int64_t sums_stride, float *y, char *out)
 {
     const strips_of s = *part; /* stores cannot alias it */
     const int vectors = strips * PER_STRIP;
     const int8_t *b = s.b;
-    if (s.first == 0) memset(y, 0, (size_t)(rows * vectors * LANES) * sizeof *y);
+    FLOATS held[ROWS][WIDE];
+    if (SUMS_HELD)
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) held[r][v] = s.first == 0 ? ZERO_FLOATS : LOAD_FLOATS(y + (r * vectors + v) * LANES);
+    else if (s.first == 0) memset(y, 0, (size_t)(rows * vectors * LANES) * sizeof *y);
     for (int64_t g = s.first / s.block, k = s.first; k < s.last; g++, k += s.block) {
         const int64_t quads = ((s.last - k < s.block ? s.last - k : s.block) + 7) / 8 * 2;
         VECTOR acc[ROWS][WIDE];
@@ -129,11 +139,18 @@ static inline __attribute__((always_inline)) void scaled_tile(const int rows, co
             const FLOATS scale = LOAD_FLOATS(s.scales + (v / PER_STRIP * s.blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES);
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
-                const FLOATS sum = FMA(TO_FLOATS(acc[r][v]), scale, LOAD_FLOATS(y + (r * vectors + v) * LANES));
-                memcpy(y + (r * vectors + v) * LANES, &sum, sizeof sum);
+                const FLOATS sum = FMA(TO_FLOATS(acc[r][v]), scale, SUMS_HELD ? held[r][v] : LOAD_FLOATS(y + (r * vectors + v) * LANES));
+                if (SUMS_HELD) held[r][v] = sum;
+                else memcpy(y + (r * vectors + v) * LANES, &sum, sizeof sum);
             }
         }
     }
+    if (SUMS_HELD && s.fast) finish_sums(rows, vectors, &s, held, out);
+    else if (SUMS_HELD)
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) memcpy(y + (r * vectors + v) * LANES, &held[r][v], sizeof(FLOATS));
 }
 
 static int64_t many_rows(int64_t rows, int64_t strips, const strips_of *s, const uint8_t *a, int64_t a_stride, const int32_t *sums, int64_t sums_stride,
@@ -141,7 +158,7 @@ static int64_t many_rows(int64_t rows, int64_t strips, const strips_of *s, const
 {
 #define TILE(rows, strips)                                                                                                    \
     do {                                                                                                                      \
-        if (s->scales) scaled_tile(rows, strips, s, a, a_stride, sums, sums_stride, done->floats + at);                       \
+        if ((int)strips <= (int)SCALED_STRIPS && s->scales) scaled_tile(rows, strips, s, a, a_stride, sums, sums_stride, done->floats + at, out);                       \
         else plain_tile(rows, strips, s, a, a_stride, sums, sums_stride, done->integers + at, out);                           \
         return rows;                                                                                                          \
     } while (0)

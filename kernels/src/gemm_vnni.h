@@ -32,8 +32,8 @@ static inline __attribute__((always_inline)) VECTOR load(const void *p)
     return v;
 }
 
-/* Row sum of u8; the copy's tail is 0. */
-static int32_t copy_row(const uint8_t *a, int64_t k, uint8_t flip, uint8_t *to)
+/* Row sum of u8, where it is wanted; the copy's tail is 0. */
+static inline __attribute__((always_inline)) int32_t copy_row(const uint8_t *a, int64_t k, uint8_t flip, const int with_sum, uint8_t *to)
 {
     uint32_t sum = 0;
     const VECTOR ones = SET1(0x01010101), flips = SET1((int32_t)(flip * 0x01010101u));
@@ -42,7 +42,7 @@ static int32_t copy_row(const uint8_t *a, int64_t k, uint8_t flip, uint8_t *to)
     for (; i + BYTES <= k; i += BYTES) {
         const VECTOR v = XOR(load(a + i), flips);
         memcpy(to + i, &v, sizeof v);
-        sums = DOT(sums, v, ones);
+        if (with_sum) sums = DOT(sums, v, ones);
     }
     for (; i < k; i++) sum += to[i] = a[i] ^ flip;
     for (; i % HWQ_QUAD; i++) to[i] = 0;
@@ -50,6 +50,15 @@ static int32_t copy_row(const uint8_t *a, int64_t k, uint8_t flip, uint8_t *to)
     memcpy(lanes, &sums, sizeof lanes);
     for (int j = 0; j < LANES; j++) sum += (uint32_t)lanes[j];
     return (int32_t)sum;
+}
+
+static void copy_rows(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, uint8_t flip, int with_sums, scratch *s)
+{
+    const int64_t line = hwq_gemm_line(k);
+    if (with_sums)
+        for (int64_t r = 0; r < rows; r++) s->sums[r] = copy_row(a + r * a_stride, k, flip, 1, s->rows + r * line);
+    else
+        for (int64_t r = 0; r < rows; r++) copy_row(a + r * a_stride, k, flip, 0, s->rows + r * line);
 }
 
 static inline __attribute__((always_inline)) int32_t quad_of(const uint8_t *a)
@@ -155,7 +164,7 @@ static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point
         const uint8_t *a = (const uint8_t *)args->a + top * args->a_stride;
         int64_t a_stride = args->a_stride;
         if (copied) {
-            for (int64_t r = 0; r < rows; r++) s->sums[r] = copy_row(a + r * a_stride, k, flip, s->rows + r * line);
+            copy_rows(a, a_stride, rows, k, flip, with_points, s);
             a = s->rows, a_stride = line;
         }
         for (int64_t column = begin; column < end;) {
