@@ -239,7 +239,8 @@ class Plan(_Strict):
         symmetric : bool
             Weights without zero points.
         symmetric_activations : bool, optional
-            Activations without zero points; default: for signed types only when the type is int4 or int16, or at run time.
+            Activations without zero points; default: for signed types only when the type is int4 or int16, or at run time,
+            and wherever the dialect allows none.
         observer, scale : str
             Range method of the activations and of the weights.
         mode : {"static", "dynamic", "float"}, optional
@@ -257,7 +258,8 @@ class Plan(_Strict):
         if mode is None:
             mode = "float" if "float" in activations else "static"
         if symmetric_activations is None:
-            symmetric_activations = activations in {"int4", "int16"} or (activations == "int8" and mode == "dynamic")
+            signed = activations in {"int4", "int16"} or (activations == "int8" and mode == "dynamic")
+            symmetric_activations = signed or find(dialect).symmetric_activations
         grain = {"group": granularity} if isinstance(granularity, int) else granularity
         return cls._checked({
             "schema": 1,

@@ -88,29 +88,45 @@ def repair(graph: Graph, method: str | None = None) -> Repair:
     return Repair(made, chosen, tuple(proof.layer for proof in unsafe), chosen == "uint8" or not unsafe, left)
 
 
-def _weights(graph: Graph, layer: str) -> Node:
-    """The DQ that makes a layer's weights."""
+# Integer operators with weights of their own: places of their weights (scale and zero point follow) and of their int32 bias.
+_OPERATORS = {"QLinearConv": (3, 8), "QLinearMatMul": (3, None), "QGemm": (3, 6)}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Stored weights: the node that reads them, the first of the three places where it does, and their channels' axis."""
+
+    node: Node
+    place: int
+    axis: int
+
+
+def _weights(graph: Graph, layer: str) -> _Stored:
+    """Where a layer's weights are: behind a DQ, or in an integer operator."""
     node = graph.node(layer)
+    if node.op in _OPERATORS:
+        axis = 0 if node.op == "QLinearConv" else 1 - int(bool(node.attributes.get("transB", 0)))
+        return _Stored(node, _OPERATORS[node.op][0], axis)
     maker = graph.producers.get(node.inputs[1])
     if maker is None or maker.op != "DequantizeLinear" or graph.constant(maker.inputs[0]) is None:
         raise Error(
             "the weights of this layer are no constant behind a DequantizeLinear",
             where=f"layer {layer}",
-            remedy="repair the QDQ form (hwq export --format qdq)",
+            why=f"{node.op} has no form with other weights",
+            remedy="run onnxruntime with session.x64quantprecision=1, or quantize the model with static ranges",
         )
-    return maker
+    return _Stored(maker, 0, int(maker.attributes.get("axis", 1)))
 
 
-def _repaired(graph: Graph, dequantize: Node, proof: Proof, method: str) -> Graph:
-    stored, scale = graph.constant(dequantize.inputs[0]), graph.constant(dequantize.inputs[1])
+def _repaired(graph: Graph, weights: _Stored, proof: Proof, method: str) -> Graph:
+    stored, scale, given = _triple(graph, weights)
     if stored is None or scale is None or stored.dtype != np.int8:
         raise Error("the weights of this layer are no int8 constant", where=f"layer {proof.layer}")
-    given = graph.constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 and dequantize.inputs[2] else None
     points = np.zeros(scale.shape, np.int16) if given is None else given.astype(np.int16)
-    axis = int(dequantize.attributes.get("axis", 1)) % stored.ndim
+    axis = weights.axis % stored.ndim
     if method == "uint8":
         data: Array = (stored.astype(np.int16) + 128).astype(np.uint8)
-        return _exchanged(graph, dequantize, data, scale, (points + 128).astype(np.uint8), axis)
+        return _exchanged(graph, weights, data, scale, (points + 128).astype(np.uint8))
     if np.any(points):
         raise Error("weights with zero points are not rescaled", where=f"layer {proof.layer}", remedy='method="uint8"')
     factors = np.ones(scale.shape, np.float32)
@@ -123,53 +139,67 @@ def _repaired(graph: Graph, dequantize: Node, proof: Proof, method: str) -> Grap
     )
     # int8 / 2 ties to even: |w| <= 64, so a pair's positive parts sum to 128 at most.
     data = np.clip(np.rint(stored.astype(np.float32) / spread), -LIMIT, LIMIT - 1).astype(np.int8)
-    changed = _exchanged(
-        graph, dequantize, data, (scale * factors).astype(np.float32), None if given is None else given, axis
-    )
-    return _bias_rescaled(changed, proof.layer, factors)
+    coarser = np.asarray(scale * factors, np.float32)  # of a scalar NumPy's product is no array
+    return _bias_rescaled(_exchanged(graph, weights, data, coarser, given), proof.layer, factors)
 
 
-def _exchanged(graph: Graph, dequantize: Node, data: Array, scale: Array, points: Array | None, axis: int) -> Graph:
-    """The graph with other weights under one DQ; constants that others read stay."""
-    tensors = dict(graph.tensors)
-    names = []
-    for old, value, ending in zip(
-        (*dequantize.inputs, "")[:3], (data, scale, points), ("", "_scale", "_zero_point"), strict=False
-    ):
+def _triple(graph: Graph, weights: _Stored) -> tuple[Array | None, Array | None, Array | None]:
+    """Constants: what is stored, scale, zero point."""
+    names = (*weights.node.inputs, "", "")[weights.place : weights.place + 3]
+    stored, scale, point = (graph.constant(name) if name else None for name in names)
+    return stored, scale, point
+
+
+def _exchanged(graph: Graph, weights: _Stored, data: Array, scale: Array, points: Array | None) -> Graph:
+    """The graph with other stored weights, or another bias, in one place; constants that others read stay."""
+    tensors, reader, place = dict(graph.tensors), weights.node, weights.place
+    inputs = [*reader.inputs, "", ""][: max(len(reader.inputs), place + (2 if points is None else 3))]
+    for offset, (value, ending) in enumerate(zip((data, scale, points), ("", "_scale", "_zero_point"), strict=True)):
         if value is None:
             continue
-        name = _fresh(tensors, f"{dequantize.inputs[0]}_repaired{ending}")
+        old = inputs[place + offset]
+        name = _fresh(tensors, f"{reader.inputs[place]}_repaired{ending}")
         shape = tuple(int(size) for size in value.shape)
         tensors[name] = Tensor(name, str(value.dtype), shape, value)
-        names.append(name)
+        inputs[place + offset] = name
         if old and len(graph.consumers.get(old, ())) == 1 and old not in graph.outputs:
             del tensors[old]
-    quantization = Quantization(str(data.dtype), scale, points, None if scale.size == 1 else axis)
-    tensors[names[0]] = dataclasses.replace(tensors[names[0]], quantization=quantization)
-    nodes = [dataclasses.replace(node, inputs=tuple(names)) if node is dequantize else node for node in graph.nodes]
+    if reader.op == "DequantizeLinear":  # an integer operator's constants say nothing of themselves
+        axis = None if scale.size == 1 else weights.axis
+        pair = Quantization(str(data.dtype), scale, points, axis)
+        tensors[inputs[place]] = dataclasses.replace(tensors[inputs[place]], quantization=pair)
+    nodes = [dataclasses.replace(node, inputs=tuple(inputs)) if node is reader else node for node in graph.nodes]
     return graph.replace(nodes=nodes, tensors=list(tensors.values()))
 
 
 def _bias_rescaled(graph: Graph, layer: str, factors: Array) -> Graph:
     """An int32 bias keeps the accumulators' scale: its steps grow with the weights'."""
     node = graph.node(layer)
-    maker = graph.producers.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
-    if maker is None or maker.op != "DequantizeLinear":
-        return graph
-    stored, scale = graph.constant(maker.inputs[0]), graph.constant(maker.inputs[1])
-    if stored is None or scale is None or stored.dtype != np.int32:
+    place = _OPERATORS[node.op][1] if node.op in _OPERATORS else 2
+    name = node.inputs[place] if place is not None and len(node.inputs) > place else ""
+    if not name:
         return graph
     spread = factors.reshape(-1) if factors.size > 1 else factors.reshape(())
+    if node.op in _OPERATORS:  # its bias has no scale of its own
+        stored = graph.constant(name)
+        if stored is None or place is None:
+            raise Error("the bias of this layer is no constant", where=f"layer {layer}", remedy='method="uint8"')
+        fresh = _fresh(dict(graph.tensors), f"{name}_repaired")
+        data = np.rint(stored / spread.astype(np.float64)).astype(np.int32)
+        inputs = [*node.inputs[:place], fresh, *node.inputs[place + 1 :]]
+        nodes = [dataclasses.replace(one, inputs=tuple(inputs)) if one is node else one for one in graph.nodes]
+        tensors = [*graph.tensors.values(), Tensor(fresh, "int32", tuple(int(size) for size in data.shape), data)]
+        unread = len(graph.consumers.get(name, ())) == 1
+        return graph.replace(nodes=nodes, tensors=[one for one in tensors if one.name != name or not unread])
+    maker = graph.producers.get(name)
+    if maker is None or maker.op != "DequantizeLinear":
+        return graph
+    stored, scale, given = _triple(graph, _Stored(maker, 0, 0))
+    if stored is None or scale is None or stored.dtype != np.int32:
+        return graph
     data = np.rint(stored / spread.astype(np.float64)).astype(np.int32)
-    given = graph.constant(maker.inputs[2]) if len(maker.inputs) > 2 and maker.inputs[2] else None
-    return _exchanged(
-        graph,
-        maker,
-        data,
-        (scale * spread.reshape(scale.shape if spread.size > 1 else ())).astype(np.float32),
-        given,
-        0,
-    )
+    coarser = np.asarray(scale * spread.reshape(scale.shape if spread.size > 1 else ()), np.float32)
+    return _exchanged(graph, _Stored(maker, 0, 0), data, coarser, given)
 
 
 def _fresh(tensors: dict[str, Tensor], base: str) -> str:

@@ -285,5 +285,10 @@ def test_command_and_plot(tmp_path: Path) -> None:
     found = json.loads(result.stdout)["result"]
     assert found["rule"] == rule and found["first"]["layer"] == where
     assert "<svg" in (tmp_path / "p.svg").read_text()
+    page = tmp_path / "page" / "drift.html"
+    assert CliRunner().invoke(app, [*arguments, str(tmp_path / "dump.npz"), "-o", str(page)]).exit_code == 1
+    assert "Where runs part" in page.read_text() and where in page.read_text() and "<svg" in page.read_text()
+    refused = CliRunner().invoke(app, [*arguments, str(tmp_path / "dump.npz"), "-o", str(tmp_path / "d.csv")])
+    assert refused.exit_code == 2 and "writes an offline page" in refused.output
     pytest.importorskip("onnxruntime")
     assert "bit for bit" in CliRunner().invoke(app, [*arguments, "ort"]).output

@@ -83,6 +83,14 @@ def test_the_matrix_is_the_dispatch_table() -> None:
     assert shown and shown[1].strip() == markdown().strip(), "put hwq.kernels.paths.markdown() between the marks"
 
 
+def test_commands_of_one_block_write_different_files() -> None:
+    """Existing files are refused, and a page has report.json and layers.csv beside it."""
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL):
+        names = re.findall(r"-o (\S+)", block)
+        pages = [Path(name).parent for name in names if name.endswith(".html")]
+        assert len(set(names)) == len(names) and len(set(pages)) == len(pages), block
+
+
 def test_links_and_paths_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -230,14 +230,18 @@ def _localize(
     against: str,
     dialect: str | None,
     plot: Path | None,
+    out: Path | None,
     overwrite: bool,
     json: bool,
 ) -> None:
     """``hwq compare --against``: exit code 1 where anything differs."""
     from hwq.difference import localize
+    from hwq.errors import Error
     from hwq.files import read_npz
     from hwq.observation import litert_values, onnxruntime_values
 
+    if out is not None and out.suffix.lower() not in {".html", ".htm"}:
+        raise Error("with --against, -o writes an offline page", where=f"-o {out}", remedy="name an .html file")
     feeds = next(iter(found.batches(max(len(found), 1))))
     if found.fixed is not None and found.fixed < len(found):
         typer.echo(f"note: the model takes {found.fixed} at once: these are compared", err=True)
@@ -255,6 +259,10 @@ def _localize(
 
         with write_atomically(plot, overwrite=overwrite, mode="w") as stream:
             stream.write(standalone(drift.draw("drift", drift.read(made))))
+    if out is not None:
+        from hwq.reporting import report
+
+        report([made], out, overwrite=overwrite)
     emit("compare", made.to_dict(), lambda console: console.print(str(made), markup=False), json)
     if made.first is not None:
         raise typer.Exit(1)
@@ -306,7 +314,7 @@ def compare(
 ) -> None:
     """Compare a float model with its quantized twin: error per layer and where it comes from, agreement, KL, accuracy.
 
-    -o writes the layers as CSV, an offline page where the name ends in .html, or with --sensitivity the plan with the changes
+    -o writes the layers as CSV, an offline page where the name ends in .html (with --against always), or with --sensitivity the plan with the changes
     that gain most together where it ends in .toml.
     """
     import hwq
@@ -319,7 +327,7 @@ def compare(
     graph = options.load(model)
     found = options.samples(data, graph, samples, input_scale, input_zero_point)
     if against is not None:
-        _localize(str(model), graph, found, against, dialect, plot, overwrite, json)
+        _localize(str(model), graph, found, against, dialect, plot, out, overwrite, json)
         return
     if quantized is not None:
         other, chosen = options.load(quantized), Plan.uniform()

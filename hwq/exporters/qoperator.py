@@ -53,7 +53,7 @@ def to_qoperator(graph: Graph) -> Graph:
             why="onnxruntime fuses no operator of it with Q and DQ",
             remedy='quantize it for dialect ort, or export it with format="qdq"',
         )
-    writer = _Writer(lowered)
+    writer = _Writer(lowered, graph)
     nodes = [made for node in lowered.nodes for made in writer.written(node)]
     tensors = [_plain(tensor) for tensor in lowered.tensors.values()]
     return lowered.replace(
@@ -71,8 +71,8 @@ class _Writer:
     session.x64quantprecision=1 refuses weights that share a zero point.
     """
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, source: Graph):
+        self.graph, self.source = graph, source
         self.constants: dict[str, Tensor] = {}
         self._known: dict[tuple[str, bytes], str] = {}
 
@@ -213,6 +213,9 @@ class _Writer:
     def _weight_only(self, node: Node) -> list[Node]:
         body = next(part for part in self.graph.node(node.name).body if part.op == "DequantizeLinear")
         inputs = (node.inputs[0], body.outputs[0], *node.inputs[2:])
+        for name in (*body.inputs, *body.outputs):  # the group swallowed them
+            if name and name not in self.graph.tensors:
+                self.constants[name] = self.source.tensors[name]
         return [body, dataclasses.replace(node, inputs=inputs)]
 
     def _own(self, node: Node, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> Node:

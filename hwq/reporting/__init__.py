@@ -83,6 +83,14 @@ def report(
             where=str(page),
             remedy="split them over several reports, or use hwq sweep for tables of many configurations",
         )
+    for beside in (numbers, layers):
+        if beside.exists() and not overwrite:
+            raise Error(
+                "another report lies in this folder, the file exists already",
+                where=str(beside),
+                why=f"{numbers.name} and {layers.name} of a page lie beside it",
+                remedy="give each page a folder of its own, or pass --overwrite (overwrite=True)",
+            )
     records = reading.read(found)
     with contextlib.ExitStack() as files:
         # Opened first, put in place last: whoever sees the page finds the other two beside it.

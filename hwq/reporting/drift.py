@@ -43,13 +43,15 @@ def draw(identifier: str, drift: Drift) -> Drawing:
             page.tell(
                 bar, f"{one.layer} ({one.op}): {one.differing:,} of {one.elements:,} differ, {one.own:,} of its own"
             )
+        # Differences begin with a few elements of a million and end with most: equal steps on the axis are factors.
+        least = min((one for one in (*share, *own) if one), default=1.0)
+        axes.set_yscale("log")
+        axes.set_ylim(10.0 ** np.floor(np.log10(least) - 0.3), 100 if any(share) else 10)
         every = max(1, len(places) // 30)
         axes.set_xticks(
             places[::every], labels([one.layer for one in drift.layers][::every], 18), rotation=60, ha="right"
         )
-        axes.set(
-            xlabel="layer, in order of execution", ylabel="elements that differ (%)", ylim=(0, max(*share, 1e-3) * 1.05)
-        )
+        axes.set(xlabel="layer, in order of execution", ylabel="elements that differ (%)")
         legend(page, {"differ": role("muted"), "added by the layer": role("accent")})
         return page.finish(
             f"{drift.model} against {drift.against}",
