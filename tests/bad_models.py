@@ -278,6 +278,10 @@ MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "external data in a fifo": (lambda: external("fifo"), "missing"),
     "external data in a folder": (lambda: external("."), "missing"),
     "external data missing": (lambda: external("nowhere.bin"), "missing"),
+    "external offset in other digits": (lambda: external("data.bin", "٤", "432"), "decimal"),
+    "external offset with an underscore": (lambda: external("data.bin", "1_0", "422"), "decimal"),
+    "quantized to floats": (lambda: one("QuantizeLinear", "x", "s", "z", initializers=[
+        numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("s", 1), ("z", 0))]), "nothing is quantized to float32"),
     "external data without location": (lambda: external(""), "outside"),
     "external data with a NUL": (lambda: external("a\0b"), "external data"),
     "external data too short": (lambda: external("small.bin"), "fit"),
@@ -308,6 +312,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "one byte": (lambda: b"\x08", "no ONNX model"),
     "zeros": (lambda: bytes(4096), "no ONNX model"),
     "random": (lambda: np.random.default_rng(1).bytes(100_000), "no ONNX model"),
+    "a name that is not UTF-8": (lambda: model().SerializeToString().replace(b"\x0a\x01x", b"\x0a\x01\xff"), "UTF-8"),
     "PNG": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(64), "PNG"),
     "JPEG": (lambda: b"\xff\xd8\xff\xe0" + bytes(64), "JPEG"),
     "text": (lambda: b"hello, this is a shopping list\n" * 10, "no ONNX model"),

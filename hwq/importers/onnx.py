@@ -349,7 +349,8 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
                     why=f"node {display_name(node.name)} makes it again",
                     remedy="give every node output a name of its own",
                 )
-    outputs = [value.name for value in model.graph.output]
+    _require_text([*reader.tensors, *(node.name for node in reader.nodes)])
+    outputs = list(dict.fromkeys(value.name for value in model.graph.output))
     if not outputs:
         raise Error("the model has no output", where="graph", remedy="export it again")
     source = {
@@ -367,6 +368,13 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
     )
     notes = next((entry.value for entry in model.metadata_props if entry.key == f"hwq.{nbits.KEY}"), None)
     return graph if notes is None or not own else nbits.restored(graph, notes)
+
+
+def _require_text(names: Sequence[Any]) -> None:
+    """protobuf hands over what is no UTF-8 as bytes."""
+    for name in names:
+        if not isinstance(name, str):
+            raise Error("a name is not UTF-8", where=f"{name[:80]!r}", remedy="rename it, or export the model again")
 
 
 def _require_known(nodes: Sequence[Node]) -> None:

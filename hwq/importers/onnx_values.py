@@ -217,7 +217,10 @@ def _external(tensor: onnx.TensorProto, wanted: int, where: str, budget: Budget)
                 why="a model may only read files of its own folder" if outside else None,
                 remedy="put the data file beside the model",
             )
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", wanted))
+        stated = [entries.get("offset", "0"), entries.get("length", str(wanted))]
+        if not all(text.isascii() and text.removeprefix("-").isdigit() for text in stated):
+            raise ValueError(f"offset and length must be decimal numbers, not {stated}")
+        offset, length = (int(text) for text in stated)
         size = path.stat().st_size
         if length != wanted or offset < 0 or offset + length > size:
             raise Error(

@@ -122,6 +122,10 @@ def _fits(shape: Sequence[int | str], scale: Sequence[int | str], axis: int | No
         raise ValueError(f"a scale of shape {list(scale)} does not fit {list(shape)}: {list(wanted)} is needed")
 
 
+# Element types that no QuantizeLinear makes.
+UNSTORED = frozenset({"bool", "string", "int64", "uint32", "uint64", "float16", "bfloat16", "float32", "float64"})
+
+
 @register
 class Quantize(Op):
     """QuantizeLinear. The stored type is attribute ``output_dtype``, else the zero point's, else uint8."""
@@ -134,8 +138,8 @@ class Quantize(Op):
         if not x.dtype.startswith(("float", "bfloat")) and x.dtype != "int32":
             raise dims.fault(node, f"the input must be floating point, not {x.dtype}")
         dtype = str(node.attributes.get("output_dtype") or (point.dtype if point is not None else "uint8"))
-        if dtype not in BITS or dtype in {"bool", "string"}:
-            raise dims.fault(node, f"output_dtype {dtype!r} is unknown")
+        if dtype not in BITS or dtype in UNSTORED:
+            raise dims.fault(node, f"nothing is quantized to {dtype}", "integers of 2 to 32 bits and floats of 4 and 8 bits are stored")  # fmt: skip
         if point is not None and point.dtype != dtype:
             raise dims.fault(node, f"output_dtype {dtype} differs from the zero point's {point.dtype}")
         return [(dtype, x.shape, x.known_shape)]
