@@ -16,7 +16,7 @@ from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_base import INTEGERS, Call, TfliteOp, clamp, clamp_float, inferred, present, renamed, same_dtype
 from hwq.work import Work
 
-__all__ = ["Arithmetic", "Comparison", "Extremum", "Select", "power_of_two"]
+__all__ = ["Arithmetic", "Comparison", "Extremum", "Select", "power_of_two", "rescaled_product", "rescaled_sum"]
 
 
 class Broadcasting(TfliteOp):
@@ -143,11 +143,15 @@ def _added_by_shifts(call: Call, exponents: Sequence[int]) -> Array:
 
 
 def _multiplied(call: Call) -> Array:
-    """MUL: R1 on the product of the operands less their zero points; the scales meet in float32."""
+    return clamp(call, rescaled_product(call) + call.made_zero_point())
+
+
+def rescaled_product(call: Call) -> fixed.Int64:
+    """MUL, without the result's zero point: R1 on the product of the operands less theirs; the scales meet in float32."""
     real = np.float32(np.float32(call.scale(0) * call.scale(1)) / call.made_scale())
     mantissa, shift = fixed.quantize_multiplier(float(real))
     product = (call.wide(0) - call.zero_point(0)) * (call.wide(1) - call.zero_point(1))
-    return clamp(call, fixed.multiply(fixed.wrap32(product), mantissa, shift) + call.made_zero_point())
+    return fixed.multiply(fixed.wrap32(product), mantissa, shift)
 
 
 @register

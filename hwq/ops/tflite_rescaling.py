@@ -160,7 +160,13 @@ def _by_vectors(call: Call, total: fixed.Int64, rounding: Rounding) -> Array:
 
 
 def requantize_matrices(call: Call, total: fixed.Int64) -> Array:
-    """BATCH_MATMUL: R1, for int16 R5."""
+    """BATCH_MATMUL: R1, for int16 R5; the default interpreter R4 for a right operand of int8 without a zero point."""
+    if call.dialect == DEFAULT_INTERPRETER and call.dtype(0) == "int8" and call.zero_point(1) == 0:
+        scale = np.float32(np.float32(call.scale(0) * call.scale(1)) / call.made_scale())
+        if 2.0**-32 <= scale < 256:
+            sums, zero = fixed.wrap32(total), call.made_zero_point()
+            made = numerics.requantize(sums, "fp32", multipliers=scale, zero_point=zero, clamp=activation_range(call))
+            return made.astype(carrier(call.made_dtype()))
     if call.dtype(0) == "int16":
         mantissa, shift = fixed.quantize_multipliers(product_scale(call))
         return clamp(call, fixed.multiply_wide(total, mantissa, shift) + call.made_zero_point())

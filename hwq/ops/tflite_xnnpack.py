@@ -17,7 +17,7 @@ from hwq import numerics
 from hwq.graph import Array, carrier
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
-from hwq.ops.tflite_arithmetic import power_of_two, rescaled_sum
+from hwq.ops.tflite_arithmetic import power_of_two, rescaled_product, rescaled_sum
 from hwq.ops.tflite_base import Call, activation_range, by_default, clamp
 from hwq.ops.tflite_xnnpack_sums import reduce as reduce_floats
 
@@ -44,7 +44,7 @@ def arithmetic(call: Call) -> Array | None:
         ratios = [np.float32(scale / scales[2]) for scale in scales[:2]]
         accepted = all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios)
     if not accepted:
-        return _refused_sum(call) if call.node.op == "ADD" else None
+        return None if call.node.op == "SUB" else _refused(call)
     made = numerics.binary(
         f"xnnpack-{call.node.op.lower()}",
         call.array(0),
@@ -60,19 +60,22 @@ def arithmetic(call: Call) -> Array | None:
     return made.astype(carrier(call.made_dtype()))
 
 
-def _refused_sum(call: Call) -> Array | None:
-    """LiteRT's vectorized ADD: the rescaled sum and its zero point wrap in int16 where whole vectors of a row reach.
+def _refused(call: Call) -> Array | None:
+    """LiteRT's vectorized ADD and MUL: the rescaled result, wrapped or cut to int16, and its zero point wrap in int16 where whole
+    vectors of a row reach.
 
-    A row is the whole result, or with broadcast the innermost loop; 16 elements at a time for int8, 8 for uint8 and for one
-    value against a row.
+    A row is the whole result, or with broadcast the innermost loop; vectors hold 16 elements of int8, 8 of uint8 and of one
+    int8 value added to a row. MUL cuts, but not one uint8 value times a row.
     """
     rows = _rows(call.array(0).shape, call.array(1).shape)
     if rows is None:
         return None
-    exact, zero = rescaled_sum(call), call.made_zero_point()
-    wrapped = (exact.astype(np.int16).astype(np.int64) + zero).astype(np.int16).astype(np.int64)
+    adds, unsigned = call.node.op == "ADD", call.dtype(0) == "uint8"
+    exact, zero = rescaled_sum(call) if adds else rescaled_product(call), call.made_zero_point()
     length, single = rows if rows[0] else (exact.size, False)
-    step = 16 if call.dtype(0) == "int8" and not single else 8
+    narrow = exact.astype(np.int16) if adds or (single and unsigned) else np.clip(exact, -(2**15), 2**15 - 1)
+    wrapped = (narrow.astype(np.int64) + zero).astype(np.int16).astype(np.int64)
+    step = 8 if unsigned or (single and adds) else 16
     reached = np.arange(exact.size) % max(length, 1) < length // step * step
     return clamp(call, np.where(reached.reshape(exact.shape), wrapped, exact + zero))
 

@@ -165,6 +165,8 @@ def _matrices(rng: Generator, dtype: str) -> bytes:
     batch, rows, depth, columns = (_integer(rng, 1, high) for high in (5, 20, 40, 20))
     first, second = (bool(rng.random() < 0.4) for _ in range(2))
     left, right = _scheme(rng, dtype), _scheme(rng, dtype)
+    if right and rng.random() < 0.5:
+        right["zero"] = 0
     x = b.tensor(dtype, [batch, depth, rows] if first else [batch, rows, depth], **left)
     lead = 1 if rng.random() < 0.3 else batch
     w = b.tensor(dtype, [lead, columns, depth] if second else [lead, depth, columns], **right)
@@ -185,6 +187,8 @@ def _arithmetic(rng: Generator, name: str, dtype: str) -> bytes:
     shapes = [shape, other] if rng.random() < 0.7 else [other, shape]
     x, y = (b.tensor(dtype, one, **_scheme(rng, dtype)) for one in shapes)
     result = _scheme(rng, dtype)
+    if name == "Mul" and result and rng.random() < 0.2:
+        result["scale"] = np.float32(result["scale"] / 1000)
     made = b.tensor(dtype, shape, **result)
     given = {} if name == "Mul" else {"potScaleInt16": False}
     b.operator(
