@@ -49,6 +49,17 @@ on_conv("hard swish behind", lambda b, y: b.pair(b.op("HardSwish", y), 0.5, 1))
 on_conv("two pairs in a row", lambda b, y: b.pair(b.pair(y, 0.5, 120), 0.4, 100))
 on_conv("three pairs in a row", lambda b, y: b.pair(b.pair(b.pair(y, 0.5, 120), 0.4, 100), 0.3, 90))
 on_conv("pairs of two types", lambda b, y: b.pair(b.pair(y, 0.5, 120), 0.4, 3, np.int8))
+on_conv("same shape between pairs", lambda b, y: b.pair(b.op("Expand", b.pair(y, 0.5, 120), b.integers(1)), 0.4, 100))
+on_conv(
+    "times one between pairs", lambda b, y: b.pair(b.op("Mul", b.constant(np.float32(1)), b.pair(y, 0.5, 120)), 0.4, 99)
+)
+on_conv(
+    "less one between pairs", lambda b, y: b.pair(b.op("Sub", b.pair(y, 0.5, 120), b.constant(np.float32(1))), 0.4, 99)
+)
+on_conv(
+    "everything between pairs",
+    lambda b, y: b.pair(b.op("Slice", b.pair(y, 0.5, 120), b.integers(0), b.integers(2**63 - 1)), 0.4, 99),
+)
 on_conv("clip then relu", lambda b, y: b.pair(b.op("Relu", bounds(b, b.pair(y, 0.5, 0), 0, 600)), 0.5, 0))
 ATTRIBUTES: dict[str, dict[str, Any]] = {"Transpose": {"perm": [0, 2, 3, 1]}, "MaxPool": {"kernel_shape": [2, 2]}}
 

@@ -31,27 +31,59 @@ __all__ = [
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
+# What an operand may be without changing the other.
+NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 # Types of single numbers that count as equal by value.
 SHARED = frozenset({"float16", "float32", "float64", "int32", "int64"})
 
 
 def remove_identities(draft: Draft) -> bool:
-    """Identity, inference-time Dropout and a Cast to the same type disappear, except as makers of graph outputs."""
+    """Nodes that change nothing disappear, except as makers of graph outputs."""
     changed = False
     for key, node in draft:
-        if node.op == "Identity":
-            pass
-        elif node.op == "Dropout":
-            if any(draft.edges(mask) or mask in draft.outputs for mask in node.outputs[1:] if mask):
-                continue
-        elif not (node.op == "Cast" and draft.tensors[node.inputs[0]].dtype == draft.tensors[node.outputs[0]].dtype):
-            continue
-        if node.outputs[0] in draft.outputs:
+        kept = _unchanged(draft, node)
+        if kept is None or node.outputs[0] in draft.outputs:
             continue
         draft.remove(key)
-        draft.redirect(node.outputs[0], node.inputs[0])
+        draft.redirect(node.outputs[0], node.inputs[kept])
         changed = True
     return changed
+
+
+def _unchanged(draft: Draft, node: Node) -> int | None:
+    """The operand that a node hands on as it is: of an Identity, a Dropout at inference, a Cast to the same type, an Expand to the
+    same shape, a Slice of everything, and of sums with 0 and products with 1."""
+    x = draft.tensors[node.inputs[0]] if node.inputs and node.inputs[0] else None
+    if node.domain or x is None:
+        return None
+    constants = [draft.tensors[value].data if value else None for value in node.inputs]
+    if node.op == "Dropout":
+        return None if any(draft.edges(mask) or mask in draft.outputs for mask in node.outputs[1:] if mask) else 0
+    if node.op == "Cast":
+        return 0 if x.dtype == draft.tensors[node.outputs[0]].dtype else None
+    if node.op == "Expand":
+        return 0 if x.known_shape and _same_shape(x.shape, constants[1]) else None
+    if node.op == "Slice":
+        whole = (0, np.iinfo(np.int64).max)
+        bounds = all(
+            one is not None and one.size and np.all(one == end) for one, end in zip(constants[1:3], whole, strict=False)
+        )
+        steps = len(node.inputs) < 5 or (constants[4] is not None and bool(np.all(constants[4] == 1)))
+        return 0 if len(constants) > 2 and bounds and steps else None
+    if node.op in NEUTRAL and len(constants) == 2 and (constants[0] is None) != (constants[1] is None):
+        kept = 0 if constants[0] is None else 1
+        other, neutral = draft.tensors[node.inputs[kept]], constants[1 - kept]
+        fits = other.known_shape and neutral is not None and neutral.size == 1 and neutral.ndim <= len(other.shape)
+        if fits and (kept == 0 or node.op in {"Add", "Mul"}) and np.all(neutral == NEUTRAL[node.op]):
+            return kept
+        return None
+    return 0 if node.op == "Identity" else None
+
+
+def _same_shape(shape: tuple[int | str, ...], wanted: Array | None) -> bool:
+    if wanted is None or not 0 < wanted.size <= len(shape):
+        return False
+    return all(size in (have, 1) for size, have in zip(wanted[::-1].tolist(), shape[::-1], strict=False))
 
 
 def merge_equal_nodes(draft: Draft) -> bool:

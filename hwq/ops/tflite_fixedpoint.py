@@ -66,9 +66,9 @@ def double_high_multiply(a: Int64, b: Any, bits: int = 32) -> Int64:
 
 
 def multiply(x: Int64, mantissa: Any, shift: Any) -> Int64:
-    """R1: ``x * mantissa * 2**(shift - 31)`` with two roundings; the left shift wraps as int32."""
+    """R1: ``x * mantissa * 2**(shift - 31)`` with two roundings; the left shift wraps as int32, its count at 32 (x86-64)."""
     shift = np.asarray(shift, np.int64)
-    shifted = wrap32(x << np.maximum(shift, 0))
+    shifted = wrap32(x << (np.maximum(shift, 0) & 31))
     return divide_by_power(double_high_multiply(shifted, mantissa), np.maximum(-shift, 0))
 
 

@@ -219,6 +219,8 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
         if dtype == "int16" and rng.random() < 0.5:
             given = {"scale": 2.0**-12, "zero": 0}
     if op == "SOFTMAX":
+        if dtype == "int16" and rng.random() < 0.2:
+            given["scale"] = np.float32(10.0 ** rng.uniform(3, 38))
         option = options("Softmax", beta=float(rng.choice([1.0, rng.uniform(0.1, 3)])))
     elif op == "LEAKY_RELU":
         option = options("LeakyRelu", alpha=float(rng.uniform(0.01, 1.5)))
