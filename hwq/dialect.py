@@ -200,8 +200,8 @@ _TABLE = (
     ),
     Dialect(name="litert-ref", summary="LiteRT's reference kernels (BUILTIN_REF)", runtime="ai-edge-litert 2.3.0", status="verified",
             evidence="9,794,833 values of 97 kinds of random one-op models and 2,084,638 with AVX-512 masked: 0 differ; every layer of nine integer models on 100 random inputs each, "
-            "48,355,200 values: 0 differ; hybrid kernels on halves of their own range: 301,807, 0 differ; float MEAN and SUM exact; SUM is promised for uint8 alone: the runtime mostly reads "
-            "and writes int8 as uint8 (823 values; recorded once as the exact sum, which hwq computes), its int16 SUM is uninitialised memory; by ulps: float SOFTMAX, LOGISTIC and EXP 1 % at most, TANH 20 % within 4, GELU 60 % within 8, LSTM of floats with time first and several rows 10 % within 64 (bounds that --verify checks); "
+            "48,355,200 values: 0 differ; hybrid kernels on halves of their own range: 301,807, 0 differ; float MEAN and SUM exact; int8 SUM as the runtime does it, which reads and "
+            "writes int8 as uint8 there; its int16 SUM is uninitialised memory; by ulps: float SOFTMAX, LOGISTIC and EXP 1 % at most, TANH 20 % within 4, GELU 60 % within 8, LSTM of floats with time first and several rows 10 % within 64 (bounds that --verify checks); "
             "LSTM and SVDF of int8, hybrid and float 211,000 over sequences, calls and resets: 0 differ",
             roundings=MappingProxyType({"FULLY_CONNECTED": "f64", "*": "gemmlowp"}),
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),

@@ -125,8 +125,11 @@ class Reduction(TfliteOp):
                 )
             return [np.asarray(x.prod(axis=axes, keepdims=keep, dtype=x.dtype))]
         count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
-        if call.quantized and op == "SUM" and call.dtype(0) == "uint8":
-            return [_sum_of_bytes(call, x.astype(np.int64).sum(axis=axes, keepdims=keep), count)]
+        # BUILTIN_REF of 2.3.0 reads int8 as uint8 here, and writes what it makes of that.
+        misread = x.dtype == np.int8 and call.dialect == "litert-ref"
+        if call.quantized and op == "SUM" and (x.dtype == np.uint8 or misread):
+            total = x.view(np.uint8).astype(np.int64).sum(axis=axes, keepdims=keep)
+            return [_sum_of_bytes(call, total, count).view(x.dtype)]
         if call.quantized:
             return [_rescaled(call, x.astype(np.int64).sum(axis=axes, keepdims=keep), count)]
         if x.dtype.kind == "f":

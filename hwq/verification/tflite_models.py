@@ -160,6 +160,19 @@ def _fully_connected(rng: Generator, dtype: str, weight: str, bias: str) -> byte
     return b.finish([x], [y])
 
 
+def _long_rows(rng: Generator) -> bytes:
+    """FULLY_CONNECTED of floats quantized over their range, whose weights may all lie at one end of theirs: their sums wrap."""
+    b = Builder()
+    rows, depth, outputs = _integer(rng, 1, 6), _integer(rng, 1, 6000), _integer(rng, 1, 60)
+    ends = np.where(rng.random((outputs, 1)) < 0.5, rng.choice([-127, 127], (outputs, 1)), 0)
+    x = b.tensor("float32", [rows, depth])
+    weights = np.where(ends, ends, rng.integers(-127, 128, (outputs, depth)))
+    scales = np.exp(rng.uniform(-9, -2, outputs if rng.random() < 0.5 else 1))
+    w, y = b.tensor("int8", [outputs, depth], weights, scales), b.tensor("float32", [rows, outputs])
+    b.operator("FULLY_CONNECTED", [x, w], [y], options("FullyConnected", asymmetricQuantizeInputs=True))
+    return b.finish([x], [y])
+
+
 def _matrices(rng: Generator, dtype: str) -> bytes:
     b = Builder()
     batch, rows, depth, columns = (_integer(rng, 1, high) for high in (5, 20, 40, 20))
@@ -321,12 +334,13 @@ CASES: Mapping[str, Draw] = _table([
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int8", "int4", "int32"), ("int16", "int8", "int64"),
         ("int16", "int8", "int32"), ("float32", "int8", "float32"), ("float32", "int4", "float32"),
         ("float32", "float32", "float32"))),
+    ("FULLY_CONNECTED float32 x int8, asymmetric, long", _long_rows, ()),
     *((f"BATCH_MATMUL {dtype}", _matrices, (dtype,)) for dtype in ("int8", "int16", "float32")),
     *((f"{name.upper()} {dtype}", _arithmetic, (name, dtype)) for name in ("Add", "Sub", "Mul") for dtype in (*_INTEGERS, "float32")),
     *((f"{op} {dtype}", _unary, (op, dtype)) for op in ("LOGISTIC", "TANH", "SOFTMAX", "LEAKY_RELU", "MEAN", "RELU", "RELU6",
                                                        "REDUCE_MAX", "REDUCE_MIN") for dtype in _INTEGERS),
     *((f"HARD_SWISH {dtype}", _unary, ("HARD_SWISH", dtype)) for dtype in ("int8", "uint8", "float32")),
-    ("SUM uint8", _unary, ("SUM", "uint8")),
+    ("SUM uint8", _unary, ("SUM", "uint8")), ("SUM int8", _unary, ("SUM", "int8")),
     *((f"{op} float32", _unary, (op, "float32")) for op in ("LEAKY_RELU", "RELU", "RELU6", "REDUCE_MAX")),
     *((f"QUANTIZE {x} to {y}", _quantize, (x, y)) for x, y in (
         ("float32", "int8"), ("float32", "uint8"), ("float32", "int16"), ("int8", "int8"), ("uint8", "uint8"), ("int8", "uint8"),
