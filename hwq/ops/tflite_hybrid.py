@@ -126,7 +126,7 @@ def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) ->
     else:
         stored, scale = quantize_symmetric(rows)
         exact = sums.multiply(stored, filters)
-    total = exact.astype(np.float32)
+    total: Float32 = exact.astype(np.float32)
     made = (total * (scale[:, None] * scales[None, :]).astype(np.float32)).astype(np.float32)
     return made if bias is None else (bias.astype(np.float32) + made).astype(np.float32)
 
