@@ -93,7 +93,7 @@ _ORT = Dialect(
     summary="onnxruntime at its default optimisation level with its exact kernels (session.x64quantprecision=1)",
     runtime=ORT_RUNTIME,
     status="verified",
-    evidence="73,592,891 values of 73 kinds of one-op models, a million each, random and on ties, float products, 1-D convolutions, sums, means, BatchNormalization and functions, float and integer LSTM on one "
+    evidence="73,592,891 values of 73 kinds of one-op models, a million each, random and on ties, float products, 1-D and transposed convolutions, sums, means, BatchNormalization and functions, float and integer LSTM on one "
     "thread among them: 0 differ; by the width of the CPU's vectors, as AVX2 computes them: float Softmax of more than 16 elements (with AVX-512 27 % within 1 ulp); float 2-D Conv 27 % within 10 ulp (the optimizer "
     "blocks channels: exact in ort-unfused); float LayerNormalization 1 of 1,015,808; MatMulNBits of a single row 90 % and of 8 bits 12 % within 15 ulp (bounds that --verify checks); "
     "1,541,945 values on a CPU without VNNI: 0 differ (there the option leaves "

@@ -117,6 +117,23 @@ def float_conv(scope: Scope) -> Kernel:
     return writing(run, emit)
 
 
+@register("float:ConvTranspose")
+def float_transposed(scope: Scope) -> Kernel:
+    """A float32 transposed convolution, as `float_conv`."""
+    node, x, weights = scope.node, scope.operand(0), scope.operand(1)
+    assert x is not None and weights is not None
+    if {x.dtype, weights.dtype} != {"float32"} or scope.dialect.formulas.get("float-product") != "mlas":
+        return interpret(scope)
+    packed = weights.data is not None
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        bias = operands[2] if len(operands) > 2 else None
+        image, filters = present(operands[0]), present(operands[1])
+        return mlas.convolve_transposed(node, image, filters, bias, packed, settings.threads)
+
+    return adapt(run)
+
+
 @register("float:MatMul", "float:Gemm")
 def float_product(scope: Scope) -> Kernel:
     """A float32 product, as `float_conv`; unusual forms as `hwq.ops` computes them."""

@@ -13,9 +13,9 @@ import numpy as np
 from hwq import kernels
 from hwq.graph import Array, Node
 from hwq.numerics import fused_multiply_add
-from hwq.ops import arithmetic, spatial
+from hwq.ops import arithmetic, spatial, transposed
 
-__all__ = ["average", "average_whole", "block_length", "convolve", "product"]
+__all__ = ["average", "average_whole", "block_length", "convolve", "convolve_transposed", "product"]
 
 # Steps of k in one chain when the right operand was packed beforehand (a constant matrix).
 PACKED_BLOCK = 256
@@ -158,6 +158,18 @@ def convolve(node: Node, x: Array, weights: Array, windows: spatial.Windows, bia
     if bias is not None:
         made += bias.reshape(-1, *([1] * rank))
     return spatial.from_channels_first(made, node)
+
+
+def convolve_transposed(node: Node, x: Array, weights: Array, bias: Array | None, packed: bool, threads: int) -> Array:
+    """A transposed convolution: per image and group the turned filters times the image, added tap after tap; bias last."""
+    where = transposed.footprint_of(node, x.shape[2:], weights.shape[2:])
+
+    def multiply(filters: Array, image: Array) -> Array:
+        turned = packed and len(filters) > 1  # constant filters, beforehand
+        return product(filters, image, packed=False, transposed=(not turned, False), threads=threads)
+
+    made = transposed.spread(x, weights, int(node.attributes.get("group", 1)), where, multiply)
+    return made if bias is None else made + bias.reshape(-1, *([1] * len(where.sizes)))
 
 
 def _single_filters(view: Array, filters: Array, made: Array, depth: int, rank: int) -> None:

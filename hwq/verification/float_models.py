@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hwq.verification.onnx_models import Builder
 
 __all__ = [
-    "FUNCTIONS", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax",
+    "FUNCTIONS", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",
 ]  # fmt: skip
 
 # onnxruntime's own domain.
@@ -72,6 +72,25 @@ def line(b: Builder) -> str:
     w = b.constant(b.rng.standard_normal((filters, channels // groups, length)).astype(np.float32))
     pads = [int(b.rng.integers(0, 2)) for _ in range(2)] if b.ties else [0, 0]
     return b.add("Conv", b.dequantized(b.feed(x), b.scale(), b.point()), w, group=groups, pads=pads)
+
+
+def transposed(b: Builder) -> str:
+    """A ConvTranspose between DQ and Q in one or two dimensions, whose filters are floats or dequantized."""
+    rank, groups = int(b.rng.integers(1, 3)), int(b.rng.choice([1, 1, 2]))
+    kernel, strides, space = (tuple(int(size) for size in b.rng.integers(1, high, rank)) for high in (4, 4, 12))
+    channels, each = groups * int(b.rng.choice([1, 3, 20, 150])), int(b.rng.integers(1, 7))
+    left = b.dequantized(b.feed(b.stored((2, channels, *space))), b.scale(), b.point())
+    shape = (channels, each, *kernel)
+    if b.ties:
+        right = b.dequantized(b.constant(b.stored(shape, "int8")), b.scale(), b.point("int8"))
+    else:
+        right = b.constant(b.rng.standard_normal(shape).astype(np.float32))
+    bias = [b.constant(b.rng.standard_normal(each * groups).astype(np.float32))] if b.rng.integers(0, 2) else []
+    spare = [int(b.rng.integers(0, step)) for step in strides]
+    padding = b.rng.choice(["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+    return b.add(
+        "ConvTranspose", left, right, *bias, strides=strides, group=groups, output_padding=spare, auto_pad=str(padding)
+    )
 
 
 def reduction(op: str) -> Callable[[Builder], str]:

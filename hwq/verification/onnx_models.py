@@ -403,7 +403,11 @@ def _table() -> dict[str, Draw]:
     for op in floats.FUNCTIONS:
         table[f"float {op}"] = floats.function(op)
     table["float Softmax up to 16"] = floats.softmax((1, 17))
-    table["float Gemm"], table["float Conv 1-D"] = floats.product, floats.line
+    table["float Gemm"], table["float Conv 1-D"], table["float ConvTranspose"] = (
+        floats.product,
+        floats.line,
+        floats.transposed,
+    )
     table["MatMulNBits 4 bits"] = floats.matmul_nbits(4, 64)
     table["LSTM"] = lstm
     for dtype in ("int8", "uint8"):
