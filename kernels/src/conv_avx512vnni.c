@@ -18,7 +18,7 @@
 #include "isa.h"
 #include "window.h"
 
-enum { FLAT = 56, BLOCK_BYTES = 1 << 17, SLACK = 64, OVERHANG = 18 /* positions that a tile may reach beyond its line */, CHUNK = 128 /* quads of k */, REST = 252 /* positions whose accumulators rest between chunks of k */ };
+enum { FLAT = 56, BLOCK_BYTES = 1 << 17, SLACK = 64, OVERHANG = 34 /* positions that a tile may reach beyond its line */, CHUNK = 128 /* quads of k */, REST = 252 /* positions whose accumulators rest between chunks of k */ };
 
 /* A convolution as runs. `wide`: output positions in a row; pointwise ones are one dense line, cut into rows at will. */
 typedef struct {

@@ -26,13 +26,17 @@ static const shape SHAPES[] = {
     {1, 3, 1, 2, {{1, 6, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     {1, 1, 2, 3, {{4, 5, 6}, {2, 3, 2}, {1, 2, 1}, {1, 1, 2}, {1, 0, 1}, {0}}},
     {1, 1, 2, 3, {{1, 3, 3}, {1, 2, 2}, {1, 4, 4}, {1, 1, 1}, {0, 5, 5}, {0}}}, /* windows wholly in the padding */
+    /* a strip of columns left over, whole or half, on lines that its tiles do not divide */
+    {1, 1, 8, 5, {{1, 4, 37}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {1, 1, 4, 39, {{1, 3, 21}, {1, 3, 3}, {1, 2, 1}, {1, 1, 1}, {0, 0, 2}, {0}}},
+    {1, 1, 12, 16, {{1, 5, 18}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 0}, {0}}},
     /* Winograd's: channels and columns at every kind of tail, odd and even sides, more tiles than a block holds, wide paddings */
     {1, 1, 16, 16, {{1, 8, 8}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     {2, 1, 19, 13, {{1, 5, 7}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     {1, 2, 33, 17, {{1, 17, 13}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 2, 0}, {0}}},
     {1, 1, 40, 40, {{1, 6, 29}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 2}, {0}}},
 };
-enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES, FIRST_WINOGRAD = 15 };
+enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES, FIRST_WINOGRAD = 18 };
 
 static hwq_window complete(hwq_window w)
 {
