@@ -86,7 +86,7 @@ cdef class Program:
         k = c.window.kernel[0] * c.window.kernel[1] * c.window.kernel[2]
         c.batch, c.channels, c.out_channels, c.groups, c.layout = batch, channels, out_channels, groups, layout
         c.a_type, c.a_zero_point, c.depthwise = a_type, a_zero_point, taps is not None
-        if taps is not None and not groups == channels == out_channels:
+        if taps is not None and not (groups == channels and (a_type != HWQ_F32 or out_channels == channels)):
             raise ValueError("depthwise weights take one channel a group")
         if a_type == HWQ_F32:
             if taps is not None:

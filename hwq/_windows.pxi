@@ -23,7 +23,7 @@ def conv(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_
     inputs = c.window.in_[0] * c.window.in_[1] * c.window.in_[2]
     total = batch * c.window.out[0] * c.window.out[1] * c.window.out[2]
     k = c.window.kernel[0] * c.window.kernel[1] * c.window.kernel[2]
-    if depthwise and not groups == channels == out_channels:
+    if depthwise and not (groups == channels and (a_type != HWQ_F32 or out_channels == channels)):
         raise ValueError("depthwise weights take one channel a group")
     if first < 0 or last > total:
         raise ValueError("positions outside the output")

@@ -32,7 +32,7 @@ class Packed:
     kernel : tuple of int
         Spatial kernel of a convolution, or ``()``.
     depthwise : bool
-        One channel in and out per group: held as taps x channels instead of strips.
+        One channel per group: held as taps x outputs instead of strips.
     positive, negative : int64 array (groups * n,)
         Per column, sum of max(w - zw, 0) and of max(zw - w, 0).
     column_sums : int64 array (groups * n,)
@@ -305,7 +305,7 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
     zero_point : int or array (O,)
         Of integer weights.
     groups : int
-        Divides O. With one channel in and out per group the convolution is depthwise.
+        Divides O. With one channel per group (float32: and one output) the convolution is depthwise.
     layout : {"OIHW", "OHWI"}
         Also read for one and three spatial dimensions.
     bits : int
@@ -325,7 +325,7 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
         given = np.ascontiguousarray(np.moveaxis(given, 1, -1))  # the packed order of k: tap, then channel
     outputs, kernel, depth = given.shape[0], tuple(int(s) for s in given.shape[1:-1]), given.shape[-1]
     k, n = int(np.prod(kernel)) * depth, outputs // groups
-    depthwise = depth == n == 1 and groups > 1
+    depthwise = depth == 1 and groups > 1 and (n == 1 or given.dtype != np.float32)
     if given.dtype == np.float32:
         if depthwise:
             return _float(

@@ -22,6 +22,10 @@ void hwq_conv_residual(const hwq_conv *conv, int64_t image, int64_t first, int64
 int64_t hwq_conv_direct_workspace(const hwq_conv *conv);
 int64_t hwq_conv_inner_workspace(const hwq_conv *conv); /* likewise, conv_avx2.c */
 
+/* Depthwise with several outputs a channel (depthwise_repeat.c). */
+int64_t hwq_depthwise_repeat_workspace(const hwq_conv *conv);
+void hwq_depthwise_repeat(const hwq_conv *conv);
+
 static inline int64_t hwq_align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 static inline int64_t hwq_depthwise_rows(int64_t channels) { return channels < HWQ_DEPTHWISE_BLOCK ? HWQ_DEPTHWISE_BLOCK / channels : 1; }
 

@@ -37,6 +37,7 @@ int64_t hwq_conv_workspace(const hwq_conv *conv)
         const hwq_chain_shape chain = hwq_chain_measure(conv);
         return chain.image + chain.offsets;
     }
+    if (conv->depthwise && conv->out_channels != conv->channels) return hwq_depthwise_repeat_workspace(conv);
     const hwq_conv_shape s = hwq_conv_measure(conv);
     const int64_t blocked = s.rows + s.tile + s.gemm, inner = conv->depthwise ? 0 : hwq_conv_inner_workspace(conv);
     const int64_t vnni = conv->depthwise ? 0 : hwq_conv_direct_workspace(conv), direct = inner > vnni ? inner : vnni;

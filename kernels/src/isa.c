@@ -1,5 +1,6 @@
 /* What this CPU can do, and which path runs. The chosen path is the one mutable global of this folder. */
 #include "isa.h"
+#include "conv.h"
 #include "winograd.h"
 
 #include <stdatomic.h>
@@ -179,7 +180,14 @@ int hwq_conv_takes_winograd(const hwq_conv *conv)
 #endif
 }
 void hwq_conv_f32(const hwq_conv *conv) { HWQ_FIND(conv_f32)(conv); }
-void hwq_depthwise_s32(const hwq_conv *conv) { HWQ_FIND(depthwise_s32)(conv); }
+void hwq_depthwise_s32(const hwq_conv *conv)
+{
+    if (conv->out_channels != conv->channels) {
+        hwq_depthwise_repeat(conv);
+        return;
+    }
+    HWQ_FIND(depthwise_s32)(conv);
+}
 void hwq_depthwise_f32(const hwq_conv *conv) { HWQ_FIND(depthwise_f32)(conv); }
 void hwq_conv_chain(const hwq_conv *conv) { HWQ_FIND(conv_chain)(conv); }
 void hwq_depthwise_chain(const hwq_conv *conv) { HWQ_FIND(depthwise_chain)(conv); }

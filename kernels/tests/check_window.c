@@ -26,6 +26,8 @@ static const shape SHAPES[] = {
     {1, 3, 1, 2, {{1, 6, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     {1, 1, 2, 3, {{4, 5, 6}, {2, 3, 2}, {1, 2, 1}, {1, 1, 2}, {1, 0, 1}, {0}}},
     {1, 1, 2, 3, {{1, 3, 3}, {1, 2, 2}, {1, 4, 4}, {1, 1, 1}, {0, 5, 5}, {0}}}, /* windows wholly in the padding */
+    {2, 17, 1, 2, {{1, 6, 6}, {1, 3, 3}, {1, 2, 2}, {1, 1, 1}, {0, 1, 1}, {0}}}, /* depthwise with several outputs a channel */
+    {1, 5, 1, 3, {{1, 6, 7}, {1, 3, 2}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     /* a strip of columns left over, whole or half, on lines that its tiles do not divide */
     {1, 1, 8, 5, {{1, 4, 37}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
     {1, 1, 4, 39, {{1, 3, 21}, {1, 3, 3}, {1, 2, 1}, {1, 1, 1}, {0, 0, 2}, {0}}},
@@ -36,7 +38,7 @@ static const shape SHAPES[] = {
     {1, 2, 33, 17, {{1, 17, 13}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 2, 0}, {0}}},
     {1, 1, 40, 40, {{1, 6, 29}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 2}, {0}}},
 };
-enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES, FIRST_WINOGRAD = 18 };
+enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES, FIRST_WINOGRAD = 20 };
 
 static hwq_window complete(hwq_window w)
 {
@@ -95,7 +97,7 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill,
     const hwq_window w = complete(s->window);
     const int64_t channels = s->groups * s->depth, outs = s->groups * s->per, k = hwq_window_taps(&w) * s->depth;
     const int64_t inputs = s->batch * hwq_window_inputs(&w) * channels, total = s->batch * hwq_window_outputs(&w), outputs = total * outs;
-    const int depthwise = s->groups > 1 && s->depth == 1 && s->per == 1;
+    const int depthwise = s->groups > 1 && s->depth == 1 && (s->per == 1 || symmetric); /* several outputs a channel: either way */
     guarded x = guard((size_t)inputs, 0), weights = guard((size_t)(outs * k), 0), bias = guard((size_t)outs * 4, 0), skip = guard((size_t)outputs, 0);
     guarded quads = guard((size_t)(s->groups * hwq_packed_bytes(k, s->per)), 0), taps = guard((size_t)(outs * k) * 2, 0);
     guarded out = guard((size_t)outputs * 4, 0), bytes = guard((size_t)outputs, 0), want = guard((size_t)outputs, 0);

@@ -263,7 +263,7 @@ typedef struct {
     int32_t layout;              /* of input and output */
     int32_t a_type;              /* HWQ_U8, HWQ_S8, HWQ_F32 */
     int32_t a_zero_point;        /* also the value of padding, so that padding adds nothing */
-    int32_t depthwise;           /* one channel in and out per group: taps_s16 or, float, weights_f32 hold taps x channels */
+    int32_t depthwise;           /* one channel per group and, float, one output: taps_s16, weights_f32 hold taps x outputs */
     const void *x;
     const hwq_packed *weights;   /* k ordered (tap, input channel of the group); groups of out_channels / groups columns */
     const int16_t *taps_s16;     /* w - zw */
