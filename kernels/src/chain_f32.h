@@ -122,21 +122,35 @@ static void convolve_line(const plan *p, const float *a, int64_t first, int64_t 
         }
 }
 
+/* `vectors` of channels from `at` on, of one output: as many chains side by side. */
+static inline __attribute__((always_inline)) void depthwise_channels(const int vectors, const plan *p, const float *from, int64_t at, float *to)
+{
+    const hwq_conv *c = p->conv;
+    const int64_t taps = p->runs;
+    const float *weights = c->weights_f32 + at;
+    FLOATS y[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) y[v] = c->bias_f32 ? LOAD(c->bias_f32 + at + v * LANES) : SET1(0.0f);
+    for (int64_t t = 0; t < taps; t++, weights += c->channels) {
+        const float *x = from + p->offsets[t] + at;
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) y[v] = FMA(LOAD(x + v * LANES), LOAD(weights + v * LANES), y[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) STORE(to + at + v * LANES, clamp(y[v], SET1(c->lo_f32), SET1(c->hi_f32)));
+}
+
 static void depthwise_line(const plan *p, const float *a, int64_t first, int64_t last, float *out)
 {
     const hwq_conv *c = p->conv;
     const int64_t channels = c->channels, taps = p->runs;
     const float *weights = c->weights_f32, *bias = c->bias_f32;
-    const FLOATS lo = SET1(c->lo_f32), hi = SET1(c->hi_f32);
     for (int64_t x = first; x < last; x++) {
         const float *from = a + x * p->step;
         float *to = out + x * channels;
         int64_t at = 0;
-        for (; at + LANES <= channels; at += LANES) {
-            FLOATS y = bias ? LOAD(bias + at) : SET1(0.0f);
-            for (int64_t t = 0; t < taps; t++) y = FMA(LOAD(from + p->offsets[t] + at), LOAD(weights + t * channels + at), y);
-            STORE(to + at, clamp(y, lo, hi));
-        }
+        for (; at + 4 * LANES <= channels; at += 4 * LANES) depthwise_channels(4, p, from, at, to);
+        for (; at + LANES <= channels; at += LANES) depthwise_channels(1, p, from, at, to);
         for (; at < channels; at++) {
             float y = bias ? bias[at] : 0.0f;
             for (int64_t t = 0; t < taps; t++) y = __builtin_fmaf(from[p->offsets[t] + at], weights[t * channels + at], y);
