@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,21 @@ def test_the_register_loop_runs_as_long_as_a_sample(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rounds, "ceiling", loop)
     monkeypatch.setattr(rounds.time, "process_time", lambda: run[0] // 10_000 * 1e-5)
     assert rounds._loop_rounds("any") == pytest.approx(rounds.SAMPLE_SECONDS / 1e-9, rel=0.02)
+
+
+def test_a_cold_call_does_not_size_the_samples() -> None:
+    calls = 0
+
+    def run() -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        end = time.process_time() + (0.02 if calls <= 2 else 0)
+        while time.process_time() < end:
+            pass
+        return np.zeros(1)
+
+    row, *_ = rounds.measure("case", 1, [rounds.Contender("a", run, np.zeros(1))], 0.0)
+    assert row.exact and calls > 100  # five samples of 2 ms each
 
 
 def test_convolutions_of_ours_are_exact() -> None:

@@ -142,11 +142,7 @@ def _rates(
     schemes = {} if shared else {kind: (loop, _loop_rounds(loop)) for kind, loop in _schemes().items()}
     rates: list[list[tuple[float, bool]]] = [[] for _ in contenders]
     shares: list[list[float]] = [[] for _ in contenders]
-    calls = []
-    for one in contenders:
-        start = time.process_time()
-        one.run()
-        calls.append(max(1, int(SAMPLE_SECONDS / max(time.process_time() - start, 1e-6))))
+    calls = [max(1, int(SAMPLE_SECONDS / max(_warm(one), 1e-6))) for one in contenders]
     end, rounds = time.perf_counter() + seconds * len(contenders), 0
     while rounds < ENOUGH or (time.perf_counter() < end and rounds < 400):
         rounds += 1
@@ -163,6 +159,16 @@ def _rates(
                 products = ceiling(*scheme)
                 shares[i].append(rate / (one.economy * products / (time.process_time() - start) * 1e-9))
     return [_kept(rate) for rate in rates], shares
+
+
+def _warm(one: Contender) -> float:
+    """Processor seconds of a call after others: a cold one would make samples so short that the first calls after another contender decide."""
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        one.run()
+        spent.append(time.process_time() - start)
+    return min(spent)
 
 
 def _loop_rounds(scheme: str) -> int:
