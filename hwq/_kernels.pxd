@@ -279,6 +279,11 @@ cdef extern from "hwq/program.h" nogil:
     ctypedef struct hwq_step_dynamic:
         int32_t formula
         int64_t rows, columns
+    ctypedef struct hwq_step_products:
+        int64_t batch, m, k, n, a_step, b_step, b_k_stride, b_n_stride
+        int32_t a_signed, b_type, a_zero_point
+        const int32_t *b_zero_points
+        const int32_t *bias
     ctypedef union hwq_step_fields:
         hwq_gemm_args gemm
         hwq_gemm_f32_args gemm_f32
@@ -293,6 +298,7 @@ cdef extern from "hwq/program.h" nogil:
         hwq_step_map map
         hwq_step_dynamic dynamic
         hwq_row_scales sums
+        hwq_step_products products
     ctypedef struct hwq_step:
         int32_t op, run_time
         hwq_place a, b, out, scale, zero_point
@@ -302,6 +308,7 @@ cdef extern from "hwq/program.h" nogil:
         pass
     int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
     int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC, HWQ_STEP_SUMS
+    int HWQ_STEP_PRODUCTS
     int64_t hwq_program_workspace(const hwq_step *, int64_t)
     void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
 

@@ -365,6 +365,25 @@ class Program:
         residual: Place,
         out: Place,
     ) -> None: ...
+    def products(
+        self,
+        a: Place,
+        is_signed: bool,
+        a_zero_point: int,
+        b: Place,
+        b_type: int,
+        zero_points: Buffer | None,
+        batch: int,
+        m: int,
+        k: int,
+        n: int,
+        a_step: int,
+        b_step: int,
+        transposed: bool,
+        bias: Buffer | None,
+        epilogue: Epilogue,
+        out: Place,
+    ) -> None: ...
     def gemm_f32(
         self, a: Place, rows: int, k: int, n: int, weights: Buffer, bias: Buffer | None, out: Place
     ) -> None: ...

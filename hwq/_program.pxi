@@ -68,6 +68,19 @@ cdef class Program:
         self.kept.append(weights)
         self.count += 1
 
+    def products(self, a, bint is_signed, int a_zero_point, b, int b_type, zero_points, int64_t batch, int64_t m, int64_t k, int64_t n,
+                 int64_t a_step, int64_t b_step, bint transposed, bias, Epilogue epilogue, out):
+        """Products of activations: each b, k x n or (transposed) n x k bytes, is packed as it comes."""
+        cdef hwq_step *s = self.new(HWQ_STEP_PRODUCTS, a, b, out)
+        cdef hwq_step_products *p = &s.fields.products
+        self.finish(s, epilogue, n)
+        p.batch, p.m, p.k, p.n, p.a_step, p.b_step = batch, m, k, n, a_step, b_step
+        p.b_k_stride, p.b_n_stride = 1 if transposed else n, k if transposed else 1
+        p.a_signed, p.b_type, p.a_zero_point = is_signed, b_type, a_zero_point
+        p.b_zero_points = <const int32_t *>self.fixed(zero_points, n * 4)
+        p.bias = <const int32_t *>self.fixed(bias, n * 4)
+        self.count += 1
+
     def gemm_f32(self, a, int64_t rows, int64_t k, int64_t n, weights, bias, out):
         cdef hwq_step *s = self.new(HWQ_STEP_GEMM_F32, a, None, out)
         s.fields.gemm_f32.m, s.fields.gemm_f32.k, s.fields.gemm_f32.n = rows, k, n

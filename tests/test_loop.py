@@ -311,3 +311,34 @@ def test_layers_of_run_time_ranges_and_float_layers_have_c_steps(
             same(outputs(program, program.session(threads=threads)(feeds)), wanted)
         if batch == 1:  # more than one range a layer is still Python's
             assert set(left) == in_python
+
+
+@pytest.mark.parametrize("kinds", [("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8")])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((3, 2, 5, 7), (3, 2, 7, 9)), ((3, 2, 5, 33), (33, 20)), ((1, 1, 5, 7), (3, 2, 7, 9)), ((3, 2, 5, 7), (1, 1, 7, 1)), ((5, 7), (4, 7, 3)),
+     ((3, 1, 5, 7), (1, 2, 7, 4)), ((2, 1, 64), (2, 64, 40))],
+)  # fmt: skip
+def test_products_of_activations_are_c_steps(
+    kinds: tuple[str, str], left: tuple[int, ...], right: tuple[int, ...]
+) -> None:
+    """The right operand is packed as it comes; batches that broadcast crosswise stay in Python."""
+    b = Builder()
+    points = [3 if kind == "int8" else 130 for kind in kinds]
+    pairs = [b.pair(b.input(list(shape)), 0.05, point, np.dtype(kind).type)
+             for shape, kind, point in zip((left, right), kinds, points, strict=True)]  # fmt: skip
+    b.output(b.pair(b.op("MatMul", *pairs), 0.4, points[0], np.dtype(kinds[0]).type))
+    program = hwq.compile(graph_of(b.model()), "ort")
+    random = np.random.default_rng(0)
+    feeds = {
+        name: (random.standard_normal(shape) * 3).astype(np.float32)
+        for name, shape in zip(program.graph.inputs, (left, right), strict=True)
+    }
+    expected = by_python(program, feeds)
+    for threads in (1, 3):
+        s = program.session(threads=threads)
+        same(outputs(program, s(feeds)), expected)
+        crossed = left[:2] == (3, 1)
+        assert crossed or s._memories.last.loop.in_c
+    with hwq.kernels.use_isa("ref"):
+        same(outputs(program, program(feeds)), expected)

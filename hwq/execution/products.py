@@ -290,8 +290,10 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
     def emit(site: Site) -> bool:
         added = None if offsets is None and not given else site.constant(2)
         unusual = transpose_a or len(site.shape(0)) < 2 or dialects_own is not None
-        if packed is None or unusual or (given and added is None):
+        if unusual or (given and added is None):
             return False
+        if packed is None:
+            return _emit_products(site, zero, points, added, epilogue, transpose_b)
         rows = _row_bias(added, packed.n)
         if added is not None and rows is None:
             return False
@@ -301,6 +303,29 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
         return True
 
     return writing(run, emit)
+
+
+def _emit_products(
+    site: Site, zero: int, points: Array, bias: Array | None, epilogue: kernels.Epilogue, transposed: bool
+) -> bool:
+    """Products of activations, the batch's alike or one for all."""
+    (*lead, m, k), right = site.shape(0), site.shape(1)
+    if len(right) < 2:
+        return False
+    n, batch = right[-2 if transposed else -1], site.made_shape()[:-2]
+    shared = [math.prod(shape) == 1 for shape in (lead, right[:-2])]
+    fits = all(one or tuple(shape) == batch for one, shape in zip(shared, (lead, right[:-2]), strict=True))
+    rows = _row_bias(bias, n)
+    if not fits or (bias is not None and rows is None):
+        return False
+    if shared[1] and not shared[0]:  # one product of all rows
+        m, batch, shared = m * math.prod(lead), (), [True, True]
+    a, b, y = site.read(0), site.read(1), site.make()
+    kinds = site.dtype(0), site.dtype(1)
+    site.step([a, b], y, lambda steps, at: steps.products(
+        at(a), at(b), (math.prod(batch), m, k, n), kinds, shared=(shared[0], shared[1]), transposed=transposed, a_zero_point=zero,
+        b_zero_points=points, bias=rows, epilogue=epilogue, out=at(y)))  # fmt: skip
+    return True
 
 
 def _row_bias(bias: Array | None, columns: int) -> Array | None:

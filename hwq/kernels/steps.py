@@ -79,6 +79,44 @@ class Steps:
             out,
         )
 
+    def products(
+        self,
+        a: Place,
+        b: Place,
+        shape: tuple[int, int, int, int],
+        dtypes: tuple[DTypeLike, DTypeLike],
+        *,
+        shared: tuple[bool, bool] = (False, False),
+        transposed: bool = False,
+        a_zero_point: int,
+        b_zero_points: Array | None,
+        bias: Any,
+        epilogue: Epilogue,
+        out: Place,
+    ) -> None:
+        """``a @ b`` of activations; accumulators may wrap.
+
+        Parameters
+        ----------
+        shape : (batch, m, k, n)
+        dtypes : of a and b
+        shared : (bool, bool)
+            Whether all of the batch read one a, one b.
+        transposed : bool
+            b lies as (n, k).
+        """
+        batch, m, k, n = shape
+        kind, other = (np.dtype(one) for one in dtypes)
+        check_columns(epilogue, n)
+        points = None
+        if b_zero_points is not None and np.any(b_zero_points):
+            points = np.ascontiguousarray(np.broadcast_to(b_zero_points.reshape(-1), (n,)), np.int32)
+        a_step, b_step = 0 if shared[0] else m * k, 0 if shared[1] else k * n
+        self._door.products(
+            a, kind == np.int8, zero_point(a_zero_point, kind, "a_zero_point"), b, TYPES[other], points, batch, m, k, n, a_step, b_step,
+            transposed, int32_bias(bias, n), epilogue._door, out,
+        )  # fmt: skip
+
     def gemm_f32(self, a: Place, packed: Packed, rows: int, *, bias: Array | None, out: Place) -> None:
         """`hwq.kernels.gemm` with float32 weights."""
         self._door.gemm_f32(a, rows, packed.k, packed.n, packed.data, bias, out)

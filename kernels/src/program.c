@@ -49,6 +49,7 @@ static split split_of(const hwq_step *s, int32_t threads)
     case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: return (split){s->as.move.outer, s->as.move.outer};
     case HWQ_STEP_MAP: return walk(s->as.map.n);
     case HWQ_STEP_DYNAMIC: return (split){s->as.dynamic.rows, s->as.dynamic.rows};
+    case HWQ_STEP_PRODUCTS: return (split){s->as.products.batch, 1};
     case HWQ_STEP_MEAN: return (split){s->as.mean.outer, s->as.mean.outer};
     case HWQ_STEP_SUMS: {
         const hwq_row_scales *sums = &s->as.sums;
@@ -201,6 +202,47 @@ static void run_sums(const hwq_step *s, const part *p)
                    (float *)p->out + p->first * sums.columns);
 }
 
+/* What packing one right operand fills, behind the product's own workspace. */
+typedef struct {
+    int64_t quads, zero_points, sums, column_products, positive, negative, bytes;
+} packing;
+
+static packing packing_of(const hwq_step_products *p)
+{
+    packing at = {.quads = hwq_align(hwq_gemm_workspace(p->k))};
+    at.zero_points = at.quads + hwq_align(hwq_packed_bytes(p->k, p->n));
+    at.sums = at.zero_points + hwq_align(p->n * 4);
+    at.column_products = at.sums + hwq_align(p->n * 4);
+    at.positive = at.column_products + hwq_align(p->n * 4);
+    at.negative = at.positive + hwq_align(p->n * 8);
+    at.bytes = at.negative + hwq_align(p->n * 8);
+    return at;
+}
+
+static void run_products(const hwq_step *s, const part *p)
+{
+    const hwq_step_products *q = &s->as.products;
+    const packing at = packing_of(q);
+    char *const w = p->workspace;
+    int32_t *const points = (int32_t *)(void *)(w + at.zero_points), *const sums = (int32_t *)(void *)(w + at.sums);
+    int32_t *const column_products = (int32_t *)(void *)(w + at.column_products);
+    const hwq_packed packed = {.k = q->k, .n = q->n, .groups = 1, .quads = (int8_t *)(w + at.quads), .zero_points = points,
+                               .column_sums = sums, .column_products = column_products};
+    hwq_gemm_args g = {.m = q->m, .a_stride = q->k, .a_zero_point = q->a_zero_point, .weights = &packed,
+                       .strips = (q->n + HWQ_STRIP - 1) / HWQ_STRIP, .bias = q->bias, .epilogue = &s->epilogue, .out_stride = q->n,
+                       .workspace = w};
+    const int64_t made = q->m * q->n * hwq_type_size(s->epilogue.out_type);
+    for (int64_t i = p->first; i < p->last; i++) {
+        if (i == p->first || q->b_step)
+            hwq_pack(p->b + i * q->b_step, q->b_type, q->k, q->n, q->b_k_stride, q->b_n_stride, q->b_zero_points, (int8_t *)(w + at.quads),
+                     points, sums, column_products, (int64_t *)(void *)(w + at.positive), (int64_t *)(void *)(w + at.negative));
+        g.a = p->a + i * q->a_step;
+        g.out = p->out + i * made;
+        if (q->a_signed) hwq_gemm_s8s8(&g);
+        else hwq_gemm_u8s8(&g);
+    }
+}
+
 static void run_move(const hwq_step *s, const part *p)
 {
     const int64_t rows = s->as.move.rows, columns = s->as.move.columns, element = s->as.move.element;
@@ -228,6 +270,7 @@ static void run_step(const hwq_step *s, const part *p)
     case HWQ_STEP_MAP: run_map(s, p); break;
     case HWQ_STEP_DYNAMIC: run_dynamic(s, p); break;
     case HWQ_STEP_SUMS: run_sums(s, p); break;
+    case HWQ_STEP_PRODUCTS: run_products(s, p); break;
     case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
     default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
     }
@@ -287,7 +330,8 @@ int64_t hwq_program_workspace(const hwq_step *steps, int64_t count)
             conv.epilogue = conv.a_type == HWQ_F32 ? NULL : &s->epilogue;
             bytes = hwq_conv_workspace(&conv);
             if (s->run_time) bytes = hwq_align(bytes) + conv.out_channels * (int64_t)sizeof(float);
-        } else if (s->op == HWQ_STEP_MEAN) bytes = hwq_mean_workspace(&s->as.mean);
+        } else if (s->op == HWQ_STEP_PRODUCTS) bytes = packing_of(&s->as.products).bytes;
+        else if (s->op == HWQ_STEP_MEAN) bytes = hwq_mean_workspace(&s->as.mean);
         most = bytes > most ? bytes : most;
     }
     return most;

@@ -10,14 +10,15 @@
 enum {
     BATCH = 2, CHANNELS = 5, HIGH = 30, WIDE = 60, PIXELS = HIGH * WIDE, MAPS = 20, POOLED = PIXELS / 4, CLASSES = 17, LAST = 9,
     IMAGE = BATCH * CHANNELS * PIXELS, MAP = BATCH * PIXELS * MAPS, ROW = 20, /* bytes between the rows of the copied output */
-    ARENA = 1, INPUT, FLOATS, BYTES, BASES, STEPS = 16, CREW = 5
+    ARENA = 1, INPUT, FLOATS, BYTES, BASES, STEPS = 17, CREW = 5,
+    HEADS = 3, QUERIES = 4
 };
 /* Offsets in the arena; every value has a place of its own. */
 enum {
     STORED = 0, LAST_FORM = STORED + IMAGE, CONVOLVED = LAST_FORM + IMAGE, LOOKED_UP = CONVOLVED + MAP, ADDED = LOOKED_UP + MAP,
     MAXIMA = ADDED + MAP, MEANS = MAXIMA + BATCH * POOLED * MAPS, LOGITS = MEANS + 64, SHARES = LOGITS + 64, REALS = SHARES + 64,
     POSITIVE = REALS + BATCH * CLASSES * 4, TWICE = POSITIVE + BATCH * CLASSES * 4, AGAIN = TWICE + BATCH * CLASSES * 4, SCALE = AGAIN + 64,
-    POINT = SCALE + 4, SCALED = POINT + 4, ARENA_BYTES = SCALED + CLASSES * 4
+    POINT = SCALE + 4, SCALED = POINT + 4, ATTENDED = SCALED + CLASSES * 4, ARENA_BYTES = ATTENDED + HEADS * QUERIES * CLASSES
 };
 _Static_assert(REALS % 4 == 0 && BATCH * MAPS <= 64 && BATCH * CLASSES <= 64, "places hold their values");
 
@@ -25,7 +26,7 @@ _Static_assert(REALS % 4 == 0 && BATCH * MAPS <= 64 && BATCH * CLASSES <= 64, "p
 typedef struct {
     hwq_packed filters, dense;
     int8_t *filter_quads, *dense_quads;
-    int32_t sums[2][MAPS], products[2][MAPS], bias[MAPS];
+    int32_t sums[2][MAPS], products[2][MAPS], bias[MAPS], points[CLASSES];
     float floats[64 * LAST], table[256], scale, multipliers[MAPS], exponentials[256];
     uint8_t lut[256];
     int32_t zero_point;
@@ -54,6 +55,7 @@ static void prepare(constants *c)
     hwq_pack_f32(weights, CLASSES, LAST, LAST, 1, c->floats);
     for (int i = 0; i < MAPS; i++) c->bias[i] = (int32_t)between(-900, 900), c->multipliers[i] = 0.002f + 0.001f * (float)i;
     for (int i = 0; i < 256; i++) c->lut[i] = (uint8_t)draw(), c->exponentials[i] = (float)(i + 1) * (float)(i + 1);
+    for (int i = 0; i < CLASSES; i++) c->points[i] = (int32_t)between(0, 255);
     c->scale = 0.01f, c->zero_point = 121;
     c->sum = (hwq_binary){.formula = HWQ_BINARY_ORT_ADD, .a_type = HWQ_U8, .b_type = HWQ_U8, .out_type = HWQ_U8, .a_zero_point = 3, .b_zero_point = 9,
                           .zero_point = 80, .lo = 0, .hi = 255, .a_scale = 0.1f, .b_scale = 0.2f, .scale = 0.21f};
@@ -97,6 +99,13 @@ static hwq_gemm_args scaled(const constants *c)
     return g;
 }
 
+/* Bytes times bytes, k and n of the weights `dense`; the right operands lie n x k. */
+static hwq_step_products attention(const constants *c)
+{
+    return (hwq_step_products){.batch = HEADS, .m = QUERIES, .k = MAPS, .n = CLASSES, .a_step = QUERIES * MAPS, .b_step = MAPS * CLASSES, .b_k_stride = 1,
+                               .b_n_stride = MAPS, .b_type = HWQ_U8, .a_zero_point = 100, .b_zero_points = c->points, .bias = c->bias};
+}
+
 static hwq_epilogue real_columns(const float *factors) { return (hwq_epilogue){.kind = HWQ_KIND_F32, .out_type = HWQ_F32, .channel_step = 1, .scales_f32 = factors}; }
 
 static hwq_gemm_f32_args last(const constants *c)
@@ -128,6 +137,8 @@ static void write_steps(const constants *c, hwq_step *s)
     s->scale = (hwq_place){ARENA, SCALE}, s->zero_point = (hwq_place){ARENA, POINT}, s++;
     PUT(HWQ_STEP_GEMM_U8S8, ARENA, AGAIN, ARENA, SCALED)->as.gemm = scaled(c), s->epilogue = real_columns(c->multipliers);
     s->run_time = 1, s->scale = (hwq_place){ARENA, SCALE}, s->zero_point = (hwq_place){ARENA, POINT}, s++;
+    PUT(HWQ_STEP_PRODUCTS, ARENA, CONVOLVED, ARENA, ATTENDED)->as.products = attention(c), s->epilogue = leave(c, 1);
+    s->b = (hwq_place){ARENA, LOOKED_UP}, s++;
     PUT(HWQ_STEP_COPY, ARENA, LOGITS, BYTES, 0)->as.move = (hwq_step_move){.outer = BATCH, .columns = CLASSES, .from_stride = CLASSES, .to_stride = ROW};
 }
 
@@ -168,6 +179,17 @@ static void call_kernels(const constants *c, const float *input, char *arena, fl
     hwq_gemm_args again = scaled(c);
     again.a = a + AGAIN, again.a_zero_point = point, again.out = arena + SCALED, again.epilogue = &columns, again.workspace = workspace;
     hwq_gemm_u8s8(&again);
+    for (int64_t head = 0; head < HEADS; head++) {
+        int8_t quads[32 * 32];
+        int32_t points[CLASSES], sums[CLASSES], pairs[CLASSES];
+        int64_t positive[CLASSES], negative[CLASSES];
+        hwq_pack(a + LOOKED_UP + head * MAPS * CLASSES, HWQ_U8, MAPS, CLASSES, 1, MAPS, c->points, quads, points, sums, pairs, positive, negative);
+        const hwq_packed keys = {.k = MAPS, .n = CLASSES, .groups = 1, .quads = quads, .zero_points = points, .column_sums = sums, .column_products = pairs};
+        hwq_gemm_args scores = dense(c);
+        scores.m = QUERIES, scores.weights = &keys, scores.a = a + CONVOLVED + head * QUERIES * MAPS;
+        scores.out = a + ATTENDED + head * QUERIES * CLASSES, scores.epilogue = &each, scores.workspace = workspace;
+        hwq_gemm_u8s8(&scores);
+    }
     for (int64_t b = 0; b < BATCH; b++) memcpy(bytes + b * ROW, a + LOGITS + b * CLASSES, CLASSES);
 }
 
@@ -231,6 +253,7 @@ void check_program(void)
             check_equal((char *)memory.data + POSITIVE, arena + POSITIVE, AGAIN + BATCH * CLASSES - POSITIVE, "sums of floats and their bytes");
             check_equal((char *)memory.data + SCALE, arena + SCALE, 5, "scale and zero point");
             check_equal((char *)memory.data + SCALED, arena + SCALED, CLASSES * 4, "products scaled at run time");
+            check_equal((char *)memory.data + ATTENDED, arena + ATTENDED, HEADS * QUERIES * CLASSES, "products of bytes packed as they come");
             check_equal(reals.data, floats.data, floats.bytes, "floats, kernels alone on ref");
             check_equal(copied.data, bytes.data, bytes.bytes, "bytes, and nothing between their rows");
             check_guard(&memory), check_guard(&work), check_guard(&reals), check_guard(&copied);

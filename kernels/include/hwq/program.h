@@ -26,6 +26,7 @@ typedef enum {
     HWQ_STEP_MAP,        /* as.map: float32, element by element; b: the second operand */
     HWQ_STEP_DYNAMIC,    /* as.dynamic: hwq_dynamic_quantize of rows alone; out: bytes, scale and zero_point beside them */
     HWQ_STEP_SUMS,       /* as.sums: hwq_scale_sums; a: accumulators; scale, zero_point: those of the rows */
+    HWQ_STEP_PRODUCTS,   /* as.products; a, b: matrices of activations, one after another; each b is packed as it comes */
     HWQ_STEP_COUNT
 } hwq_step_op;
 
@@ -70,6 +71,15 @@ typedef struct {
     int32_t formula; /* hwq_dynamic_formula; zero points in a byte */
     int64_t rows, columns;
 } hwq_step_dynamic;
+/* acc = bias + sum over k of (a - za) * (b - zb) of `batch` products, as hwq_gemm_u8s8 or s8s8, modulo 2^32. */
+typedef struct {
+    int64_t batch, m, k, n;
+    int64_t a_step, b_step;                 /* bytes between matrices; 0: the same one for all */
+    int64_t b_k_stride, b_n_stride;
+    int32_t a_signed, b_type, a_zero_point;
+    const int32_t *b_zero_points;           /* NULL or n, in the domain of b */
+    const int32_t *bias;                    /* NULL or n */
+} hwq_step_products;
 typedef struct {
     int64_t element, outer, rows, columns; /* element: 1, 2 or 4 bytes */
     int64_t from_stride, to_stride;        /* bytes between outer ones */
@@ -79,7 +89,7 @@ typedef struct {
     int32_t op; /* hwq_step_op */
     int32_t run_time; /* GEMM and integer CONV: the activations' zero point and, with HWQ_KIND_F32, their float32 scale, a factor of the epilogue's, are read here: */
     hwq_place a, b, out, scale, zero_point;
-    hwq_epilogue epilogue; /* of GEMM, integer CONV and MEAN */
+    hwq_epilogue epilogue; /* of GEMM, PRODUCTS, integer CONV and MEAN */
     union {
         hwq_gemm_args gemm;
         hwq_gemm_f32_args gemm_f32;
@@ -94,6 +104,7 @@ typedef struct {
         hwq_step_map map;
         hwq_step_dynamic dynamic;
         hwq_row_scales sums;
+        hwq_step_products products;
     } as;
 } hwq_step;
 
