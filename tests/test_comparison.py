@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 import hwq
@@ -283,3 +284,29 @@ def test_the_command_line(cnn: Graph, tmp_path: Path) -> None:
     assert "what to change" in ran.output
     page = (tmp_path / "page.html").read_text()
     assert "What to change" in page and "report.json" in {path.name for path in tmp_path.iterdir()}
+
+
+def test_values_that_follow_from_shapes_are_no_layers() -> None:
+    """A recurrent layer's first state, as torch exports it, is known before the program runs."""
+    random = np.random.default_rng(0)
+    weights = {
+        "one": np.array([1]), "four": np.array([4]), "start": np.array([0]), "end": np.array([1]), "w": random.normal(size=(1, 16, 3)) * 0.4,
+        "r": random.normal(size=(1, 16, 4)) * 0.4, "d": random.normal(size=(4, 5)), "axis": np.array([1]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], "turn", perm=[1, 0, 2]),
+        helper.make_node("Shape", ["x"], ["shape"], "shape"),
+        helper.make_node("Slice", ["shape", "start", "end"], ["batch"], "batch"),
+        helper.make_node("Concat", ["one", "batch", "four"], ["state"], "state", axis=0),
+        helper.make_node(
+            "ConstantOfShape", ["state"], ["h"], "zeros", value=numpy_helper.from_array(np.zeros(1, np.float32))
+        ),
+        helper.make_node("LSTM", ["t", "w", "r", "", "", "h", "h"], ["s"], "lstm", hidden_size=4),
+        helper.make_node("Squeeze", ["s", "axis"], ["q"], "squeeze"),
+        helper.make_node("MatMul", ["q", "d"], ["y"], "dense"),
+    ]
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 6, 3]}, {"y": [6, "N", 5]}, weights))
+    x = random.normal(size=(8, 6, 3)).astype(np.float32)
+    q = hwq.quantize(graph, hwq.Plan.uniform(), hwq.calibrate(graph, x))
+    found = hwq.compare(graph, q, x, sensitivity=True)
+    assert "y" in {layer.tensor for layer in found.layers} and "h" not in {layer.tensor for layer in found.layers}

@@ -88,10 +88,9 @@ def quantize(
 ) -> None:
     """Quantize a float model by a plan and write it as QDQ ONNX (or as a saved graph, if the name ends in .npz)."""
     import hwq
-    from hwq.plan import Plan
 
     graph = options.load(model)
-    chosen = options.plan_of(plan, precision) or Plan.uniform()
+    chosen = options.plan_of(plan, precision) or options.quantizing_plan(corrected=data is not None)
     found = None if data is None else options.stream(data, graph, samples, input_scale, input_zero_point)
     statistics = _statistics(graph, calibration, found)
     # Plans that round against data run the samples once more; without them the calibration's moments must serve.
@@ -332,7 +331,7 @@ def compare(
     if quantized is not None:
         other, chosen = options.load(quantized), Plan.uniform()
     else:
-        chosen = options.plan_of(plan, precision) or Plan.uniform()
+        chosen = options.plan_of(plan, precision) or options.quantizing_plan(corrected=calibration is None)
         if calibration is None:
             typer.echo("note: calibrated on the samples that are compared (no --calibration given)", err=True)
         statistics = _statistics(graph, calibration, None if calibration else found)

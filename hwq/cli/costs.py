@@ -103,7 +103,7 @@ def report(
     from hwq.errors import Error
 
     graph = options.load(model, weights=data is not None)
-    chosen = options.plan_of(plan, precision) or options.default_plan(graph)
+    chosen = options.plan_of(plan, precision) or options.default_plan(graph, corrected=data is not None)
     items: list[Any] = [graph] if chosen is None else [graph, chosen]
     subject: Any = graph
     if data is not None:

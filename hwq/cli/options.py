@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from hwq.plan import Plan
     from hwq.samples import Samples, Streamed
 
-__all__ = ["PRECISIONS", "default_plan", "load", "machines", "plan_of", "samples", "shapes_of", "stream"]
+__all__ = [
+    "PRECISIONS",
+    "default_plan",
+    "load",
+    "machines",
+    "plan_of",
+    "quantizing_plan",
+    "samples",
+    "shapes_of",
+    "stream",
+]
 
 Model = Annotated[
     str,
@@ -63,7 +73,7 @@ PlanFile = Annotated[
     typer.Option(
         "--plan",
         metavar="FILE",
-        help="Plan file (TOML); default for a float model: INT8 weights per channel, UINT8 activations.",
+        help="Plan file (TOML); default for a float model: INT8 weights per channel and UINT8 activations of least squared error, biases corrected where samples are given.",
     ),
 ]
 Precision = Annotated[
@@ -144,14 +154,24 @@ def plan_of(path: Path | None, precision: str | None) -> Plan | None:
     return Plan.uniform(*PRECISIONS[precision])
 
 
-def default_plan(graph: Graph) -> Plan | None:
-    """INT8 for a float model, told on standard error; a model that is quantized already keeps its own types."""
-    from hwq.plan import Plan
+def quantizing_plan(*, corrected: bool) -> Plan:
+    """What a float model is quantized by where nothing else is said; `corrected`: samples can be run again.
 
+    8 bits; of the ways that need no choice the one whose KL on samples held back was the nearest to the best of each network
+    (reports/defaults).
+    """
+    from hwq.plan import Plan, Transforms
+
+    plan = Plan.uniform(observer="mse", scale="mse")
+    return plan.model_copy(update={"transforms": Transforms(bias_correction="empirical")}) if corrected else plan
+
+
+def default_plan(graph: Graph, *, corrected: bool = False) -> Plan | None:
+    """INT8 for a float model, told on standard error; a model that is quantized already keeps its own types."""
     if any(tensor.quantization is not None for tensor in graph.tensors.values()):
         return None
     typer.echo("note: no --plan or --precision: INT8 weights per channel, UINT8 activations", err=True)
-    return Plan.uniform()
+    return quantizing_plan(corrected=corrected)
 
 
 def samples(path: Path, graph: Graph, count: int | None, scale: float, zero_point: float) -> Samples:
