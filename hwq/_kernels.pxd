@@ -284,6 +284,9 @@ cdef extern from "hwq/program.h" nogil:
         int32_t a_signed, b_type, a_zero_point
         const int32_t *b_zero_points
         const int32_t *bias
+    ctypedef struct hwq_step_cast:
+        int32_t type, to_float
+        int64_t n
     ctypedef union hwq_step_fields:
         hwq_gemm_args gemm
         hwq_gemm_f32_args gemm_f32
@@ -299,6 +302,7 @@ cdef extern from "hwq/program.h" nogil:
         hwq_step_dynamic dynamic
         hwq_row_scales sums
         hwq_step_products products
+        hwq_step_cast cast
     ctypedef struct hwq_step:
         int32_t op, run_time
         hwq_place a, b, out, scale, zero_point
@@ -308,7 +312,7 @@ cdef extern from "hwq/program.h" nogil:
         pass
     int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
     int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC, HWQ_STEP_SUMS
-    int HWQ_STEP_PRODUCTS
+    int HWQ_STEP_PRODUCTS, HWQ_STEP_CAST
     int64_t hwq_program_workspace(const hwq_step *, int64_t)
     void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
 

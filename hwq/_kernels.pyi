@@ -365,6 +365,7 @@ class Program:
         residual: Place,
         out: Place,
     ) -> None: ...
+    def cast(self, x: Place, kind: int, to_float: bool, n: int, out: Place) -> None: ...
     def products(
         self,
         a: Place,

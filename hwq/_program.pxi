@@ -68,6 +68,11 @@ cdef class Program:
         self.kept.append(weights)
         self.count += 1
 
+    def cast(self, x, int kind, bint to_float, int64_t n, out):
+        cdef hwq_step *s = self.new(HWQ_STEP_CAST, x, None, out)
+        s.fields.cast.type, s.fields.cast.to_float, s.fields.cast.n = kind, to_float, n
+        self.count += 1
+
     def products(self, a, bint is_signed, int a_zero_point, b, int b_type, zero_points, int64_t batch, int64_t m, int64_t k, int64_t n,
                  int64_t a_step, int64_t b_step, bint transposed, bias, Epilogue epilogue, out):
         """Products of activations: each b, k x n or (transposed) n x k bytes, is packed as it comes."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+from onnx import helper
 from qdq import Builder, graph_of, session
 from qdq_patterns import PATTERNS, random_graph
 
@@ -342,3 +344,32 @@ def test_products_of_activations_are_c_steps(
         assert crossed or s._memories.last.loop.in_c
     with hwq.kernels.use_isa("ref"):
         same(outputs(program, program(feeds)), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_layers_of_16_bit_floats_are_c_steps(dtype: str) -> None:
+    """Casts, convolutions, products, clamps and sums; NaN, infinities, negative zeros and subnormals among the values."""
+    random = np.random.default_rng(0)
+    weights = {"w": random.normal(size=(6, 4, 3, 3)) * 0.2, "b": random.normal(size=6), "d": random.normal(size=(6, 1, 3, 3)), "m": random.normal(size=(6 * 25, 7)),
+               "n": random.normal(size=7), "shape": np.array([0, -1])}  # fmt: skip
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["r"], "relu"),
+             helper.make_node("Conv", ["r", "d"], ["e"], "depthwise", pads=[1, 1, 1, 1], group=6), helper.make_node("Add", ["e", "r"], ["a"], "add"),
+             helper.make_node("Mul", ["a", "e"], ["p"], "mul"), helper.make_node("Sub", ["p", "r"], ["s"], "sub"),
+             helper.make_node("Reshape", ["s", "shape"], ["f"], "flatten"), helper.make_node("Gemm", ["f", "m", "n"], ["y"], "gemm")]  # fmt: skip
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 4, 5, 5]}, {"y": ["N", 7], "s": ["N", 6, 5, 5]}, weights))
+    program = hwq.compile(hwq.quantize(graph, hwq.Plan.uniform(dtype, dtype, dialect="hwq")))
+    x = random.normal(size=(3, 4, 5, 5)).astype(np.float32) * np.float32(10.0) ** random.integers(
+        -9, 5, (3, 1, 1, 1)
+    ).astype(np.float32)
+    x[0, 0, 0, :3] = np.nan, np.inf, -0.0
+    with np.errstate(all="ignore"):
+        expected = by_python(program, {"x": x})
+        for threads in (1, 2):
+            s = program.session(threads=threads)
+            found = outputs(program, s({"x": x}))
+            for name, value in expected.items():
+                assert np.array_equal(np.isnan(found[name]), np.isnan(value)), name
+                assert (
+                    np.where(np.isnan(value), 0, found[name]).tobytes() == np.where(np.isnan(value), 0, value).tobytes()
+                ), name
+            assert s._memories.last.loop.in_c

@@ -169,16 +169,26 @@ def float_product(scope: Scope) -> Kernel:
     return writing(run, emit)
 
 
+@register("float:Cast")
+def float_cast(scope: Scope) -> Kernel:
+    """Between float32 and 16-bit floats in C."""
+    return interpret(scope, halves.cast)
+
+
 @register("float:Relu", "float:Add", "float:Sub", "float:Mul")
 def float_elements(scope: Scope) -> Kernel:
     """One operation an element, of operands of one shape in C."""
     count = 1 if scope.node.op == "Relu" else 2
 
     def emit(site: Site) -> bool:
-        shapes = {site.shape(index) for index in range(count)}
-        if shapes != {site.made_shape()} or any(site.dtype(index) != np.float32 for index in range(count)):
+        shapes, kinds = ({one(index) for index in range(count)} for one in (site.shape, site.dtype))
+        if shapes != {site.made_shape()} or len(kinds) > 1:
             return False
         last = any(site.is_last(index) for index in range(count))
+        if site.dtype(0).name in halves.HALVES:
+            return halves.elements(site, scope.node.op.lower(), count, last)
+        if site.dtype(0) != np.float32:
+            return False
         reads, y, size = (
             [site.read(index, last) for index in range(count)],
             site.make(last),

@@ -16,6 +16,7 @@ from hwq.errors import Error
 from hwq.kernels.chains import Chain, Clamp
 from hwq.kernels.elementwise import FORMULAS, _parameters
 from hwq.kernels.epilogue import Binary, Epilogue, check_columns, clamp_bounds
+from hwq.kernels.half import HALVES
 from hwq.kernels.operands import RANGES, TYPES, Array, align, int32_bias, zero_point
 from hwq.kernels.packing import Packed, spatial
 from hwq.kernels.rows import DYNAMIC, exponentials
@@ -78,6 +79,10 @@ class Steps:
             residual,
             out,
         )
+
+    def cast(self, x: Place, size: int, dtype: str, *, widen: bool, out: Place) -> None:
+        """`hwq.kernels.widen` of `size` elements of ``float16`` or ``bfloat16``, or `narrow` to them."""
+        self._door.cast(x, HALVES[dtype], widen, size, out)
 
     def products(
         self,

@@ -48,6 +48,7 @@ static split split_of(const hwq_step *s, int32_t threads)
     case HWQ_STEP_LUT: return walk(s->as.lut.n);
     case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: return (split){s->as.move.outer, s->as.move.outer};
     case HWQ_STEP_MAP: return walk(s->as.map.n);
+    case HWQ_STEP_CAST: return walk(s->as.cast.n);
     case HWQ_STEP_DYNAMIC: return (split){s->as.dynamic.rows, s->as.dynamic.rows};
     case HWQ_STEP_PRODUCTS: return (split){s->as.products.batch, 1};
     case HWQ_STEP_MEAN: return (split){s->as.mean.outer, s->as.mean.outer};
@@ -182,6 +183,13 @@ static void run_map(const hwq_step *s, const part *p)
     }
 }
 
+static void run_cast(const hwq_step *s, const part *p)
+{
+    const int64_t n = p->last - p->first;
+    if (s->as.cast.to_float) hwq_widen(s->as.cast.type, n, (const uint16_t *)(const void *)p->a + p->first, (float *)(void *)p->out + p->first);
+    else hwq_narrow(s->as.cast.type, n, (const float *)(const void *)p->a + p->first, (uint16_t *)(void *)p->out + p->first);
+}
+
 static void run_dynamic(const hwq_step *s, const part *p)
 {
     const int64_t columns = s->as.dynamic.columns;
@@ -271,6 +279,7 @@ static void run_step(const hwq_step *s, const part *p)
     case HWQ_STEP_DYNAMIC: run_dynamic(s, p); break;
     case HWQ_STEP_SUMS: run_sums(s, p); break;
     case HWQ_STEP_PRODUCTS: run_products(s, p); break;
+    case HWQ_STEP_CAST: run_cast(s, p); break;
     case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
     default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
     }

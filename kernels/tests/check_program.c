@@ -10,7 +10,7 @@
 enum {
     BATCH = 2, CHANNELS = 5, HIGH = 30, WIDE = 60, PIXELS = HIGH * WIDE, MAPS = 20, POOLED = PIXELS / 4, CLASSES = 17, LAST = 9,
     IMAGE = BATCH * CHANNELS * PIXELS, MAP = BATCH * PIXELS * MAPS, ROW = 20, /* bytes between the rows of the copied output */
-    ARENA = 1, INPUT, FLOATS, BYTES, BASES, STEPS = 17, CREW = 5,
+    ARENA = 1, INPUT, FLOATS, BYTES, BASES, STEPS = 19, CREW = 5,
     HEADS = 3, QUERIES = 4
 };
 /* Offsets in the arena; every value has a place of its own. */
@@ -18,7 +18,8 @@ enum {
     STORED = 0, LAST_FORM = STORED + IMAGE, CONVOLVED = LAST_FORM + IMAGE, LOOKED_UP = CONVOLVED + MAP, ADDED = LOOKED_UP + MAP,
     MAXIMA = ADDED + MAP, MEANS = MAXIMA + BATCH * POOLED * MAPS, LOGITS = MEANS + 64, SHARES = LOGITS + 64, REALS = SHARES + 64,
     POSITIVE = REALS + BATCH * CLASSES * 4, TWICE = POSITIVE + BATCH * CLASSES * 4, AGAIN = TWICE + BATCH * CLASSES * 4, SCALE = AGAIN + 64,
-    POINT = SCALE + 4, SCALED = POINT + 4, ATTENDED = SCALED + CLASSES * 4, ARENA_BYTES = ATTENDED + HEADS * QUERIES * CLASSES
+    POINT = SCALE + 4, SCALED = POINT + 4, ATTENDED = SCALED + CLASSES * 4, NARROWED = ATTENDED + HEADS * QUERIES * CLASSES,
+    WIDENED = NARROWED + BATCH * CLASSES * 2, ARENA_BYTES = WIDENED + BATCH * CLASSES * 4
 };
 _Static_assert(REALS % 4 == 0 && BATCH * MAPS <= 64 && BATCH * CLASSES <= 64, "places hold their values");
 
@@ -139,6 +140,8 @@ static void write_steps(const constants *c, hwq_step *s)
     s->run_time = 1, s->scale = (hwq_place){ARENA, SCALE}, s->zero_point = (hwq_place){ARENA, POINT}, s++;
     PUT(HWQ_STEP_PRODUCTS, ARENA, CONVOLVED, ARENA, ATTENDED)->as.products = attention(c), s->epilogue = leave(c, 1);
     s->b = (hwq_place){ARENA, LOOKED_UP}, s++;
+    PUT(HWQ_STEP_CAST, ARENA, TWICE, ARENA, NARROWED)->as.cast = (hwq_step_cast){HWQ_BF16, 0, BATCH * CLASSES}, s++;
+    PUT(HWQ_STEP_CAST, ARENA, NARROWED, ARENA, WIDENED)->as.cast = (hwq_step_cast){HWQ_BF16, 1, BATCH * CLASSES}, s++;
     PUT(HWQ_STEP_COPY, ARENA, LOGITS, BYTES, 0)->as.move = (hwq_step_move){.outer = BATCH, .columns = CLASSES, .from_stride = CLASSES, .to_stride = ROW};
 }
 
@@ -190,6 +193,8 @@ static void call_kernels(const constants *c, const float *input, char *arena, fl
         scores.out = a + ATTENDED + head * QUERIES * CLASSES, scores.epilogue = &each, scores.workspace = workspace;
         hwq_gemm_u8s8(&scores);
     }
+    hwq_narrow(HWQ_BF16, BATCH * CLASSES, twice, (uint16_t *)(void *)(arena + NARROWED));
+    hwq_widen(HWQ_BF16, BATCH * CLASSES, (const uint16_t *)(const void *)(arena + NARROWED), (float *)(void *)(arena + WIDENED));
     for (int64_t b = 0; b < BATCH; b++) memcpy(bytes + b * ROW, a + LOGITS + b * CLASSES, CLASSES);
 }
 
@@ -253,7 +258,7 @@ void check_program(void)
             check_equal((char *)memory.data + POSITIVE, arena + POSITIVE, AGAIN + BATCH * CLASSES - POSITIVE, "sums of floats and their bytes");
             check_equal((char *)memory.data + SCALE, arena + SCALE, 5, "scale and zero point");
             check_equal((char *)memory.data + SCALED, arena + SCALED, CLASSES * 4, "products scaled at run time");
-            check_equal((char *)memory.data + ATTENDED, arena + ATTENDED, HEADS * QUERIES * CLASSES, "products of bytes packed as they come");
+            check_equal((char *)memory.data + ATTENDED, arena + ATTENDED, ARENA_BYTES - ATTENDED, "products of bytes packed as they come, and casts");
             check_equal(reals.data, floats.data, floats.bytes, "floats, kernels alone on ref");
             check_equal(copied.data, bytes.data, bytes.bytes, "bytes, and nothing between their rows");
             check_guard(&memory), check_guard(&work), check_guard(&reals), check_guard(&copied);

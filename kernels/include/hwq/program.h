@@ -26,6 +26,7 @@ typedef enum {
     HWQ_STEP_MAP,        /* as.map: float32, element by element; b: the second operand */
     HWQ_STEP_DYNAMIC,    /* as.dynamic: hwq_dynamic_quantize of rows alone; out: bytes, scale and zero_point beside them */
     HWQ_STEP_SUMS,       /* as.sums: hwq_scale_sums; a: accumulators; scale, zero_point: those of the rows */
+    HWQ_STEP_CAST,       /* as.cast: hwq_widen to float32, or hwq_narrow from it */
     HWQ_STEP_PRODUCTS,   /* as.products; a, b: matrices of activations, one after another; each b is packed as it comes */
     HWQ_STEP_COUNT
 } hwq_step_op;
@@ -71,6 +72,10 @@ typedef struct {
     int32_t formula; /* hwq_dynamic_formula; zero points in a byte */
     int64_t rows, columns;
 } hwq_step_dynamic;
+typedef struct {
+    int32_t type, to_float; /* HWQ_F16 or HWQ_BF16 on the other side */
+    int64_t n;
+} hwq_step_cast;
 /* acc = bias + sum over k of (a - za) * (b - zb) of `batch` products, as hwq_gemm_u8s8 or s8s8, modulo 2^32. */
 typedef struct {
     int64_t batch, m, k, n;
@@ -105,6 +110,7 @@ typedef struct {
         hwq_step_dynamic dynamic;
         hwq_row_scales sums;
         hwq_step_products products;
+        hwq_step_cast cast;
     } as;
 } hwq_step;
 
