@@ -3,9 +3,10 @@
 #define HWQ_GEMM_H
 #include "hwq/kernels.h"
 
-/* Rows of a that are prepared at once at most; bytes that their copies take at most (half a small second-level cache); bytes of
+/* Rows of a that are prepared at once at most; bytes that their copies take at most (half of a second-level cache of 1 MB; weights
+ * that come from behind it pass once for all of them: 200 x 4096 x 4096 runs 1.17 times as fast as with half of that, 1.05 on AVX2, Zen 5); bytes of
  * everything else in the workspace. */
-enum { HWQ_GEMM_ROWS = 240, HWQ_GEMM_A_BYTES = 1 << 18, HWQ_GEMM_FIXED = 1 << 16 };
+enum { HWQ_GEMM_ROWS = 240, HWQ_GEMM_A_BYTES = 1 << 19, HWQ_GEMM_FIXED = 1 << 16 };
 
 /* Bytes from one copied row of u8 to the next: whole cache lines, an odd number of them, so that rows share no cache set. */
 static inline int64_t hwq_gemm_line(int64_t k) { return ((k + 63) / 64 | 1) * 64; }

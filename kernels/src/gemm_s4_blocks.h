@@ -1,10 +1,10 @@
 /* Driver of the integer products with weights u of at most 4 bits; included once by each path, which defines VECTOR, FLOATS and their
- * operations, LANES, the widest tile (ROWS x STRIPS strips of columns), FEW_STRIPS, COLUMNS (vectors of the wider tile of few rows),
+ * operations, LANES, the widest tile (ROWS x STRIPS strips of columns), FEW_STRIPS of a single row, SOME_STRIPS of a few, COLUMNS (their vectors at most), UNPACK_FROM,
  * FEW_SIGNED, PANEL, PART (of k, or one whole block with a scale), SCALED_STRIPS (of the widest tile where blocks have scales), SUMS_HELD (it
  * keeps its sums of float in registers, and finishes float results there), few_dots, and many_rows after it.
  *
  *   sum (a - za)(u - zu) = sum a (u - c) - za * sum(u - zu) - (zu - c) * sum(a), every sum over the block's k, modulo 2^32.
- * Eight rows and more: a is read as u8 and c = 8. The nibbles of PART of k of some strips become s8 of -8..7 in the first-level cache, once
+ * UNPACK_FROM rows and more: a is read as u8 and c = 8. The nibbles of PART of k of some strips become s8 of -8..7 in the first-level cache, once
  * for all rows that are held; symmetric weights (zu = 8) need no sums of a, and where a is u8 already and k whole, no copy of it.
  * Rows are held in blocks of nearly the same size: a last block of few would unpack for itself.
  * Fewer rows do not repay that: they take nibbles apart in registers, c = 0, and read a in the signedness FEW_SIGNED.
@@ -16,7 +16,7 @@
 enum { PER_STRIP = HWQ_STRIP / LANES, MOST_STRIPS = STRIPS > FEW_STRIPS ? STRIPS : FEW_STRIPS };
 /* What the zero points of weights ask for: nothing, 8 times the sums of a, or any number of times. */
 enum { NO_POINTS, EIGHTS, POINTS };
-enum { FEW = 4 /* rows of a tile that unpacks in registers */, UNPACK_FROM = 8 };
+enum { FEW = 4 /* rows of a tile that unpacks in registers */ };
 
 typedef union {
     int32_t integers[HWQ_GEMM_ROWS * STRIPS * HWQ_STRIP];
@@ -138,7 +138,13 @@ static int64_t few_rows(int64_t rows, int64_t strips, int points, const strips_o
         if (points == EIGHTS) TILE(rows, strips, EIGHTS);                                                                     \
         TILE(rows, strips, POINTS);                                                                                           \
     } while (0)
-    if (strips > 1) EITHER(1, FEW_STRIPS);
+    if (strips == FEW_STRIPS) EITHER(1, FEW_STRIPS);
+    if (SOME_STRIPS > 1 && strips == SOME_STRIPS) {
+        if (rows >= FEW) EITHER(FEW, SOME_STRIPS);
+        if (rows >= 3) EITHER(3, SOME_STRIPS);
+        if (rows >= 2) EITHER(2, SOME_STRIPS);
+        EITHER(1, SOME_STRIPS);
+    }
     if (rows >= FEW) EITHER(FEW, 1);
     if (rows >= 2) EITHER(2, 1);
     EITHER(1, 1);
@@ -205,7 +211,7 @@ static void multiply(const hwq_gemm_s4_args *args)
         }
         for (int64_t column = begin, strips; column < end; column += strips * HWQ_STRIP) {
             const int64_t left = (end - column + HWQ_STRIP - 1) / HWQ_STRIP, at = column / HWQ_STRIP * blocks * HWQ_STRIP;
-            const int64_t wide = few ? (rows == 1 ? FEW_STRIPS : 1) : w->scales ? SCALED_STRIPS : STRIPS, strip = column / HWQ_STRIP;
+            const int64_t wide = few ? (rows == 1 ? FEW_STRIPS : SOME_STRIPS) : w->scales ? SCALED_STRIPS : STRIPS, strip = column / HWQ_STRIP;
             strips = left >= wide ? wide : !few && left >= 2 && STRIPS > 2 ? 2 : 1;
             const int64_t stride = strips * HWQ_STRIP, width = end - column < stride ? end - column : stride;
             const int with_terms = zero_point != 0 || args->bias;

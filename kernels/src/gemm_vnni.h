@@ -134,6 +134,7 @@ static int64_t some_rows(int64_t rows, int vectors, int64_t quads, const uint8_t
 {
     if (vectors == WIDE) {
         if (rows >= 4) TILE(4, WIDE);
+        if (rows >= 3) TILE(3, WIDE);
         if (rows >= 2) TILE(2, WIDE);
         TILE(1, WIDE);
     }
