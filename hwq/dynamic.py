@@ -121,7 +121,9 @@ def run_time_pair(
     rows = tuple(1 if axis in axes else dim for axis, dim in enumerate(x.shape)) if not plain else ()
     q, s, z, real = (fresh(f"{operand}_dynamic{suffix}") for suffix in ("", "_scale", "_zero_point", "_dequantized"))
     tensors = (
-        Tensor(q, planned.dtype, x.shape, known_shape=x.known_shape),
+        Tensor(
+            q, planned.dtype, x.shape, None, Quantization("uint8", s, z) if plain else None, known_shape=x.known_shape
+        ),
         Tensor(s, "float32", rows),
         Tensor(z, planned.dtype, rows),
         Tensor(real, "float32", x.shape, known_shape=x.known_shape),

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwq.errors import Error
-from hwq.graph import Graph, Node, carrier
+from hwq.graph import Array, Graph, Node, carrier
 from hwq.names import display_name
 from hwq.plan import Plan
 
 if TYPE_CHECKING:
     from hwq.calibration import Calibration
 
-__all__ = ["HALVES", "half_keys", "require_range", "retyped"]
+__all__ = ["HALVES", "half_keys", "in_one_type", "require_range", "retyped", "widened"]
 
 HALVES = frozenset({"float16", "bfloat16"})
 MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
@@ -68,6 +68,34 @@ def retyped(graph: Graph, plan: Plan, values: bool = False) -> Graph:
     if next(half_keys(graph, plan), None) is None:
         return graph
     return _Retyper(graph, plan, values).run()
+
+
+def in_one_type(node: Node, operands: list[Array | None]) -> list[Array | None]:
+    """The operands of a product or convolution, with its float32 weights in the 16-bit type that it computes in: `retyped`
+    leaves them float32 where the plan stores them as integers.
+    """
+    types = {one.dtype for one in operands if one is not None}
+    if node.op not in MATRIX or node.domain or len(types) < 2 or operands[0] is None:
+        return operands
+    dtype = next((one for one in types if one != np.float32), operands[0].dtype)
+    return [None if one is None else one.astype(dtype, copy=False) for one in operands]
+
+
+def widened(graph: Graph) -> Graph:
+    """The graph with float32 in the place of the 16-bit types of `retyped`: the same shapes, and sizes that bound its own."""
+    if not any(tensor.dtype in HALVES for tensor in graph.tensors.values()):
+        return graph
+    tensors = [
+        dataclasses.replace(one, dtype="float32", data=None) if one.dtype in HALVES else one
+        for one in graph.tensors.values()
+    ]
+    nodes = [
+        dataclasses.replace(node, attributes={**node.attributes, "to": "float32"})
+        if node.op == "Cast" and node.attributes.get("to") in HALVES
+        else node
+        for node in graph.nodes
+    ]
+    return graph.replace(tensors=tensors, nodes=nodes)
 
 
 def require_range(before: Graph, after: Graph, cal: Calibration) -> None:
@@ -136,14 +164,20 @@ class _Retyper:
         tensor = self.tensors[name]
         data = tensor.data
         if data is not None and tensor.dtype != dtype and self.values:
-            largest = float(np.abs(data, dtype=np.float64).max(initial=0.0))
-            if dtype == "float16" and largest > LARGEST_HALF:
-                raise _overflow(f"constant {display_name(name)}", largest)
+            if dtype == "float16":
+                self._require(name)
             data = data.astype(carrier(dtype))
         elif data is not None and tensor.dtype != dtype:
             data = data.astype(carrier(dtype)) if data.size <= KEPT_ELEMENTS else None
         self.tensors[name] = dataclasses.replace(tensor, dtype=dtype, data=data)
         self.settled.add(name)
+
+    def _require(self, name: str) -> None:
+        """Refuse a constant that float16 cannot hold; infinity, as a bound that is not there, it can."""
+        data = self.tensors[name].data
+        largest = 0.0 if data is None else float(np.abs(data[np.isfinite(data)], dtype=np.float64).max(initial=0.0))
+        if largest > LARGEST_HALF:
+            raise _overflow(f"constant {display_name(name)}", largest)
 
     def _node(self, node: Node) -> None:
         wanted, inputs = self._type(node), list(node.inputs)
@@ -156,6 +190,8 @@ class _Retyper:
                 continue
             matrix = slot < 2 and node.op in MATRIX
             if self.values and matrix and self._parameter(name) and not self.plan.weights_of(node, name).floating:
+                if wanted == "float16":
+                    self._require(name)
                 continue  # stored as integers, dequantized, then cast
             if name not in self.settled:  # a constant at its first reader
                 stored = self.plan.weights_of(node, name).dtype

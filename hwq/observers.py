@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq.entropy import LEVELS, entropy_clip, folded_histogram
+from hwq.entropy import BINS_LIMIT, entropy_clip, folded_histogram
 from hwq.errors import Error
 from hwq.ops.storage import integer_range
 from hwq.plan import Activations, Weights
@@ -30,13 +30,13 @@ def affine(low: float, high: float, dtype: str, symmetric: bool) -> tuple[np.flo
 
     Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``z = clip(rint(qmin - low / s))``. Symmetric: ``s = max|x| /
     (2^(b-1) - 1)``,
-    z = 0, or the middle 2^(b-1) of an unsigned type (Jacob et al. 2018). Computed in float64, the scale rounded to
-    float32.
+    z = 0, or the middle 2^(b-1) of an unsigned type (Jacob et al. 2018); an unsigned type whose range has no negative value
+    keeps all its steps for it: ``s = max x / (2^b - 1)``, z = 0. Computed in float64, the scale rounded to float32.
     A range of nothing but zero gets scale 1.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     lowest, highest = integer_range(dtype)
-    middle = (lowest + highest + 1) // 2
+    middle = 0 if low == 0.0 and lowest == 0 else (lowest + highest + 1) // 2
     if symmetric:
         peak = max(-low, high)
         return _scale(peak / (highest - middle)), middle
@@ -66,8 +66,12 @@ def activation_range(statistics: Statistics, how: Activations) -> tuple[float, f
     if how.observer == "mse":
         return _least_error(statistics, low, high, how)
     if how.observer == "kl":
-        unsigned = low == 0.0 and how.dtype.startswith("u")
-        clip = entropy_clip(*folded_histogram(statistics), 2 * LEVELS if unsigned else LEVELS)
+        levels = integer_range(how.dtype)[1] + 1
+        if low < 0.0 and how.dtype.startswith("u"):
+            levels //= 2
+        if levels >= BINS_LIMIT:  # every bin has a level: nothing is lost by the whole range
+            return low, high
+        clip = entropy_clip(*folded_histogram(statistics), levels)
         return max(low, -clip), min(high, clip)
     raise Error(
         f'the observer "{how.observer}" does not rest on one tensor\'s statistics', where="key activations.observer"
@@ -110,7 +114,7 @@ def _searched(statistics: Statistics, low: float, high: float, how: Activations)
 
     if how.symmetric:
         peak = max(-low, high)
-        return min(((-peak * share, peak * share) for share in _SHARES[::-1]), key=error)
+        return min(((-peak * share if low else 0.0, peak * share) for share in _SHARES[::-1]), key=error)
     best = (low, high)
     for _ in range(4):
         previous = best

@@ -264,7 +264,7 @@ class _Builder:
 
     def _in_type_of(self, node: Node, name: str) -> str:
         """A dequantized weight in the 16-bit floating-point type that its node computes in."""
-        dtype = self.old.tensors[node.inputs[0]].dtype
+        dtype = self.old.tensors[node.outputs[0]].dtype
         if dtype not in HALVES or self.tensors[name].dtype == dtype:
             return name
         key = ("cast", name, dtype)

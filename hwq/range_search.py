@@ -17,6 +17,7 @@ import numpy as np
 from hwq import kernels
 from hwq.batches import Batches
 from hwq.errors import Error
+from hwq.floating import in_one_type, widened
 from hwq.graph import Array, Graph, Node
 from hwq.names import display_name
 from hwq.observers import affine
@@ -81,7 +82,7 @@ def _bounded(graph: Graph, pieces: list[Mapping[str, Array]], chiefs: int) -> di
     names = list(pieces[0])
     fixed = any(not one.shape or isinstance(one.shape[0], int) for one in map(graph.tensors.__getitem__, graph.inputs))
     whole = dict(pieces[0]) if fixed else {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
-    shapes = infer_shapes(graph, {name: value.shape for name, value in whole.items()})
+    shapes = infer_shapes(widened(graph), {name: value.shape for name, value in whole.items()})
     spent = sum(one.bytes for one in shapes.tensors.values() if one.concrete and not one.constant)
     count = len(whole[names[0]]) if whole[names[0]].ndim else 1
     # A first sweep tries some four candidates a range, each with half of the model behind it.
@@ -188,7 +189,7 @@ class _Search:
             # Only this clamp reads it, so it may be written over; a third of the time of a depthwise layer.
             self.work += operands[0].size * ELEMENT
             return {node.outputs[0]: np.maximum(operands[0], np.float32(0.0), out=operands[0])}
-        made = evaluate_node(node, operands, self.graph)
+        made = evaluate_node(node, in_one_type(node, operands), self.graph)
         self.work += sum(value.size for value in made) * (self.k.get(node.name, 0) + ELEMENT)
         return {name: value for name, value in zip(node.outputs, made, strict=False) if name}
 

@@ -118,7 +118,9 @@ class Scales:
 
     def ranged(self, chief: str, observer: str) -> tuple[np.float32, int]:
         """What another observer makes of the statistics of a point and all that share its scale."""
-        return self._observed(chief, self.placement.points[chief].model_copy(update={"observer": observer}))
+        how = self.placement.points[chief]
+        self._require_activation(chief, how)
+        return self._observed(chief, how.model_copy(update={"observer": observer}))
 
     def searched(self, chief: str) -> bool:
         """Whether the range of this point is to be searched at the model's outputs (`hwq.range_search`)."""

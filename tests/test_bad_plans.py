@@ -158,6 +158,14 @@ def test_plans_that_contradict_the_model_or_the_dialect(
     refused(lambda: hwq.quantize(cnn, plan, cal), *words)
 
 
+def test_a_searched_range_is_held_to_the_dialect_too(cnn: Graph, cal: Calibration) -> None:
+    for plan in (
+        Plan.uniform(dialect="tensorrt", observer="coordinate"),
+        Plan.uniform(activations="int4", observer="coordinate"),
+    ):
+        refused(lambda plan=plan: hwq.quantize(cnn, plan, cal, tiny.images(4)), "contradict")
+
+
 def test_bad_files_of_given_values(cnn: Graph, cal: Calibration, tmp_path: Path) -> None:
     def given(reference: str) -> Plan:
         path = tmp_path / "plan.toml"

@@ -80,3 +80,10 @@ def test_the_clip_stays_inside_the_range():
         low, high = activation_range(observe(values), Activations(observer="kl"))
         assert min(values.min(), 0) <= low <= 0 <= high <= max(values.max(), 0) and high > low
     assert activation_range(observe(np.zeros(4, np.float32)), Activations(observer="kl")) == (0.0, 0.0)
+
+
+def test_sixteen_bits_have_a_level_for_every_bin():
+    x = np.random.default_rng(1).normal(size=1000).astype(np.float32)
+    x[0] = 40.0
+    whole = activation_range(observe(x), Activations(dtype="int16", observer="minmax", symmetric=True))
+    assert activation_range(observe(x), Activations(dtype="int16", observer="kl", symmetric=True)) == whole

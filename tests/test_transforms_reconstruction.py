@@ -193,3 +193,64 @@ def test_channels_last_is_the_same_layer(channels):
         y = hwq.execute(hwq.quantize(graph, plan, hwq.calibrate(graph, samples), samples), samples)
         made.append(y if layout == "NCHW" else np.moveaxis(y, -1, 1))
     assert np.array_equal(*made)
+
+
+@pytest.mark.parametrize("offset, size", [(1e4, 1.0), (0.0, 1e30), (0.0, 1e-30)])
+@pytest.mark.parametrize("batches", [True, False])
+def test_inputs_that_hardly_vary_or_leave_float32_when_squared(offset, size, batches):
+    rng = np.random.default_rng(5)
+    x = (offset + size * rng.normal(size=(40, 12))).astype(np.float32)
+    weight = rng.normal(size=(12, 6)).astype(np.float32)
+    graph = dense(weight, np.zeros(6, np.float32))
+    for rounding in ("gptq", "coordinate"):
+        plan = plan_of("int8", rounding, softmax=False)
+        made = hwq.quantize(graph, plan, hwq.calibrate(graph, x, moments=True), x if batches else None)
+        wanted, found = (hwq.execute(one, x).astype(np.float64) for one in (graph, made))
+        spread = max(float(np.abs(x).max()) / 255 * np.abs(weight).sum(axis=0).max(), float(np.ptp(wanted)) / 255)
+        assert np.abs(found - wanted).max() < 2 * spread
+
+
+def dense(weight, bias, **attributes):
+    """x @ weight * alpha + bias * beta."""
+    return hwq.Graph(
+        [Node("Gemm", "dense", ("x", "w", "b"), ("y",), attributes)],
+        [
+            Tensor("x", "float32", ("N", len(weight))),
+            Tensor("w", "float32", weight.shape, weight),
+            Tensor("b", "float32", bias.shape, bias),
+            Tensor("y", "float32", ("N", weight.shape[1])),
+        ],
+        ["x"],
+        ["y"],
+    )
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (1,), ()])
+@pytest.mark.parametrize("factors", [{}, {"alpha": 0.25, "beta": 4.0}])
+def test_every_form_of_a_gemm_s_bias_is_corrected_or_kept(shape, factors):
+    rng = np.random.default_rng(6)
+    x = (rng.normal(size=(64, 12)) + 2.0).astype(np.float32)
+    weight, bias = rng.normal(size=(12, 6)).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+    graph = dense(weight, np.asarray(bias), **factors)
+    cal = hwq.calibrate(graph, x, moments=True)
+    wanted, errors = hwq.execute(graph, x), []
+    for correct in (False, True):
+        for samples in (x, None):
+            plan = plan_of("int4", scale="mse", correct=correct, softmax=False)
+            errors.append(
+                float(np.abs((hwq.execute(hwq.quantize(graph, plan, cal, samples), x) - wanted).mean(axis=0)).max())
+            )
+    assert max(errors[2:]) <= max(errors[:2]) * 1.01
+    if not factors:
+        assert max(errors[2:]) < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("scale, rounding", [("seq-mse", "coordinate"), ("weighted", "gptq"), ("minmax", "nearest")])
+def test_integer_weights_are_rounded_for_layers_of_sixteen_bit_floats(cnn, dtype, scale, rounding):
+    graph, cal = cnn
+    plan = plan_of("int8", rounding, scale, softmax=False).model_dump(by_alias=True, exclude_none=True)
+    plan["default"]["activations"] |= {"dtype": dtype, "mode": "float"}
+    x, samples = tiny.images(16), tiny.images(32)
+    made = hwq.quantize(graph, Plan._checked(plan, "test"), cal, samples)
+    assert np.abs(hwq.execute(made, x) - hwq.execute(graph, x)).max() < 0.03

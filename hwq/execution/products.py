@@ -229,6 +229,7 @@ def _weight_only(scope: Scope, bias: Tensor | None) -> Kernel:
             largest = np.abs(part).max(axis=-1, keepdims=True)
             step = largest / np.float32(127)
             inverse = np.float32(127) / np.where(largest > 0, largest, np.float32(np.inf))
+            inverse = np.where(np.isfinite(inverse), inverse, np.float32(0))
             acc = kernels.gemm(np.rint(part * inverse).astype(np.int8), block, threads=settings.threads, wrap=True)
             made += acc.astype(np.float32) * (step * scales[index])
         return made if bias is None else made + present(operands[2])

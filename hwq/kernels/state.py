@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from hwq import _kernels
 
 __all__ = ["default_state"]
@@ -12,7 +14,7 @@ __all__ = ["default_state"]
 
 @contextmanager
 def default_state() -> Iterator[None]:
-    """Nearest even, subnormals kept, no traps, in this thread; the caller's state comes back. Also a decorator.
+    """Nearest even, subnormals kept, no traps and no warnings of NumPy, in this thread; the caller's state comes back. Also a decorator.
 
     Examples
     --------
@@ -22,6 +24,7 @@ def default_state() -> Iterator[None]:
     """
     before = _kernels.enter_state()
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         _kernels.leave_state(before)

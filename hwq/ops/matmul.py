@@ -156,12 +156,14 @@ class Gemm(Op):
         """See `Op.evaluate`."""
         a, b = inputs[0], inputs[1]
         assert a is not None and b is not None
-        get = node.attributes.get
+        get, dtype, c = node.attributes.get, a.dtype, inputs[2] if len(inputs) > 2 else None
+        if a.dtype == np.float16 or a.dtype.name == "bfloat16":  # one rounding, at the end
+            a, b, c = a.astype(np.float32), b.astype(np.float32), None if c is None else c.astype(np.float32)
         result = arithmetic.matmul(a.T if get("transA") else a, b.T if get("transB") else b)
         result = _scaled(result, get("alpha", 1.0))
-        if len(inputs) > 2 and inputs[2] is not None:
-            result = (result + _scaled(inputs[2], get("beta", 1.0))).astype(a.dtype, copy=False)
-        return [result]
+        if c is not None:
+            result = result + _scaled(c, get("beta", 1.0))
+        return [result.astype(dtype, copy=False)]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.batches import Batches
 from hwq.errors import Error
+from hwq.floating import in_one_type
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.names import display_name
 from hwq.ops.convolution import filters_first
@@ -34,6 +35,7 @@ from hwq.patches import Linear, linears, rows_of
 from hwq.placement import Constant
 from hwq.plan import Weights
 from hwq.rounding import Quadratic, coordinate, gptq, nearest
+from hwq.statistics import Moments
 from hwq.transforms.subsets import pieces_within, thinned
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ COARSE_SHARES = np.linspace(0.4, 1.0, 13)
 FINE_BITS = 7
 # Samples that bias correction alone looks at, spread evenly over all: means settle soon (some 100; Nagel et al. 2019).
 MEAN_SAMPLES = 128
+# Where the variance is less than this share of the second moment, float32 products are taken about the mean.
+VARYING = 1e-2
+# Share of the second moment that its difference from the squared mean may be off by.
+CANCELLED = 1e-10
 # Bytes that a moment for each channel of a grouped layer may take.
 MOMENT_BYTES = 256 << 20
 
@@ -70,21 +76,37 @@ def with_biases(graph: Graph) -> Graph:
     tensors, nodes, taken = dict(graph.tensors), [], set(graph.tensors)
     layers = linears(graph)
     for node in graph.nodes:
-        if node.name not in layers or node.op not in {"Conv", "Gemm"}:
+        if node.name not in layers or not _biased(node):
             nodes.append(node)
             continue
-        old = node.inputs[2] if len(node.inputs) > 2 else ""
-        if old and (graph.constant(old) is None or graph.constant(old).size != _channels(layers[node.name], graph)):  # type: ignore[union-attr]
+        old, channels = node.inputs[2] if len(node.inputs) > 2 else "", _channels(layers[node.name], graph)
+        given = graph.constant(old) if old else np.zeros(channels, np.float32)
+        # A Gemm's last operand may also hold a number a row.
+        if given is None or given.size != int(np.prod(given.shape[-1:])) or given.size not in (1, channels):
             nodes.append(node)
             continue
-        data = graph.constant(old) if old else np.zeros(_channels(layers[node.name], graph), np.float32)
+        data = np.broadcast_to(given.reshape(-1), channels)
         name = old or f"{node.name}_bias"
         while name in taken and (name != old or len(graph.consumers.get(old, ())) > 1):
             name += "_"
         taken.add(name)
-        tensors[name] = Tensor(name, "float32", (len(data),) if data is not None else (), data)
+        tensors[name] = Tensor(name, "float32", (channels,), data)
         nodes.append(dataclasses.replace(node, inputs=(*node.inputs[:2], name)))
     return graph.replace(nodes=nodes, tensors=list(tensors.values()))
+
+
+def _biased(node: Node) -> bool:
+    """Whether the operator adds its third operand as it is."""
+    return node.op == "Conv" or (
+        node.op == "Gemm" and all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
+    )
+
+
+def _correctable(graph: Graph, layer: Linear) -> bool:
+    """Whether the layer has a constant bias of one number a channel that it adds as it is."""
+    bias = graph.tensors.get(layer.node.inputs[2]) if len(layer.node.inputs) > 2 else None
+    known = bias is not None and bias.data is not None and bias.shape == (_channels(layer, graph),)
+    return known and _biased(layer.node)
 
 
 def _channels(layer: Linear, graph: Graph) -> int:
@@ -110,20 +132,43 @@ def _weight(layer: Linear, matrix: Array, like: Array) -> Array:
 
 
 class _Data:
-    """Means of x and x^, H and E[x x^^T] of one layer, about the means if they are corrected; groups lead each."""
+    """Means of x and x^, H and E[x x^^T] of one layer, about the means if they are corrected; groups lead each.
 
-    def __init__(self, mean: Floats, mean_after: Floats, moment: Floats, cross: Floats, center: bool):
+    H and E[x x^^T] are in a unit of their own: what is done with them does not depend on it.
+    """
+
+    def __init__(self, mean: Floats, mean_after: Floats, moment: Floats, cross: Floats):
         self.mean, self.mean_after, self.moment, self.cross = mean, mean_after, moment, cross
-        if center:
-            self.moment = moment - mean_after[:, :, None] * mean_after[:, None, :]
-            self.cross = cross - mean[:, :, None] * mean_after[:, None, :]
 
     @staticmethod
     def of(before: Array, after: Array, center: bool) -> _Data:
         """From the rows (groups, rows, K) of both."""
         mean, mean_after = (rows.mean(axis=1, dtype=np.float64) for rows in (before, after))
-        moment, cross = (_product(rows, after) / after.shape[1] for rows in (after, before))
-        return _Data(mean, mean_after, moment, cross, center)
+        # Squares of float32 leave float32 from 2^64 on and below 2^-75; a power of two takes nothing away.
+        largest = max(abs(float(edge)) for rows in (before, after) for edge in (rows.min(), rows.max()))
+        unit = float(np.exp2(np.frexp(largest)[1])) if largest else 1.0
+        moment, cross = (_product(one, after, None, None, unit) for one in (after, before))
+        if center:
+            units, units_after = mean / unit, mean_after / unit
+            size = np.trace(moment.sum(axis=0))
+            moment = moment - units_after[:, :, None] * units_after[:, None, :]
+            cross = cross - units[:, :, None] * units_after[:, None, :]
+            if np.trace(moment.sum(axis=0)) < VARYING * size:
+                moment, cross = (
+                    _product(one, after, about, mean_after, unit)
+                    for one, about in ((after, mean_after), (before, mean))
+                )
+        return _Data(mean, mean_after, moment, cross)
+
+    @staticmethod
+    def known(found: Moments, center: bool) -> _Data:
+        """From a calibration's second moments: x^ = x."""
+        mean, moment = found.total / found.count, found.matrix / found.count
+        if center:
+            # What the subtraction rounds stays below what is added (1e-16 a term), so inputs that hardly vary keep H positive.
+            size = moment.diagonal(axis1=1, axis2=2).mean(axis=1)[:, None, None]
+            moment = moment - mean[:, :, None] * mean[:, None, :] + CANCELLED * size * np.eye(moment.shape[1])
+        return _Data(mean, mean, moment, moment)
 
     def target(self, weights: Floats) -> Floats:
         """T, the least-squares weights for x^; `weights` are (channels, K), channels of a group together."""
@@ -137,12 +182,16 @@ class _Data:
         return made.reshape(weights.shape)
 
 
-def _product(left: Array, right: Array) -> Floats:
-    """Sum over the rows of the outer products, in float64 over slices of float32."""
+def _product(left: Array, right: Array, off: Floats | None, off_right: Floats | None, unit: float) -> Floats:
+    """Mean over the rows of the outer products about `off` and `off_right`, in float64 over slices of float32."""
     total = np.zeros((left.shape[0], left.shape[2], right.shape[2]))
     for start in range(0, left.shape[1], 4096):
-        total += left[:, start : start + 4096].transpose(0, 2, 1) @ right[:, start : start + 4096]
-    return total
+        rows, others = (
+            (one[:, start : start + 4096] - (0.0 if about is None else about[:, None, :])) / unit
+            for one, about in ((left, off), (right, off_right))
+        )
+        total += rows.astype(np.float32).transpose(0, 2, 1) @ others.astype(np.float32)
+    return np.asarray(total / right.shape[1])
 
 
 def reconstruct(scales: Scales, batches: Batches | None, correct: bool) -> Graph:
@@ -188,17 +237,19 @@ def _from_moments(scales: Scales, correct: bool) -> Graph:
                 where=f"node {display_name(name)}, key weights or transforms.bias_correction",
                 remedy="pass batches= to quantize, or calibrate with moments=True",
             )
-        found = known[name]
-        mean, moment = found.total / found.count, found.matrix / found.count
-        data = _Data(mean, mean, moment, moment, correct)
+        correctable = correct and _correctable(graph, layer)
+        data = _Data.known(known[name], correctable)
         chosen = _choose(scales, layer, constant, data)
-        if correct and len(layer.node.inputs) > 2:
+        if correctable:
             biases[layer.node.inputs[2]] = _corrected(scales, layer, data, chosen)
     return _with(graph, biases)
 
 
 def _with(graph: Graph, biases: Mapping[str, Array]) -> Graph:
-    changed = [dataclasses.replace(one, data=biases.get(name, one.data)) for name, one in graph.tensors.items()]
+    changed = [
+        dataclasses.replace(one, data=biases[name].astype(carrier(one.dtype))) if name in biases else one
+        for name, one in graph.tensors.items()
+    ]
     return graph.replace(tensors=changed)
 
 
@@ -334,11 +385,11 @@ class _Walk:
         for index, node in enumerate(self.graph.nodes):
             used = self._layer(node, before, after)
             for plain, rounded in zip(before, after, strict=True):
-                made = evaluate_node(node, self._operands(node, plain), self.graph)
+                made = evaluate_node(node, in_one_type(node, self._operands(node, plain)), self.graph)
                 given = self._operands(node, rounded)
                 for slot, value in used.items():
                     given[slot] = value
-                again = evaluate_node(node, given, self.graph)
+                again = evaluate_node(node, in_one_type(node, given), self.graph)
                 plain.update(zip(node.outputs, made, strict=False))
                 rounded.update(zip(node.outputs, again, strict=False))
             if self._means_suffice(node):
@@ -378,15 +429,12 @@ class _Walk:
         if not needs_samples(constant.weights):
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
-        correctable = self._correctable(node)
+        correctable = self.correct and _correctable(self.graph, layer)
         data = _Data.of(self._rows(layer, before), self._rows(layer, after), correctable)
         used = {1: _choose(self.scales, layer, constant, data)}
         if correctable:
             used[2] = self.biases[node.inputs[2]] = _corrected(self.scales, layer, data, used[1])
         return used
-
-    def _correctable(self, node: Node) -> bool:
-        return self.correct and len(node.inputs) > 2 and node.op in {"Conv", "Gemm"}
 
     def _means_suffice(self, node: Node) -> bool:
         """Whether the layer's bias is corrected and nothing else of it asks for data."""
@@ -394,7 +442,8 @@ class _Walk:
         return (
             constant is not None
             and node.name in self.layers
-            and self._correctable(node)
+            and self.correct
+            and _correctable(self.graph, self.layers[node.name])
             and not needs_samples(constant.weights)
         )
 
@@ -411,7 +460,7 @@ class _Walk:
         self.biases[node.inputs[2]] = (bias + means[0] - means[1]).astype(np.float32)
         moved = (self.biases[node.inputs[2]] - bias).reshape([-1 if at == axis else 1 for at in range(len(others) + 1)])
         for piece in after:
-            piece[name] = piece[name] + moved
+            piece[name] = (piece[name] + moved).astype(piece[name].dtype, copy=False)
 
     def _rows(self, layer: Linear, pieces: list[dict[str, Array]]) -> Array:
         """Rows of the layer's input, at most ROWS, spread evenly over the samples."""
@@ -424,5 +473,5 @@ class _Walk:
             taken = value[(-at) % stride :: stride] if first * total > ROWS else value
             at += len(value)
             if len(taken):
-                found.append(rows_of(layer, taken))
+                found.append(rows_of(layer, taken.astype(np.float32, copy=False)))
         return np.concatenate(found, axis=1)

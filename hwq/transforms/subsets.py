@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hwq.batches import Batch, Batches, cut, feeds
+from hwq.floating import widened
 from hwq.graph import Array, Graph
 
 __all__ = ["kept", "pieces_within", "thinned"]
@@ -65,7 +66,11 @@ def _piece_bytes(graph: Graph, piece: Mapping[str, Array]) -> int:
 
     shapes = {name: value.shape for name, value in piece.items()}
     sizes = sorted(
-        (one.bytes for one in infer_shapes(graph, shapes).tensors.values() if one.concrete and not one.constant),
+        (
+            one.bytes
+            for one in infer_shapes(widened(graph), shapes).tensors.values()
+            if one.concrete and not one.constant
+        ),
         reverse=True,
     )
     return 2 * (sum(value.nbytes for value in piece.values()) + sum(sizes[:3]))
