@@ -82,13 +82,14 @@ def _bounded(graph: Graph, pieces: list[Mapping[str, Array]], chiefs: int) -> di
     names = list(pieces[0])
     fixed = any(not one.shape or isinstance(one.shape[0], int) for one in map(graph.tensors.__getitem__, graph.inputs))
     whole = dict(pieces[0]) if fixed else {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
-    shapes = infer_shapes(widened(graph), {name: value.shape for name, value in whole.items()})
-    spent = sum(one.bytes for one in shapes.tensors.values() if one.concrete and not one.constant)
+    # Without what folds once the shapes are known, such as a Shape's result.
+    known = infer_shapes(widened(graph), {name: value.shape for name, value in whole.items()}).tensors
+    spent = sum(one.bytes for one in known.values() if one.concrete and not one.constant)
     count = len(whole[names[0]]) if whole[names[0]].ndim else 1
     # A first sweep tries some four candidates a range, each with half of the model behind it.
     k = {name: layer.k for name, layer in linears(graph).items()}
     sizes = {
-        node.name: sum(shapes.tensors[name].elements for name in node.outputs if name and shapes.tensors[name].concrete)
+        node.name: sum(known[name].elements for name in node.outputs if name in known and known[name].concrete)
         for node in graph.nodes
     }
     work = sum(size * (k.get(name, 0) + ELEMENT) for name, size in sizes.items()) * chiefs * 2

@@ -118,3 +118,16 @@ def test_the_two_sided_search_is_near_the_best_of_a_full_grid(seed):
     shares = np.linspace(0.05, 1.0, 39)
     grid = min(error(float(x.min()) * a, float(x.max()) * b) for a in shares for b in shares)
     assert found <= 1.05 * grid and found <= error(float(x.min()), float(x.max()))
+
+
+def test_values_that_fold_once_the_shapes_are_known():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Shape", ["p"], ["s"], "shape"),
+        helper.make_node("Reshape", ["p", "s"], ["y"], "view"),
+    ]
+    weight = np.random.default_rng(0).normal(size=(6, 4))
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 6]}, {"y": ["N", 4]}, {"w": weight}))
+    x = np.random.default_rng(1).normal(size=(16, 6)).astype(np.float32)
+    made = hwq.quantize(graph, Plan.uniform(observer="coordinate"), hwq.calibrate(graph, x), x)
+    assert np.abs(hwq.execute(made, x) - hwq.execute(graph, x)).max() < 0.2

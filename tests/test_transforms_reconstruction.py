@@ -254,3 +254,26 @@ def test_integer_weights_are_rounded_for_layers_of_sixteen_bit_floats(cnn, dtype
     x, samples = tiny.images(16), tiny.images(32)
     made = hwq.quantize(graph, Plan._checked(plan, "test"), cal, samples)
     assert np.abs(hwq.execute(made, x) - hwq.execute(graph, x)).max() < 0.03
+
+
+@pytest.mark.parametrize("scale, rounding", [("mse", "nearest"), ("seq-mse", "coordinate")])
+def test_the_constant_behind_a_product_is_its_bias(scale, rounding):
+    # Two products, one constant: each gets its own.
+    rng = np.random.default_rng(7)
+    weights = {name: (rng.normal(size=(12, 12)) * 0.5).astype(np.float32) for name in ("w1", "w2")}
+    nodes = [
+        Node("MatMul", "first", ("x", "w1"), ("p1",)),
+        Node("Add", "add1", ("b", "p1"), ("h",)),
+        Node("Relu", "relu", ("h",), ("r",)),
+        Node("MatMul", "second", ("r", "w2"), ("p2",)),
+        Node("Add", "add2", ("p2", "b"), ("y",)),
+    ]
+    tensors = [Tensor(name, "float32", ("N", 3, 12)) for name in ("x", "p1", "h", "r", "p2", "y")]
+    tensors += [Tensor(name, "float32", value.shape, value) for name, value in weights.items()]
+    graph = hwq.Graph(nodes, [*tensors, Tensor("b", "float32", (12,), np.ones(12, np.float32))], ["x"], ["y"])
+    x = (rng.normal(size=(80, 3, 12)) + 1.0).astype(np.float32)
+    cal, wanted, errors = hwq.calibrate(graph, x), hwq.execute(graph, x), []
+    for correct in (False, True):
+        made = hwq.quantize(graph, plan_of("int4", rounding, scale, correct, softmax=False), cal, x)
+        errors.append(np.abs((hwq.execute(made, x) - wanted).mean(axis=(0, 1))).max())
+    assert errors[1] < 0.03 and errors[1] < 0.5 * errors[0]

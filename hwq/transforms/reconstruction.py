@@ -72,18 +72,19 @@ def needs_samples(weights: Weights) -> bool:
 
 
 def with_biases(graph: Graph) -> Graph:
-    """The graph with a bias of its own, zeros if it had none, for each convolution and product that can carry one."""
-    tensors, nodes, taken = dict(graph.tensors), [], set(graph.tensors)
-    layers = linears(graph)
-    for node in graph.nodes:
-        if node.name not in layers or not _biased(node):
-            nodes.append(node)
+    """The graph with a bias of its own, one number a channel, for each layer that has or can carry one: zeros if a
+    convolution or Gemm had none. A MatMul's is the constant of the Add behind it.
+    """
+    tensors, nodes, taken = dict(graph.tensors), {node.name: node for node in graph.nodes}, set(graph.tensors)
+    for layer in linears(graph).values():
+        found = _place_of_bias(graph, layer)
+        if found is None:
             continue
-        old, channels = node.inputs[2] if len(node.inputs) > 2 else "", _channels(layers[node.name], graph)
+        node, slot = found
+        old, channels = node.inputs[slot] if slot < len(node.inputs) else "", _channels(layer, graph)
         given = graph.constant(old) if old else np.zeros(channels, np.float32)
         # A Gemm's last operand may also hold a number a row.
         if given is None or given.size != int(np.prod(given.shape[-1:])) or given.size not in (1, channels):
-            nodes.append(node)
             continue
         data = np.broadcast_to(given.reshape(-1), channels)
         name = old or f"{node.name}_bias"
@@ -91,22 +92,29 @@ def with_biases(graph: Graph) -> Graph:
             name += "_"
         taken.add(name)
         tensors[name] = Tensor(name, "float32", (channels,), data)
-        nodes.append(dataclasses.replace(node, inputs=(*node.inputs[:2], name)))
-    return graph.replace(nodes=nodes, tensors=list(tensors.values()))
+        nodes[node.name] = dataclasses.replace(node, inputs=(*node.inputs[:slot], name, *node.inputs[slot + 1 :]))
+    return graph.replace(nodes=list(nodes.values()), tensors=list(tensors.values()))
 
 
-def _biased(node: Node) -> bool:
-    """Whether the operator adds its third operand as it is."""
-    return node.op == "Conv" or (
-        node.op == "Gemm" and all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
-    )
+def _place_of_bias(graph: Graph, layer: Linear) -> tuple[Node, int] | None:
+    """The node and the slot in which a layer's bias is, or could be, added as it is."""
+    node = layer.node
+    if node.op == "MatMul":
+        readers = graph.consumers.get(node.outputs[0], ())
+        if len(readers) != 1 or node.outputs[0] in graph.outputs or readers[0].kind != "Add":
+            return None
+        slot = 1 if readers[0].inputs[0] == node.outputs[0] else 0
+        return (readers[0], slot) if graph.constant(readers[0].inputs[slot]) is not None else None
+    plain = node.op == "Conv" or all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
+    return (node, 2) if plain else None
 
 
-def _correctable(graph: Graph, layer: Linear) -> bool:
-    """Whether the layer has a constant bias of one number a channel that it adds as it is."""
-    bias = graph.tensors.get(layer.node.inputs[2]) if len(layer.node.inputs) > 2 else None
-    known = bias is not None and bias.data is not None and bias.shape == (_channels(layer, graph),)
-    return known and _biased(layer.node)
+def _bias(graph: Graph, layer: Linear) -> str:
+    """The constant that is the layer's bias, one number a channel; empty if it has none that can be corrected."""
+    node, slot = _place_of_bias(graph, layer) or (layer.node, 3)
+    tensor = graph.tensors.get(node.inputs[slot]) if slot < len(node.inputs) else None
+    known = tensor is not None and tensor.data is not None and tensor.shape == (_channels(layer, graph),)
+    return tensor.name if tensor is not None and known else ""
 
 
 def _channels(layer: Linear, graph: Graph) -> int:
@@ -237,29 +245,27 @@ def _from_moments(scales: Scales, correct: bool) -> Graph:
                 where=f"node {display_name(name)}, key weights or transforms.bias_correction",
                 remedy="pass batches= to quantize, or calibrate with moments=True",
             )
-        correctable = correct and _correctable(graph, layer)
-        data = _Data.known(known[name], correctable)
+        bias = _bias(graph, layer) if correct else ""
+        data = _Data.known(known[name], bool(bias))
         chosen = _choose(scales, layer, constant, data)
-        if correctable:
-            biases[layer.node.inputs[2]] = _corrected(scales, layer, data, chosen)
+        if bias:
+            biases[bias] = _corrected(scales, layer, bias, data, chosen)
     return _with(graph, biases)
 
 
 def _with(graph: Graph, biases: Mapping[str, Array]) -> Graph:
-    changed = [
-        dataclasses.replace(one, data=biases[name].astype(carrier(one.dtype))) if name in biases else one
-        for name, one in graph.tensors.items()
-    ]
+    changed = [dataclasses.replace(one, data=biases.get(name, one.data)) for name, one in graph.tensors.items()]
     return graph.replace(tensors=changed)
 
 
-def _corrected(scales: Scales, layer: Linear, data: _Data, used: Array) -> Array:
-    """``b + W E[x] - W^ E[x^]`` in float64, rounded to float32."""
+def _corrected(scales: Scales, layer: Linear, name: str, data: _Data, used: Array) -> Array:
+    """``b + W E[x] - W^ E[x^]`` in float64, rounded to the bias's type."""
     graph = scales.graph
-    bias, weight = graph.constant(layer.node.inputs[2]), graph.constant(layer.node.inputs[1])
+    bias, weight = graph.constant(name), graph.constant(layer.node.inputs[1])
     assert bias is not None and weight is not None
     was, now = (_matrix(layer, one).astype(np.float64) for one in (weight, used))
-    return np.asarray(bias + _by_group(was, data.mean) - _by_group(now, data.mean_after), np.float32)
+    moved = bias + _by_group(was, data.mean) - _by_group(now, data.mean_after)
+    return np.asarray(moved).astype(bias.dtype)
 
 
 def _by_group(rows: Floats, mean: Floats) -> Floats:
@@ -386,14 +392,13 @@ class _Walk:
             used = self._layer(node, before, after)
             for plain, rounded in zip(before, after, strict=True):
                 made = evaluate_node(node, in_one_type(node, self._operands(node, plain)), self.graph)
-                given = self._operands(node, rounded)
+                given = self._operands(node, {**rounded, **self.biases})
                 for slot, value in used.items():
                     given[slot] = value
                 again = evaluate_node(node, in_one_type(node, given), self.graph)
                 plain.update(zip(node.outputs, made, strict=False))
                 rounded.update(zip(node.outputs, again, strict=False))
-            if self._means_suffice(node):
-                self._shift(node, before, after)
+            self._shift(node, before, after)
             for plain, rounded in zip(before, after, strict=True):
                 for name in node.outputs:
                     rounded[name] = self._stored(name, rounded[name])
@@ -416,7 +421,7 @@ class _Walk:
         return kernels.fake_quantize(value.astype(np.float32, copy=False), scale, int(zero), how.dtype)
 
     def _layer(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> dict[int, Array]:
-        """Choose the layer's integers; the weight and bias that the quantized model has instead, by input slot."""
+        """Choose the layer's integers and its bias; the weight that the quantized model has instead, by input slot."""
         constant, layer = self.scales.placement.constants.get((node.name, 1)), self.layers.get(node.name)
         if constant is None or layer is None:
             slots = [slot for (name, slot) in self.scales.placement.constants if name == node.name]
@@ -429,36 +434,34 @@ class _Walk:
         if not needs_samples(constant.weights):
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
-        correctable = self.correct and _correctable(self.graph, layer)
-        data = _Data.of(self._rows(layer, before), self._rows(layer, after), correctable)
-        used = {1: _choose(self.scales, layer, constant, data)}
-        if correctable:
-            used[2] = self.biases[node.inputs[2]] = _corrected(self.scales, layer, data, used[1])
-        return used
-
-    def _means_suffice(self, node: Node) -> bool:
-        """Whether the layer's bias is corrected and nothing else of it asks for data."""
-        constant = self.scales.placement.constants.get((node.name, 1))
-        return (
-            constant is not None
-            and node.name in self.layers
-            and self.correct
-            and _correctable(self.graph, self.layers[node.name])
-            and not needs_samples(constant.weights)
-        )
+        bias = _bias(self.graph, layer) if self.correct else ""
+        data = _Data.of(self._rows(layer, before), self._rows(layer, after), bool(bias))
+        used = _choose(self.scales, layer, constant, data)
+        if bias:
+            self.biases[bias] = _corrected(self.scales, layer, bias, data, used)
+        return {1: used}
 
     def _shift(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> None:
-        """Move the bias, and the outputs already made, by the mean error of each output channel."""
-        name, bias = node.outputs[0], self.graph.constant(node.inputs[2])
-        assert bias is not None  # `with_biases` says so
+        """Where a layer's bias is corrected and nothing else of it asks for data: move the bias, and the outputs already
+        made with it, by the mean error of each output channel.
+        """
+        constant, layer = self.scales.placement.constants.get((node.name, 1)), self.layers.get(node.name)
+        if not self.correct or constant is None or layer is None or needs_samples(constant.weights):
+            return
+        name, at_bias = node.outputs[0], _bias(self.graph, layer)
+        bias = self.graph.constant(at_bias)
+        if bias is None:
+            return
         axis = 1 if node.op == "Conv" and node.layout != "NHWC" else before[0][name].ndim - 1
         others = tuple(at for at in range(before[0][name].ndim) if at != axis)
         count = sum(piece[name].size for piece in before) // len(bias)
         means = [
             sum(piece[name].sum(axis=others, dtype=np.float64) for piece in side) / count for side in (before, after)
         ]
-        self.biases[node.inputs[2]] = (bias + means[0] - means[1]).astype(np.float32)
-        moved = (self.biases[node.inputs[2]] - bias).reshape([-1 if at == axis else 1 for at in range(len(others) + 1)])
+        self.biases[at_bias] = (bias + means[0] - means[1]).astype(bias.dtype)
+        if at_bias not in node.inputs:  # the Add behind the product reads it
+            return
+        moved = (self.biases[at_bias] - bias).reshape([-1 if at == axis else 1 for at in range(len(others) + 1)])
         for piece in after:
             piece[name] = (piece[name] + moved).astype(piece[name].dtype, copy=False)
 
