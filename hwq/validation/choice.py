@@ -13,7 +13,7 @@ from hwq.errors import Error
 from hwq.graph import Array, Graph
 from hwq.plan import Plan
 from hwq.samples import Samples
-from hwq.validation.methods import METHODS, Method
+from hwq.validation.methods import METHODS, OFFERED, Method
 
 __all__ = ["Choice", "choose", "divergence", "offered", "one_by_one", "turns"]
 
@@ -99,8 +99,10 @@ def choose(graph: Graph, samples: Samples, group: str = "W8A8 static", dialect: 
 
 
 def offered(group: str) -> list[Method]:
-    """The methods of a group that `choose` tries: those that correct biases, and all with ranges at run time."""
-    inside = [one for one in METHODS if one.group == group]
+    """The methods of a group that `choose` tries: those that correct biases, and all with ranges at run time; beside those of
+    the report, what only networks with channels of very uneven ranges need.
+    """
+    inside = [one for one in (*METHODS, *OFFERED) if one.group == group]
     return [one for one in inside if one.plan.transforms.bias_correction is not None or one_by_one(one)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from hwq.graph import Graph
 from hwq.plan import Layer, Plan
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "OFFERED", "Method"]
 
 MSE: Mapping[str, Any] = {"dtype": "int8", "scale": "mse"}
 INT4: Mapping[str, Any] = {"dtype": "int4", "scale": "seq-mse", "rounding": "coordinate"}
@@ -92,3 +92,19 @@ def _methods() -> tuple[Method, ...]:
 
 
 METHODS = _methods()
+
+# What `hwq.validation.choice` tries beside them: only for networks with channels of very uneven ranges, which the report's are not.
+OFFERED = (
+    Method("smooth, mse, bias", "W8A8 static", _plan(MSE, _static("mse"), {"smooth": 0.5, **CORRECT})),
+    Method(
+        "equalize, rounding",
+        "W8 dynamic",
+        _plan({**MSE, "rounding": "coordinate"}, {"dtype": "uint8", "mode": "dynamic"}, {"equalize": True}),
+    ),
+    Method(
+        "smooth, rounding",
+        "W8 dynamic",
+        _plan({**MSE, "rounding": "coordinate"}, {"dtype": "uint8", "mode": "dynamic"}, {"smooth": 0.5}),
+    ),
+    Method("mse, smooth, seq-mse, rounding, bias", "W4A8", _plan(INT4, _static("mse"), {"smooth": 0.5, **CORRECT})),
+)
