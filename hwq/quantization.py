@@ -75,7 +75,8 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
             )
     # Imported here: cost (`annotate`) needs no kernels.
     from hwq.range_search import search_ranges
-    from hwq.transforms.reconstruction import needs_samples, reconstruct, with_biases
+    from hwq.transforms.biases import with_biases
+    from hwq.transforms.reconstruction import needs_samples, reconstruct
     from hwq.transforms.sequence import Sequence
     from hwq.transforms.subsets import kept
 

@@ -26,7 +26,7 @@ from hwq import kernels
 from hwq.batches import Batches
 from hwq.errors import Error
 from hwq.floating import in_one_type
-from hwq.graph import Array, Graph, Node, Tensor, carrier
+from hwq.graph import Array, Graph, Node, carrier
 from hwq.names import display_name
 from hwq.ops.convolution import filters_first
 from hwq.ops.evaluate import evaluate_node
@@ -36,12 +36,13 @@ from hwq.placement import Constant
 from hwq.plan import Weights
 from hwq.rounding import Quadratic, coordinate, gptq, nearest
 from hwq.statistics import Moments
+from hwq.transforms.biases import bias_of, matrix_of
 from hwq.transforms.subsets import pieces_within, thinned
 
 if TYPE_CHECKING:
     from hwq.scales import Scales
 
-__all__ = ["needs_samples", "reconstruct", "with_biases"]
+__all__ = ["needs_samples", "reconstruct"]
 
 Floats = NDArray[np.float64]
 
@@ -71,68 +72,8 @@ def needs_samples(weights: Weights) -> bool:
     )
 
 
-def with_biases(graph: Graph) -> Graph:
-    """The graph with a bias of its own, one number a channel, for each layer that has or can carry one: zeros if a
-    convolution or Gemm had none. A MatMul's is the constant of the Add behind it.
-    """
-    tensors, nodes, taken = dict(graph.tensors), {node.name: node for node in graph.nodes}, set(graph.tensors)
-    for layer in linears(graph).values():
-        found = _place_of_bias(graph, layer)
-        if found is None:
-            continue
-        node, slot = found
-        old, channels = node.inputs[slot] if slot < len(node.inputs) else "", _channels(layer, graph)
-        given = graph.constant(old) if old else np.zeros(channels, np.float32)
-        # A Gemm's last operand may also hold a number a row.
-        if given is None or given.size != int(np.prod(given.shape[-1:])) or given.size not in (1, channels):
-            continue
-        data = np.broadcast_to(given.reshape(-1), channels)
-        name = old or f"{node.name}_bias"
-        while name in taken and (name != old or len(graph.consumers.get(old, ())) > 1):
-            name += "_"
-        taken.add(name)
-        tensors[name] = Tensor(name, "float32", (channels,), data)
-        nodes[node.name] = dataclasses.replace(node, inputs=(*node.inputs[:slot], name, *node.inputs[slot + 1 :]))
-    return graph.replace(nodes=list(nodes.values()), tensors=list(tensors.values()))
-
-
-def _place_of_bias(graph: Graph, layer: Linear) -> tuple[Node, int] | None:
-    """The node and the slot in which a layer's bias is, or could be, added as it is."""
-    node = layer.node
-    if node.op == "MatMul":
-        readers = graph.consumers.get(node.outputs[0], ())
-        if len(readers) != 1 or node.outputs[0] in graph.outputs or readers[0].kind != "Add":
-            return None
-        slot = 1 if readers[0].inputs[0] == node.outputs[0] else 0
-        return (readers[0], slot) if graph.constant(readers[0].inputs[slot]) is not None else None
-    plain = node.op == "Conv" or all(node.attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta"))
-    return (node, 2) if plain else None
-
-
-def _bias(graph: Graph, layer: Linear) -> str:
-    """The constant that is the layer's bias, one number a channel; empty if it has none that can be corrected."""
-    node, slot = _place_of_bias(graph, layer) or (layer.node, 3)
-    tensor = graph.tensors.get(node.inputs[slot]) if slot < len(node.inputs) else None
-    known = tensor is not None and tensor.data is not None and tensor.shape == (_channels(layer, graph),)
-    return tensor.name if tensor is not None and known else ""
-
-
-def _channels(layer: Linear, graph: Graph) -> int:
-    weight = graph.constant(layer.node.inputs[1])
-    assert weight is not None  # `linears` says so
-    return len(_matrix(layer, weight))
-
-
-def _matrix(layer: Linear, weight: Array) -> Array:
-    """The weight as (channels, K), K as in `hwq.patches.rows_of`."""
-    if layer.node.op == "Conv":
-        first = filters_first(weight, layer.node)
-        return first.reshape(len(first), -1)
-    return weight if layer.node.op == "Gemm" and layer.node.attributes.get("transB", 0) else weight.T
-
-
 def _weight(layer: Linear, matrix: Array, like: Array) -> Array:
-    """The inverse of `_matrix`."""
+    """The inverse of `matrix_of`."""
     if layer.node.op == "Conv":
         made = matrix.reshape(filters_first(like, layer.node).shape)
         return np.moveaxis(made, 1, -1) if layer.node.layout == "NHWC" else made
@@ -245,7 +186,7 @@ def _from_moments(scales: Scales, correct: bool) -> Graph:
                 where=f"node {display_name(name)}, key weights or transforms.bias_correction",
                 remedy="pass batches= to quantize, or calibrate with moments=True",
             )
-        bias = _bias(graph, layer) if correct else ""
+        bias = bias_of(graph, layer) if correct else ""
         data = _Data.known(known[name], bool(bias))
         chosen = _choose(scales, layer, constant, data)
         if bias:
@@ -263,7 +204,7 @@ def _corrected(scales: Scales, layer: Linear, name: str, data: _Data, used: Arra
     graph = scales.graph
     bias, weight = graph.constant(name), graph.constant(layer.node.inputs[1])
     assert bias is not None and weight is not None
-    was, now = (_matrix(layer, one).astype(np.float64) for one in (weight, used))
+    was, now = (matrix_of(layer, one).astype(np.float64) for one in (weight, used))
     moved = bias + _by_group(was, data.mean) - _by_group(now, data.mean_after)
     return np.asarray(moved).astype(bias.dtype)
 
@@ -286,14 +227,14 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     minimum = scales.dialect.weight_minimum if how.dtype == "int8" else None
     low, high = integer_range(how.dtype)
     low = low if minimum is None else max(low, minimum)
-    target = data.target(_matrix(layer, weight).astype(np.float64))
+    target = data.target(matrix_of(layer, weight).astype(np.float64))
     aim = _weight(layer, target, weight).astype(np.float32)
     quadratic, diagonal = _quadratic(data, len(target))
     importance = _weight(layer, np.broadcast_to(diagonal, target.shape), weight)
     best: tuple[Floats, Array, Array, Floats] | None = None
     for scale, zero in _candidates(scales, layer.node, constant, aim, importance, minimum):
         step, point = (
-            _matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
+            matrix_of(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
         )
         if how.rounding == "nearest":
             stored = nearest(target, step, point, low, high)
@@ -317,7 +258,7 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     _, scale, zero, stored = best
     if how.rounding == "coordinate":
         step, point = (
-            _matrix(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
+            matrix_of(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
         )
         stored = coordinate(target, step, point, low, high, quadratic, start=stored)
     made = np.ascontiguousarray(_weight(layer, stored, weight)).astype(carrier(how.dtype))
@@ -434,7 +375,7 @@ class _Walk:
         if not needs_samples(constant.weights):
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
-        bias = _bias(self.graph, layer) if self.correct else ""
+        bias = bias_of(self.graph, layer) if self.correct else ""
         data = _Data.of(self._rows(layer, before), self._rows(layer, after), bool(bias))
         used = _choose(self.scales, layer, constant, data)
         if bias:
@@ -448,7 +389,7 @@ class _Walk:
         constant, layer = self.scales.placement.constants.get((node.name, 1)), self.layers.get(node.name)
         if not self.correct or constant is None or layer is None or needs_samples(constant.weights):
             return
-        name, at_bias = node.outputs[0], _bias(self.graph, layer)
+        name, at_bias = node.outputs[0], bias_of(self.graph, layer)
         bias = self.graph.constant(at_bias)
         if bias is None:
             return
