@@ -242,7 +242,7 @@ def few_bits(scope: Scope) -> Kernel:
     """MatMulNBits with float32 activations (accuracy levels 0 and 1): weights dequantized, then one product.
 
     Measured on onnxruntime 1.31.1: with 4 bits one chain of fused multiply-adds over all of k (a single row takes another
-    kernel, whose order is not known: ulps); with 8 bits MLAS's packed product in most shapes, within ulps in the others.
+    kernel, which differs by CPU: ulps); with 8 bits MLAS's product of weights held as (N, K).
     """
     node, a = scope.node, scope.operand(0)
     level = int(node.attributes.get("accuracy_level", 0))
@@ -264,7 +264,7 @@ def few_bits(scope: Scope) -> Kernel:
         if bits == 4:
             made = kernels.gemm_sequential(rows, weights, block=max(k, 1), threads=settings.threads)
         else:
-            made = mlas.product(rows, weights, packed=True, threads=settings.threads)
+            made = mlas.product(rows, weights, packed=False, transposed=(False, True), threads=settings.threads)
         bias = operands[5] if len(operands) > 5 else None
         made = made if bias is None else made + bias
         return np.ascontiguousarray(made.reshape(*x.shape[:-1], weights.shape[1]))

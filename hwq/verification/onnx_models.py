@@ -408,7 +408,8 @@ def _table() -> dict[str, Draw]:
         floats.line,
         floats.transposed,
     )
-    table["MatMulNBits 4 bits"] = floats.matmul_nbits(4, 64)
+    for bits, rows in ((4, 64), (8, 64), (8, 1)):
+        table[f"MatMulNBits {bits} bits{', one row' if rows == 1 else ''}"] = floats.matmul_nbits(bits, rows)
     table["LSTM"] = lstm
     for dtype in ("int8", "uint8"):
         table[f"DynamicQuantizeLSTM {dtype}"] = integer_lstm(dtype)
@@ -424,7 +425,6 @@ RATES: Mapping[str, Draw] = MappingProxyType(
         "island Conv": _float_conv,
         "float Softmax": floats.softmax((17, 200)),
         "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
-        "MatMulNBits 8 bits": floats.matmul_nbits(8, 64),
     }
 )
 BOUNDS: Mapping[str, Bound] = MappingProxyType(
@@ -433,6 +433,5 @@ BOUNDS: Mapping[str, Bound] = MappingProxyType(
         "island Conv": Bound(0.9, 64),
         "float Softmax": Bound(0.8, 4),
         "MatMulNBits 4 bits, one row": Bound(1.0, 64),
-        "MatMulNBits 8 bits": Bound(0.5, 64),
     }
 )
