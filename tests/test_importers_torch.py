@@ -126,3 +126,65 @@ def test_without_torch_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(Error, match="torch is not installed") as caught:
         hwq.from_torch(object(), ())
     assert caught.value.remedy == "pip install torch==2.13.0"
+
+
+def _dynamic(torch: Any, dtype: str, low: int, high: int) -> Any:
+    """As convert_pt2e writes a linear layer of a dynamic quantizer; its ``eval`` refuses, as that of its modules does."""
+    import torch.ao.quantization.fx._decomposed
+
+    own, stored = torch.ops.quantized_decomposed, getattr(torch, dtype)
+
+    class Dynamic(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weights", torch.randint(-127, 128, (7, 12), dtype=torch.int8))
+            self.register_buffer("scales", torch.rand(7) * 0.01 + 0.001)
+            self.register_buffer("points", torch.zeros(7, dtype=torch.int64))
+
+        def eval(self) -> Any:
+            raise NotImplementedError("Calling train() or eval() is not supported for exported models.")
+
+        def forward(self, x: Any) -> tuple[Any, Any]:
+            scale, point = own.choose_qparams.tensor(x, low, high, 2.0**-12, stored)
+            told = (scale, point, low, high, stored)
+            y = own.dequantize_per_tensor.tensor(own.quantize_per_tensor.tensor(x, *told), *told)
+            weights = own.dequantize_per_channel(self.weights, self.scales, self.points, 0, -127, 127, torch.int8)
+            return torch.nn.functional.linear(y, weights), y
+
+    return Dynamic()
+
+
+@needs_torch
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("uint8", 0, 127), ("int8", -128, 127)])
+def test_ranges_taken_at_run_time_give_torchs_bits(dtype: str, low: int, high: int) -> None:
+    import torch
+
+    torch.manual_seed(4)
+    module = _dynamic(torch, dtype, low, high)
+    graph = hwq.from_torch(module, torch.zeros(5, 12))
+    assert graph.dialect == "torch-pt2e"
+    found = [node for node in graph.nodes if node.op == "QuantizeLinear"]
+    assert len(found) == 1 and graph.tensors[found[0].outputs[0]].dtype == dtype
+    for scale in (1e-6, 0.3, 40.0):  # below eps, and above
+        x = torch.randn(5, 12) * scale
+        product, stored = (one.numpy() for one in module(x))
+        made = hwq.execute(graph, x.numpy())
+        assert np.array_equal(made[graph.outputs[1]].view(np.uint32), stored.view(np.uint32))
+        assert np.abs(made[graph.outputs[0]] - product).max() <= 1e-5 * np.abs(product).max()
+
+
+@needs_torch
+def test_transposed_convolutions_agree_and_are_quantized_around() -> None:
+    import torch
+
+    torch.manual_seed(3)
+    nn = torch.nn
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1),
+                           nn.ReLU(), nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2, dilation=3), nn.Conv2d(4, 2, 1))  # fmt: skip
+    x = torch.randn(2, 3, 9, 8)
+    graph = hwq.from_torch(module, x, dynamic_shapes={"input": {0: torch.export.Dim("batch")}})
+    want = module(x).detach().numpy()
+    assert np.abs(hwq.execute(graph, x.numpy()) - want).max() <= 1e-5 * np.abs(want).max()
+    calibration = hwq.calibrate(graph, x.numpy())
+    quantized = hwq.quantize(graph, hwq.Plan.uniform(weights="int8", activations="uint8"), calibration)
+    assert np.abs(hwq.execute(quantized, x.numpy()) - want).max() < 0.1 * np.abs(want).max()

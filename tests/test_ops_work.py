@@ -126,6 +126,14 @@ def test_precision(activation: str, weight: str, precision: str, accumulator: in
     assert work.weight_bits == graph.tensors["b"].bits and work.weight_bytes == (32 * 8 * work.weight_bits + 7) // 8
 
 
+def test_a_transposed_convolution_multiplies_every_input_by_every_tap() -> None:
+    """2 x 5 x 5 inputs of 8 channels in 2 groups, 3 filters a group of 3 x 3 taps: 50 x 4 x 27 products a group."""
+    node = Node("ConvTranspose", "t", ("x", "w"), ("y",), {"strides": (2, 2), "group": 2})
+    work = work_of(node, tensor("x", 2, 8, 5, 5), tensor("w", 8, 3, 3, 3, constant=True), tensor("y", 2, 6, 11, 11))
+    assert work.macs == 2 * 50 * 4 * 27
+    assert (work.groups, work.m, work.k, work.n) == (2, 50, 4, 27)
+
+
 def test_blocked_weights_scale_partial_sums() -> None:
     """Weight-only int4, blocks of 32 along K = 128: 4 scaled partial sums for each of 2 x 16 outputs, 4 x 16 scales."""
     how = Quantization("int4", np.ones((4, 16), F), None, 0, 32, "packed")

@@ -168,15 +168,15 @@ def test_a_scale_that_is_no_float32_is_refused() -> None:
         hwq.from_torch(Quantized(), torch.randn(4))
 
 
-def test_scales_that_are_inputs_are_refused() -> None:
+def test_scales_a_channel_that_are_inputs_are_refused() -> None:
     tensors = [
         hwq.Tensor("x", "float32", (2, 3)),
         hwq.Tensor("q", "uint8", (2, 3)),
-        hwq.Tensor("s", "float32", (), None),
+        hwq.Tensor("s", "float32", (3,), None),
     ]
     graph = hwq.Graph([hwq.Node("QuantizeLinear", "q", ("x", "s"), ("q",))], tensors, ["x", "s"], ["q"])
     with pytest.raises(NotSupportedYet, match="torch-fbgemm"):
-        feeds = {"x": np.zeros((2, 3), np.float32), "s": np.asarray(1, np.float32)}
+        feeds = {"x": np.zeros((2, 3), np.float32), "s": np.ones(3, np.float32)}
         hwq.execute(graph, feeds, dialect="torch-fbgemm")
 
 

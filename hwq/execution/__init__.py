@@ -21,6 +21,7 @@ from hwq.execution import (
     standard,
     tflite,
     tflite_bytes,
+    transposed,
 )
 from hwq.execution.program import Program
 from hwq.execution.representation import require_representable
@@ -48,6 +49,7 @@ BUILDERS = (
     standard,
     tflite,
     tflite_bytes,
+    transposed,
 )
 
 

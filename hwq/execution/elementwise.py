@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.errors import NotSupportedYet
-from hwq.execution import fbgemm
+from hwq.execution import fbgemm, run_time
 from hwq.execution.emission import Site, geometry
 from hwq.execution.movement import join
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
@@ -33,11 +33,13 @@ def quantize(scope: Scope) -> Kernel:
     plain = x is not None and x.dtype == "float32" and made.dtype in {"uint8", "int8", "uint16", "int16"}
     formula = scope.dialect.formulas.get("QuantizeLinear", "onnx")
     if not plain or not _simple(scope, scale, zero) or scope.node.attributes.get("precision", 0):
+        if plain and formula != "onnx" and run_time.one_at_run_time(scope):
+            return run_time.quantize_at_run_time(made.dtype, formula)
         if formula != "onnx":
             raise NotSupportedYet(
                 f"this form of quantization in dialect {scope.dialect.name}",
                 where=f"node {scope.node.name}",
-                remedy="constant float32 scales, per tensor or per channel, 8 or 16 bits",
+                remedy="float32 scales, per tensor or constant and per channel, 8 or 16 bits",
             )
         return interpret(scope)
     axis = None if scale is None or scale.size == 1 else int(scope.node.attributes.get("axis", 1))

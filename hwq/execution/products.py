@@ -19,10 +19,10 @@ from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, present, r
 from hwq.graph import Array, Node, Tensor
 from hwq.ops import arithmetic, spatial
 
-__all__: list[str] = []
+__all__ = ["convolve_by", "epilogue_of", "integer_bias", "pack_conv"]
 
 
-def _epilogue(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilogue:
+def epilogue_of(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilogue:
     """How accumulators of the node leave: requantized as the dialect says, or float where no Q follows."""
     input_scale, _ = scope.pair(0)
     weights = scope.quantization(1).scales().reshape(-1)
@@ -56,7 +56,7 @@ def _epilogue(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilog
     )
 
 
-def _integer_bias(tensor: Tensor | None) -> tuple[Array | None, bool]:
+def integer_bias(tensor: Tensor | None) -> tuple[Array | None, bool]:
     """A constant int32 bias, and whether one is given at run time; a float bias is the epilogue's."""
     if tensor is None or tensor.dtype == "float32":
         return None, False
@@ -86,10 +86,10 @@ def conv(scope: Scope) -> Kernel:
     layout = node.layout or "NCHW"
     filters = int(weights.shape[0])
     groups = int(node.attributes.get("group", 1))
-    epilogue = _epilogue(scope, filters)
+    epilogue = epilogue_of(scope, filters)
     points = scope.quantization(1).zero_points()
-    packed = None if weights.data is None else _pack_conv(weights.data, points, groups, layout)
-    offsets, given = _integer_bias(bias)
+    packed = None if weights.data is None else pack_conv(weights.data, points, groups, layout)
+    offsets, given = integer_bias(bias)
     dialects_own = stand_in(scope)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
@@ -98,11 +98,11 @@ def conv(scope: Scope) -> Kernel:
         windows = spatial.windows_of(node, _space(x, node), _kernel(filter_, node))
         instead = settings.gemm or dialects_own
         if instead is not None:
-            made = _convolve_by(instead, node, x, filter_, windows, zero, points, groups, added, epilogue)
+            made = convolve_by(instead, node, x, filter_, windows, zero, points, groups, added, epilogue)
             return _store(made, out)
         return kernels.conv2d(
             x,
-            packed if packed is not None else _pack_conv(filter_, points, groups, layout),
+            packed if packed is not None else pack_conv(filter_, points, groups, layout),
             strides=windows.strides,
             pads=(*windows.begin, *windows.end),
             dilations=windows.dilations,
@@ -128,7 +128,7 @@ def conv(scope: Scope) -> Kernel:
     return writing(run, emit)
 
 
-def _pack_conv(weights: Array, points: Array, groups: int, layout: str) -> kernels.Packed:
+def pack_conv(weights: Array, points: Array, groups: int, layout: str) -> kernels.Packed:
     return kernels.pack_conv(weights, zero_point=points, groups=groups, layout="OHWI" if layout == "NHWC" else "OIHW")
 
 
@@ -140,7 +140,7 @@ def _kernel(weights: Array, node: Node) -> tuple[int, ...]:
     return weights.shape[1:-1] if node.layout == "NHWC" else weights.shape[2:]
 
 
-def _convolve_by(
+def convolve_by(
     gemm: object,
     node: Node,
     x: Array,
@@ -249,12 +249,12 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
     points = scope.quantization(1).zero_points()
     scales = scope.quantization(1).scales()
     # The width is only needed where scales are per column; then it is their number.
-    epilogue = _epilogue(
+    epilogue = epilogue_of(
         scope, scales.size if scales.size != 1 else int(columns) if isinstance(columns, int) else 1, factor
     )
     fixed = right.data is not None and right.data.ndim == 2
     packed = kernels.pack(right.data, zero_point=points, layout="NK" if transpose_b else "KN") if fixed else None
-    offsets, given = _integer_bias(bias)
+    offsets, given = integer_bias(bias)
     dialects_own = stand_in(scope)
 
     def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:

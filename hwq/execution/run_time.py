@@ -17,7 +17,7 @@ from hwq.kernels.steps import Place, Steps
 from hwq.ops import dynamic_rows, spatial
 from hwq.ops.evaluate import evaluate_node
 
-__all__ = ["integer_convolution", "integer_product"]
+__all__ = ["integer_convolution", "integer_product", "one_at_run_time", "quantize_at_run_time"]
 
 
 @register("DynamicQuantizeLinear")
@@ -256,5 +256,23 @@ def integer_convolution(scope: Scope) -> Kernel | None:
             x, packed, strides=windows.strides, pads=(*windows.begin, *windows.end), dilations=windows.dilations,
             layout=layout, a_zero_point=zero_point, out=out, threads=settings.threads, wrap=True,
         )  # fmt: skip
+
+    return writing(run)
+
+
+def one_at_run_time(scope: Scope) -> bool:
+    """Whether scale and zero point are one number each, however they come."""
+    given = [scope.operand(index) for index in (1, 2)]
+    plain = not scope.node.attributes.get("block_size", 0) and not scope.node.attributes.get("precision", 0)
+    return plain and all(one is None or (one.concrete and one.elements == 1 and len(one.shape) <= 1) for one in given)
+
+
+def quantize_at_run_time(dtype: str, formula: str) -> Kernel:
+    """QuantizeLinear whose scale and zero point are computed, one number each."""
+
+    def run(operands: Sequence[Array | None], out: Array | None, settings: Settings) -> Array:
+        x, scale, *rest = operands
+        point = 0 if not rest or rest[0] is None else rest[0].reshape(())
+        return kernels.quantize(present(x), present(scale).reshape(()), point, dtype, formula=formula, out=out)
 
     return writing(run)

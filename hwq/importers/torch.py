@@ -14,7 +14,7 @@ import numpy as np
 
 from hwq.errors import Error
 from hwq.graph import Graph
-from hwq.importers import torch_quantized, torch_stored
+from hwq.importers import torch_decomposed, torch_quantized, torch_stored
 
 __all__ = ["VERSION", "from_torch"]
 
@@ -117,7 +117,7 @@ def _written(torch: Any, program: Any, where: str) -> Any:
             dynamo=True,
             verbose=False,
             optimize=True,
-            custom_translation_table=torch_quantized.translations(torch),
+            custom_translation_table=torch_decomposed.translations(torch),
         ).model_proto
 
 
@@ -155,7 +155,11 @@ def _read(model: Any, where: str) -> Graph:
 def _evaluating(module: Any) -> Iterator[None]:
     """Every part of the module in evaluation mode, and afterwards as it was."""
     trained = [part for part in module.modules() if part.training]
-    module.eval()
+    try:
+        module.eval()
+    except NotImplementedError:  # exported modules have no modes; convert_pt2e's say so
+        for part in trained:
+            part.training = False
     try:
         yield
     finally:

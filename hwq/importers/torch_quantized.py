@@ -14,7 +14,7 @@ from typing import Any
 from hwq.errors import Error
 from hwq.importers import torch_recurrent, torch_stored
 
-__all__ = ["stand_in", "translations"]
+__all__ = ["stand_in"]
 
 _NAMESPACES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 _DYNAMIC = tuple(f"{name}.dynamic." for name in _NAMESPACES)
@@ -51,40 +51,6 @@ def _pairs(torch: Any, module: Any) -> dict[str, Any]:
         return {}
     named = re.compile(r"(scale|zero_point)_\d+$")
     return {name: one.item() for name, one in module._buffers.items() if named.search(name) and one.numel() == 1}
-
-
-def translations(torch: Any) -> dict[Any, Any]:
-    """How torch.onnx writes what its own tables leave out or write without the bounds of the stored values."""
-    import onnxscript
-
-    standard: Any = onnxscript.opset18
-
-    def quantize(x: Any, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: Any) -> Any:
-        def constant(value: int) -> Any:
-            return standard.Constant(value=_stored(value, dtype))
-
-        made = standard.QuantizeLinear(x, scale, constant(zero_point))
-        low, high = _bounds(dtype)
-        if quant_min <= low and quant_max >= high:
-            return made
-        return standard.Clip(made, constant(quant_min), constant(quant_max))
-
-    return {torch.ops.quantized_decomposed.quantize_per_tensor.default: quantize}
-
-
-def _stored(value: int, dtype: Any) -> Any:
-    """A stored number as ONNX's tensor; `dtype` is an ONNX type code."""
-    import onnx
-
-    return onnx.helper.make_tensor("value", int(dtype), [], [value])
-
-
-def _bounds(dtype: Any) -> tuple[int, int]:
-    import numpy as np
-    import onnx
-
-    found = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(int(dtype)))
-    return int(found.min), int(found.max)
 
 
 def _replaced(torch: Any, module: Any, path: str) -> Any:

@@ -18,7 +18,7 @@ from hwq.lowering.rewriting import Draft, constant_like
 
 __all__ = ["group_eager"]
 
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 SUMS = frozenset({"Add", "Mul"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 MOVERS = frozenset({"Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",

@@ -1,6 +1,6 @@
 """Run by path, in a process of its own, where need be under an emulator: eager quantized modules in, torch's outputs out.
 
-``python emulated_torch.py OUTPUTS.npz VALUES [FULL]`` builds every module of `hwq.verification.torch_dialects.EAGER`, with
+``python emulated_torch.py OUTPUTS.npz VALUES [FULL]`` builds every module of `hwq.verification.torch_modules.EAGER`, with
 weights and activations over all 8 bits (FULL 1, the default) or 7 (0), and writes ``NAME|in|INDEX`` and ``NAME|out|INDEX`` until
 VALUES outputs a case are made, or ``NAME|failure``. One thread.
 """
@@ -16,7 +16,8 @@ def main(target: str, values: str, full: str = "1") -> None:
     """Run every module."""
     import torch
 
-    from hwq.verification.torch_dialects import EAGER, quietly, whole
+    from hwq.verification.torch_dialects import quietly
+    from hwq.verification.torch_modules import EAGER, whole
 
     torch.set_num_threads(1)
     torch.backends.quantized.engine = "fbgemm"

@@ -18,7 +18,7 @@ from hwq.ops.base import REGISTRY
 
 # The operators that hwq promises (issue: float ONNX import).
 LISTED = frozenset(
-    """Conv Gemm MatMul Add Sub Mul Div Pow Sqrt Exp Min Max Relu LeakyRelu Clip Sigmoid Tanh HardSigmoid HardSwish Erf Gelu Softmax
+    """Conv ConvTranspose Gemm MatMul Add Sub Mul Div Pow Sqrt Exp Min Max Relu LeakyRelu Clip Sigmoid Tanh HardSigmoid HardSwish Erf Gelu Softmax
     LayerNormalization BatchNormalization MaxPool AveragePool GlobalAveragePool ReduceMean ReduceSum ReduceMax ArgMax Concat Split Slice Pad
     Reshape Flatten Squeeze Unsqueeze Transpose Gather Expand Tile Where Equal Range Constant ConstantOfShape Shape Identity Dropout Cast
     Resize QuantizeLinear DequantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear""".split()

@@ -1,4 +1,4 @@
-"""Record what torch makes of every module of `hwq.verification.torch_dialects`, so that it is tested without torch too.
+"""Record what torch makes of every module of `hwq.verification.torch_modules`, so that it is tested without torch too.
 
 ``ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python tests/golden/torch/make.py`` writes, beside this file, the imported graph of each case (``GROUP-N.npz``), one input
 and torch's own output for each (``outputs.npz``), and with which version on which CPU (``provenance.json``). The case where
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from hwq.verification.avx2 import has_vnni
-from hwq.verification.torch_dialects import EAGER, REFERENCE, modules, quietly
+from hwq.verification.torch_dialects import modules, quietly
+from hwq.verification.torch_modules import EAGER, REFERENCE
 
 HERE = Path(__file__).resolve().parent
 
