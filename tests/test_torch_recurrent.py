@@ -188,3 +188,57 @@ def test_states_of_another_shape_and_clipped_cells_are_refused() -> None:
         hwq.execute(_node(), {**feeds, "h": np.zeros((1, 1, 4), np.float32)}, "torch-fbgemm")
     with pytest.raises(NotSupportedYet, match="clip"):
         hwq.execute(_node(clip=1.0), feeds, "torch-fbgemm")
+
+
+CELLS = {
+    "gru, both directions": ("GRU", (12, 40, 2), {"bidirectional": True}, (6, 3, 12), (4, 3, 40)),
+    "gru, batch first, no state": ("GRU", (12, 33), {"batch_first": True}, (3, 5, 12), None),
+    "gru cell": ("GRUCell", (12, 45), {}, (5, 12), (5, 45)),
+    "rnn cell": ("RNNCell", (12, 45), {}, (5, 12), (5, 45)),
+    "rnn cell, relu, no state": ("RNNCell", (12, 20), {"nonlinearity": "relu"}, (5, 12), None),
+    "lstm cell, no states": ("LSTMCell", (12, 40), {}, (5, 12), None),
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("case", CELLS)
+def test_gated_units_and_cells_give_torchs_bits(case: str) -> None:
+    torch, dialect = _torch()
+    name, sizes, options, shape, state = CELLS[case]
+
+    class Unit(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = getattr(torch.nn, name)(*sizes, **options)
+
+        def forward(self, x: Any, state: Any = None) -> Any:
+            made = self.unit(x, state)
+            return made if isinstance(made, tuple) else (made,)
+
+    torch.manual_seed(5)
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        module = torch.ao.quantization.quantize_dynamic(Unit().eval(), {getattr(torch.nn, name)}, dtype=torch.qint8)
+    finally:
+        torch.backends.quantized.engine = before
+    given = (torch.randn(*shape) * 1.5, *(() if state is None else (torch.randn(*state) / 2,)))
+    graph, wanted = _imported(torch, module, given)
+    made = hwq.execute(graph, {key: value.numpy() for key, value in zip(graph.inputs, given, strict=True)}, dialect)
+    results = [made[key] for key in graph.outputs] if isinstance(made, dict) else [made]
+    for found, want in zip(results, wanted, strict=True):
+        assert len(np.unique(want)) > 4 and np.array_equal(found.view(np.uint32), want.view(np.uint32))
+
+
+@needs_torch
+def test_quantized_embeddings_have_torchs_rows() -> None:
+    import torch
+
+    quantization = torch.ao.quantization
+    for config in (quantization.float_qparams_weight_only_qconfig, quantization.float_qparams_weight_only_qconfig_4bit):
+        module = torch.nn.Sequential(torch.nn.Embedding(50, 16))
+        module.qconfig = config
+        module = quantization.convert(quantization.prepare(module))
+        indices = torch.randint(0, 50, (3, 7))
+        made = hwq.execute(hwq.from_torch(module, indices), indices.numpy())
+        assert np.array_equal(made.view(np.uint32), module(indices).numpy().view(np.uint32))

@@ -23,7 +23,7 @@ from hwq.numerics import exp_c, fused_multiply_add
 from hwq.ops import dims
 from hwq.ops.recurrent import Recurrence
 
-__all__ = ["COLUMNS", "exp_sleef", "sigmoid"]
+__all__ = ["COLUMNS", "TANH", "exp_sleef", "sigmoid"]
 
 f32 = np.float32
 # Columns that one iteration of an elementwise kernel takes, two vectors of float32 (ATen's VectorizedLoop2d).

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hwq.dialect import DIALECTS
-from hwq.execution import elementwise
-from hwq.execution.aten import COLUMNS, exp_sleef
+from hwq.execution import elementwise, mkl
+from hwq.execution.aten import COLUMNS, TANH, exp_sleef, sigmoid
 from hwq.execution.elementwise import looked_up
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register
 from hwq.graph import Array, Graph
@@ -199,6 +199,30 @@ def slopes(scope: Scope) -> Kernel:
         acc = np.maximum(x - point, 0) * one + np.minimum(x - point, 0) * (weights - weight_point)
         made: Array = np.clip(np.rint((acc.astype(f32) * multiplier).astype(f32)) + made_point, 0, 255).astype(np.uint8)
         return made
+
+    return adapt(run)
+
+
+@_register("float:Tanh")
+def float_tanh(scope: Scope) -> Kernel:
+    """tanh of floats: MKL's."""
+    variant = TANH[scope.dialect.formulas["DynamicQuantizeLSTM"]]
+    return adapt(lambda operands, settings: mkl.tanh(present(operands[0]), variant))
+
+
+@_register("float:Sigmoid")
+def float_sigmoid(scope: Scope) -> Kernel:
+    """Sigmoid of floats, on one thread: of a whole tensor, or row by row where gates are added in place into cut rows."""
+    columns, graph = COLUMNS[scope.dialect.formulas["DynamicQuantizeLSTM"]], scope.graph
+    maker = graph.producers.get(scope.node.inputs[0])
+    added = () if maker is None or maker.op != "Add" else maker.inputs
+    # What a state of zeros brings is a constant.
+    parts = [graph.producers.get(name) for name in added if graph.constant(name) is None]
+    rows = bool(parts) and all(one is not None and one.op == "Split" for one in parts)
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        x = present(operands[0])
+        return sigmoid(x.reshape(-1, x.shape[-1]) if rows else x.reshape(1, -1), columns).reshape(x.shape)
 
     return adapt(run)
 

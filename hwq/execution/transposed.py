@@ -74,10 +74,14 @@ def _spread(x: Array, where: Footprint, value: int) -> Array:
     wide = [(size - 1) * stride + 1 for size, stride in zip(x.shape[2:], where.strides, strict=True)]
     made = np.full((*x.shape[:2], *wide), value, x.dtype)
     made[(every, every, *(slice(None, None, stride) for stride in where.strides))] = x
-    first = [(taps - 1) * step - cut for taps, step, cut in zip(where.kernel, where.dilations, where.begin, strict=True)]
+    first = [
+        (taps - 1) * step - cut for taps, step, cut in zip(where.kernel, where.dilations, where.begin, strict=True)
+    ]
     last = [
         int(size) + (taps - 1) * step - extent - before
-        for size, taps, step, extent, before in zip(where.sizes, where.kernel, where.dilations, wide, first, strict=True)
+        for size, taps, step, extent, before in zip(
+            where.sizes, where.kernel, where.dilations, wide, first, strict=True
+        )
     ]
     made = arithmetic.padded(made, [max(one, 0) for one in first], [max(one, 0) for one in last], value)
     cut = [

@@ -174,33 +174,26 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            weights, bias = module._weight_bias()
-            if weights.dtype != torch.qint8:
-                raise Error(
-                    f"weights of type {weights.dtype} have no stand-in", where=where, remedy="use qint8 weights"
-                )
-            channel = weights.qscheme() in {torch.per_channel_affine, torch.per_channel_symmetric}
-            points = weights.q_per_channel_zero_points() if channel else torch.tensor(weights.q_zero_point())
-            if bool(points.any()):
-                raise Error(
-                    "weights with a zero point have no stand-in", where=where, remedy="quantize them symmetrically"
-                )
-            scales = weights.q_per_channel_scales() if channel else torch.tensor([weights.q_scale()])
-            self.register_buffer("stored", weights.int_repr().t().contiguous())
-            self.register_buffer("scales", scales.to(torch.float32))
-            given = torch.zeros(weights.shape[0]) if bias is None else bias.detach()
-            self.register_buffer("bias", given.to(torch.float32))
+            parts = torch_recurrent.unpacked(torch, *module._weight_bias(), where)
+            for name, part in zip(("stored", "scales", "bias"), parts, strict=True):
+                self.register_buffer(name, part)
 
         def forward(self, x: Any) -> Any:
-            # The operator of domain com.microsoft with the same operands; torch.onnx writes it as it is named.
-            made = torch.onnx.ops.symbolic(
-                "com.microsoft::DynamicQuantizeMatMul",
-                (x, self.stored, self.scales, None, self.bias),
-                dtype=torch.float32,
-                shape=(*x.shape[:-1], self.stored.shape[1]),
-                version=1,
-            )
+            made = torch_recurrent.linear(torch, x, self.stored, self.scales, self.bias)
             return made.relu() if relu else made
+
+    class Embedding(nn.Module):  # type: ignore[misc, name-defined]
+        """``quantized.embedding_byte`` and ``embedding_4bit``: rows as torch dequantizes them, in float32.
+
+        Their scales and float zero points, one a row, are beyond what DequantizeLinear can say.
+        """
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("rows", module(torch.arange(module.num_embeddings)))
+
+        def forward(self, indices: Any) -> Any:
+            return functional.embedding(indices, self.rows)
 
     class Quantize(nn.Module):  # type: ignore[misc, name-defined]
         """Where floats become stored numbers."""
@@ -244,8 +237,10 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
             return super().__getattr__(name)
 
     dynamic = f"{type(module).__module__}.".startswith(_DYNAMIC)
-    if kind == "LSTM" and dynamic:
-        return torch_recurrent.lstm(torch, module, where)
+    recurrent = {"LSTM": torch_recurrent.lstm, "GRU": torch_recurrent.gru,
+                 **dict.fromkeys(("LSTMCell", "GRUCell", "RNNCell"), torch_recurrent.cell)}  # fmt: skip
+    if dynamic and kind in recurrent:
+        return recurrent[kind](torch, module, where)
     convolution = "Conv" in kind and not dynamic
     if convolution and module.padding_mode != "zeros":
         raise Error(f"padding_mode {module.padding_mode} is not reproduced", where=where, remedy="pad with zeros")
@@ -257,7 +252,7 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
     }  # fmt: skip
     rest: dict[str, Callable[[], Any]] = {
         "Linear": Linear, "LinearReLU": Linear, "Quantize": Quantize, "DeQuantize": DeQuantize, "QFunctional": Functional,
-        "Dropout": nn.Identity, "PReLU": Slopes, "ReLU6": nn.ReLU6,
+        "Dropout": nn.Identity, "PReLU": Slopes, "ReLU6": nn.ReLU6, "Embedding": Embedding,
     }  # fmt: skip
     convolutions = [f"{name}{rank}d" for name in ("Conv", "ConvReLU", "ConvTranspose") for rank in (1, 2, 3)]
     normalizations = ["BatchNorm2d", "BatchNorm3d", "BNReLU2d", "BNReLU3d", "LayerNorm", "GroupNorm",
@@ -268,6 +263,6 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
     if not dynamic and kind in functions:
         return Function(functions[kind])
     if dynamic or kind not in table:
-        names = ", ".join([*table, *functions, "dynamic Linear", "dynamic LSTM"])
+        names = ", ".join([*table, *functions, *(f"dynamic {name}" for name in ("Linear", "LinearReLU", *recurrent))])
         raise Error("this quantized module is not reproduced", where=where, remedy=f"those that are: {names}")
     return table[kind]()
