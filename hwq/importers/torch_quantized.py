@@ -174,7 +174,7 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            parts = torch_recurrent.unpacked(torch, *module._weight_bias(), where)
+            parts = torch_recurrent.unpacked(torch, module._weight_bias(), where)
             for name, part in zip(("stored", "scales", "bias"), parts, strict=True):
                 self.register_buffer(name, part)
 

@@ -27,14 +27,15 @@ def linear(torch: Any, x: Any, stored: Any, scales: Any, bias: Any) -> Any:
     )
 
 
-def unpacked(torch: Any, weights: Any, bias: Any, where: str) -> tuple[Any, Any, Any]:
-    """Stored weights (K, N), scales (N) and bias (N) of a dynamic product.
+def unpacked(torch: Any, given: Any, where: str) -> tuple[Any, Any, Any]:
+    """Stored weights (K, N), scales (N) and bias (N) of a dynamic product, from quantized weights (N, K) and a bias or None.
 
     Raises
     ------
     Error
         The weights are not int8 and symmetric.
     """
+    weights, bias = given
     if weights.dtype != torch.qint8:
         raise Error(f"weights of type {weights.dtype} have no stand-in", where=where, remedy="use qint8 weights")
     channel = weights.qscheme() in {torch.per_channel_affine, torch.per_channel_symmetric}
@@ -43,8 +44,8 @@ def unpacked(torch: Any, weights: Any, bias: Any, where: str) -> tuple[Any, Any,
         raise Error("weights with a zero point have no stand-in", where=where, remedy="quantize them symmetrically")
     count = weights.shape[0]
     scales = weights.q_per_channel_scales() if channel else torch.full((count,), weights.q_scale())
-    given = torch.zeros(count) if bias is None else bias.detach()
-    return weights.int_repr().t().contiguous(), scales.to(torch.float32), given.to(torch.float32)
+    offsets = torch.zeros(count) if bias is None else bias.detach()
+    return weights.int_repr().t().contiguous(), scales.to(torch.float32), offsets.to(torch.float32)
 
 
 def _sides(torch: Any, parameter: Any, where: str) -> list[tuple[Any, Any, Any]]:
@@ -65,7 +66,7 @@ def _sides(torch: Any, parameter: Any, where: str) -> list[tuple[Any, Any, Any]]
             why="the module was made without reduce_range, before torch 1.7",
             remedy="quantize the float module again",
         )
-    return [unpacked(torch, *torch.ops.quantized.linear_unpack(pack), where) for pack in packs]
+    return [unpacked(torch, torch.ops.quantized.linear_unpack(pack), where) for pack in packs]
 
 
 def _layer(torch: Any, x: Any, sides: Any, scales: Any, points: Any, state: Any) -> Any:
@@ -196,7 +197,7 @@ def cell(torch: Any, module: Any, where: str) -> Any:
     """The stand-in of a dynamic LSTMCell, GRUCell or RNNCell."""
     kind, size = type(module).__name__, int(module.hidden_size)
     packs = (module._packed_weight_ih, module._packed_weight_hh)
-    sides = [unpacked(torch, *pack.__getstate__()[0][:2], where) for pack in packs]
+    sides = [unpacked(torch, pack.__getstate__()[0][:2], where) for pack in packs]
 
     class Cell(torch.nn.Module):  # type: ignore[misc]
         """``quantized_lstm_cell_dynamic`` and its kin."""
