@@ -77,8 +77,9 @@ def require_products(plan: Plan, products: Iterable[Sequence[Node]]) -> None:
 
 def in_integers(graph: Graph, node: Node, planned: Activations, weight: Constant) -> bool:
     """Whether ONNX's integer operators can say it: one range, uint8, and weights of eight bits without zero points."""
-    plain = node.op != "Gemm" or (
-        not node.attributes.get("transA", 0)
+    plain = node.op in {"Conv", "MatMul"} or (
+        node.op == "Gemm"
+        and not node.attributes.get("transA", 0)
         and all(float(node.attributes.get(name, 1.0)) == 1.0 for name in ("alpha", "beta"))
     )
     return (
@@ -114,7 +115,7 @@ def run_time_pair(
     rank = len(x.shape)
     if planned.granularity == "tensor":
         axes = tuple(range(rank))
-    elif node.op == "Conv":
+    elif node.op in {"Conv", "ConvTranspose"}:
         axes = tuple(range(1, rank))
     else:
         axes = (0,) if node.attributes.get("transA", 0) else (rank - 1,)

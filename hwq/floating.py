@@ -11,6 +11,7 @@ import numpy as np
 from hwq.errors import Error
 from hwq.graph import Array, Graph, Node, carrier
 from hwq.names import display_name
+from hwq.operator_kinds import MATRIX
 from hwq.plan import Plan
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["HALVES", "half_keys", "in_one_type", "require_range", "retyped", "widened"]
 
 HALVES = frozenset({"float16", "bfloat16"})
-MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
 LARGEST_HALF = 65504.0
 REALS = HALVES | {"float32"}
 # Constants up to this size may steer shapes and keep their values; larger ones are weights, whose values cost does

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["CLAMPS", "ELEMENTWISE", "MATRIX", "MOVES", "ROWS", "UNARY", "VIEWS"]
 
-MATRIX = frozenset({"Conv", "Gemm", "MatMul"})
+MATRIX = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul"})
 CLAMPS = frozenset({"Relu", "Clip"})
 # One operand in, another range out.

@@ -417,6 +417,8 @@ def weight_axes(node: Node, slot: int, rank: int) -> tuple[int | None, int | Non
     """(axis of the output channels, axis of the sum) of a matrix operator's constant."""
     if node.op == "Conv":
         return 0, rank - 1 if node.layout == "NHWC" else 1
+    if node.op == "ConvTranspose":  # [channels, filters of a group, *kernel]: groups share their filters' scales
+        return 1, 0
     if slot == 0 or rank < 2:
         return None, None
     if node.op == "Gemm" and node.attributes.get("transB", 0):

@@ -387,7 +387,7 @@ class _Builder:
 
     def _run_time(self, node: Node, planned: Activations, operand: str) -> str:
         """The operand quantized and dequantized at run time; readers that want the same share one pair."""
-        across = node.op == "Conv", bool(node.attributes.get("transA", 0))
+        across = node.op in {"Conv", "ConvTranspose"}, bool(node.attributes.get("transA", 0))
         key = ("run time", operand, planned.dtype, planned.granularity, *across)
         if key not in self.stored:
             made, self.stored[key] = run_time_pair(self.old, node, planned, operand, self._fresh)

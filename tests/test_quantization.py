@@ -526,3 +526,40 @@ def test_static_int8_of_the_real_models(kind: str, tmp_path: Path) -> None:
     agreement, before, after = np.mean(plain == made), np.mean(plain == y), np.mean(made == y)
     print(f"{kind}: agreement {agreement:.4f}, accuracy float {before:.4f}, int8 {after:.4f}")
     assert agreement >= floor and abs(after - before) <= 0.01
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_a_transposed_convolution_is_stored_and_has_onnxruntime_s_bytes(
+    groups: int, granularity: str, tmp_path: Path
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(11)
+    constants = {"w1": rng.normal(size=(8, 3, 3, 3)) * 0.3, "b1": rng.normal(size=8) * 0.1,
+                 "w2": rng.normal(size=(8, 6 // groups, 3, 3)) * 0.3, "b2": rng.normal(size=6) * 0.1,
+                 "w3": rng.normal(size=(4, 6, 1, 1)) * 0.3}  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c"], "down", strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("ConvTranspose", ["r", "w2", "b2"], ["u"], "up", strides=[2, 2], pads=[1] * 4, group=groups,
+                         output_padding=[1, 1]),
+        helper.make_node("Conv", ["u", "w3"], ["y"], "last"),
+    ]  # fmt: skip
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4, 8, 8]}, constants))
+    x = rng.normal(size=(16, 3, 8, 8)).astype(np.float32)
+    cal = hwq.calibrate(graph, x)
+    made = hwq.quantize(graph, Plan.uniform(granularity=granularity), cal)
+    weight = made.tensors[made.producers[made.node("up").inputs[1]].inputs[0]]
+    assert weight.dtype == "int8" and weight.quantization is not None
+    assert weight.quantization.axis == (1 if granularity == "channel" else None)
+    assert hwq.estimate(made, "ethos-u55-128", batch=1).seconds > 0.0
+    found = hwq.execute(made, x)
+    assert np.abs(found - hwq.execute(graph, x)).max() < 0.1
+    hwq.export(made, tmp_path / "q.onnx")
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(str(tmp_path / "q.onnx"), options, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": x})[0].tobytes() == found.tobytes()
+    for mode, kind in (("dynamic", "uint8"), ("float", "float16"), ("float", "float32")):
+        plan = Plan.uniform(activations=kind, mode=mode, granularity=granularity, dialect="hwq")
+        assert np.abs(hwq.execute(hwq.quantize(graph, plan, cal), x) - hwq.execute(graph, x)).max() < 0.1

@@ -67,9 +67,8 @@ def _leads_to_quantize(draft: Draft, node: Node) -> bool:
 
 
 def _bias_axis(node: Node, weights: Affine, bias: Array) -> bool:
-    expected = 0
-    if node.op == "Gemm" and not int(node.attributes.get("transB", 0)):
-        expected = 1
+    turned = node.op == "Gemm" and not int(node.attributes.get("transB", 0))
+    expected = 1 if turned or node.op == "ConvTranspose" else 0
     return weights.block is None and weights.scale.shape == (bias.shape[0],) and weights.axis == expected
 
 
