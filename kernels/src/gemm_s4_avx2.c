@@ -28,7 +28,7 @@ HWQ_TARGET("avx2,fma")
 #define LOAD_FLOATS _mm256_loadu_ps
 #define FMA _mm256_fmadd_ps
 #define ZERO_FLOATS _mm256_setzero_ps()
-enum { LANES = 8, ROWS = 3, STRIPS = 2, FEW_STRIPS = 4, SOME_STRIPS = 1, UNPACK_FROM = 8, COLUMNS = 8, FEW_SIGNED = 1, PANEL = 3, PART = 512, SUMS_HELD = 0, SCALED_STRIPS = STRIPS, DEPTH = 8 /* vpmaddubsw into a lane */ };
+enum { LANES = 8, ROWS = 3, STRIPS = 2, FEW_STRIPS = 4, ONE_STRIPS = FEW_STRIPS, SOME_STRIPS = 1, UNPACK_FROM = 8, COLUMNS = 8, FEW_SIGNED = 1, PANEL = 3, PART = 512, SUMS_HELD = 0, SCALED_STRIPS = STRIPS, DEPTH = 8 /* vpmaddubsw into a lane */ };
 
 static inline __attribute__((always_inline)) __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 

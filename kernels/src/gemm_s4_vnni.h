@@ -19,12 +19,34 @@ static inline __attribute__((always_inline)) VECTOR quad_at(const uint8_t *a)
     memcpy(&four, a, 4);
     return SET1(four);
 }
-enum { BYTES = LANES * 4, PIECES = 64 / BYTES /* vectors of a strip */, WIDE = STRIPS * PIECES, AHEAD = 256 /* bytes, as gemm_vnni.h's */ };
+enum { BYTES = LANES * 4, PIECES = 64 / BYTES /* vectors of a strip */, WIDE = STRIPS * PIECES, AHEAD = 256, FAR = 4096 /* bytes, of several strips and of one */ };
 
 /* Here the nibbles are the unsigned operand, a the signed one. Low and high nibbles in sums of their own: a chain would wait for itself. */
 static inline __attribute__((always_inline)) void few_dots(const int rows, const int vectors, int64_t pairs, const uint8_t *a, int64_t a_stride,
                                                            const uint8_t *b, int64_t b_strip, VECTOR acc[][COLUMNS])
 {
+    if (rows == 1 && vectors == 1) { /* one strip from end to end, 4 pairs at a time: memory gives a single line of addresses fastest (4096 x 4096, Zen 5:
+                                       1.2 times 4 strips side by side, 0.93 where the third cache has it all) */
+        const VECTOR mask = SET1(0x0F0F0F0F);
+        VECTOR sums[8];
+        int64_t p = 0;
+        for (int i = 0; i < 8; i++) sums[i] = SET1(0);
+        for (; p + 4 <= pairs; p += 4, a += 32, b += 256)
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                _mm_prefetch((const char *)b + 64 * i + FAR, _MM_HINT_T0);
+                const VECTOR x = load(b + 64 * i);
+                sums[2 * i] = DOT(sums[2 * i], AND(x, mask), quad_at(a + 8 * i));
+                sums[2 * i + 1] = DOT(sums[2 * i + 1], AND(SHIFT_RIGHT(x, 4), mask), quad_at(a + 8 * i + 4));
+            }
+        for (; p < pairs; p++, a += 8, b += 64) {
+            const VECTOR x = load(b);
+            sums[0] = DOT(sums[0], AND(x, mask), quad_at(a));
+            sums[1] = DOT(sums[1], AND(SHIFT_RIGHT(x, 4), mask), quad_at(a + 4));
+        }
+        for (int i = 0; i < 8; i++) acc[0][0] = ADD(acc[0][0], sums[i]);
+        return;
+    }
     VECTOR high[4][COLUMNS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) high[r][v] = SET1(0);
