@@ -18,7 +18,7 @@ from hwq import kernels, numerics
 from hwq.errors import Error
 from hwq.execution import compile
 from hwq.graph import Array, Graph, Node, Quantization, carrier
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.tflite_accumulators import windows_of
 from hwq.ops.tflite_base import Call, activation_range
 from hwq.product_hypotheses import PRODUCTS, permuted, product_of, products

@@ -21,7 +21,7 @@ from hwq.floating import in_one_type, widened
 from hwq.graph import Array, Graph, Node
 from hwq.names import display_name
 from hwq.observers import affine
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.inference import infer_shapes
 from hwq.ops.storage import integer_range
 from hwq.patches import linears

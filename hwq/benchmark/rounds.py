@@ -1,4 +1,4 @@
-"""Contenders timed in turn: each is first held against int64, then all of them run round about.
+"""Contenders timed in turn: each is first held against int64, then all of them run once a round, in an order that changes.
 
 Time is processor time of this process on one core; a contender's figure is the median of its samples, and samples whose processor
 time is under 0.97 of the wall's (something else had the core) are dropped, unless fewer than five are left. Where several threads share the work, time is the wall's.
@@ -143,10 +143,11 @@ def _rates(
     rates: list[list[tuple[float, bool]]] = [[] for _ in contenders]
     shares: list[list[float]] = [[] for _ in contenders]
     calls = [max(1, int(SAMPLE_SECONDS / max(_warm(one), 1e-6))) for one in contenders]
-    end, rounds = time.perf_counter() + seconds * len(contenders), 0
+    end, rounds, order = time.perf_counter() + seconds * len(contenders), 0, np.random.default_rng(0)
     while rounds < ENOUGH or (time.perf_counter() < end and rounds < 400):
         rounds += 1
-        for i, one in enumerate(contenders):
+        for i in order.permutation(len(contenders)):  # what ran before leaves its weights in the caches
+            one = contenders[i]
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(calls[i]):
                 one.run()

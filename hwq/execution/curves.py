@@ -15,7 +15,7 @@ import numpy as np
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array, Node
 from hwq.numerics import exp_c, fused_multiply_add
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.tflite_functions import apply_vectors
 
 __all__ = ["logistic", "softmax", "tanh"]

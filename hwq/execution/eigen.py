@@ -15,7 +15,7 @@ import numpy as np
 from hwq.execution import mlas
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.reduce import axes_of
 
 __all__ = ["normalized", "total"]

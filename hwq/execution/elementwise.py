@@ -16,7 +16,7 @@ from hwq.execution.movement import join
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
 from hwq.graph import Array, carrier
 from hwq.ops import arithmetic, spatial
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.table import entries as table_entries
 from hwq.ops.table import look_up
 

@@ -12,7 +12,7 @@ from hwq import kernels
 from hwq.errors import NotSupportedYet
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 
 __all__ = ["Linear", "average", "depthwise", "dynamic_linear", "fused"]
 

@@ -12,8 +12,8 @@ from hwq.execution.steps import Kernel, Settings, View
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.kernels.steps import ARENA, FIRST_ARRAY, Crew, Place, Run, Steps
 from hwq.lowering.liveness import Lifetime, place
+from hwq.ops.application import FAILURES
 from hwq.ops.dims import fault
-from hwq.ops.evaluate import FAILURES
 
 __all__ = ["Loop", "Memories", "Memory", "emit"]
 

@@ -19,8 +19,9 @@ from hwq.execution.session import Input, Result, Session
 from hwq.execution.specialization import Specialization, specialize
 from hwq.execution.steps import Gemm, Settings, build
 from hwq.graph import Array, Graph
+from hwq.ops.application import FAILURES
 from hwq.ops.dims import fault
-from hwq.ops.evaluate import FAILURES, checked_feeds
+from hwq.ops.evaluate import checked_feeds
 
 __all__ = ["Program"]
 

@@ -15,7 +15,7 @@ from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, registe
 from hwq.graph import Array
 from hwq.kernels.steps import Place, Steps
 from hwq.ops import dynamic_rows, spatial
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 
 __all__ = ["integer_convolution", "integer_product", "one_at_run_time", "quantize_at_run_time"]
 

@@ -14,7 +14,7 @@ from hwq.execution.steps import ON_STORED, Kernel, View, is_group
 from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.lowering.liveness import Lifetime, place
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.inference import infer_node
 
 __all__ = ["Instruction", "Slot", "Specialization", "specialize"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array, carrier
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 
 __all__: list[str] = []
 

@@ -12,8 +12,8 @@ from hwq.dialect import Dialect
 from hwq.errors import Error
 from hwq.execution.emission import Emitter
 from hwq.graph import Array, Graph, Node, Quantization, Tensor
+from hwq.ops.application import FAILURES, evaluate_node
 from hwq.ops.dims import fault
-from hwq.ops.evaluate import FAILURES, evaluate_node
 
 __all__ = ["Builder", "Gemm", "Kernel", "Scope", "Settings", "View", "build", "interpret", "register", "step_name"]
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hwq.graph import BITS, Array, Graph, Node, Quantization, Tensor
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 
 __all__ = ["annotated"]
 

@@ -26,7 +26,7 @@ from hwq.lowering.simplification import (
     remove_identities,
 )
 from hwq.lowering.tables import gather_functions, make_tables
-from hwq.ops.evaluate import FAILURES
+from hwq.ops.application import FAILURES
 
 __all__ = ["RULES", "lower_for_dialect"]
 

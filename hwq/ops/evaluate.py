@@ -12,12 +12,12 @@ from hwq.files import MAX_BYTES
 from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.names import display_name
 from hwq.ops import dims
-from hwq.ops.base import lookup
+from hwq.ops.application import evaluate_node
 from hwq.ops.folding import fold
 from hwq.ops.inference import infer_node, infer_shapes
 from hwq.progress import Progress
 
-__all__ = ["FAILURES", "checked_feeds", "evaluate", "evaluate_node", "fold", "infer_shapes", "walk"]
+__all__ = ["checked_feeds", "evaluate", "fold", "infer_shapes", "walk"]
 
 
 def evaluate(
@@ -137,38 +137,6 @@ def _require_room(node: Node, operands: Sequence[Tensor | None], max_bytes: int)
             None,
             "raise --max-bytes (max_bytes=) if the model is what you think it is",
         )
-
-
-# What Python and NumPy raise where operands do not fit an operator.
-FAILURES = (
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    ZeroDivisionError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-)
-
-
-def evaluate_node(node: Node, operands: Sequence[Array | None], graph: Graph | None = None) -> list[Array]:
-    """`Op.apply` in its graph, or `Op.evaluate` without one, with every failure told as an `Error` about the node.
-
-    Overflow, division by zero and invalid operations give IEEE's infinities and NaN silently, as every runtime does.
-    """
-    op = lookup(node)
-    try:
-        with np.errstate(all="ignore"):
-            return [
-                np.asarray(value)
-                for value in (op.evaluate(node, operands) if graph is None else op.apply(node, operands, graph))
-            ]
-    except Error:
-        raise
-    except FAILURES as error:
-        raise dims.fault(node, "it cannot be computed on these operands", f"{type(error).__name__}: {error}") from error
 
 
 def checked_feeds(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:

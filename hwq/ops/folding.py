@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hwq.graph import Array, Graph, Node, Tensor
+from hwq.ops.application import evaluate_node
 from hwq.ops.inference import pruned
 
 __all__ = ["fold", "fold_batch_normalization", "fold_constants", "remove_identities"]
@@ -47,8 +48,6 @@ def remove_identities(graph: Graph) -> Graph:
 
 def fold_constants(graph: Graph) -> Graph:
     """Nodes whose operands are all constant are computed now; Q and DQ stay, since they say how numbers are stored."""
-    from hwq.ops.evaluate import evaluate_node
-
     values: dict[str, Array] = {}
     kept: list[Node] = []
     for node in graph.nodes:

@@ -12,6 +12,7 @@ from hwq.errors import Error
 from hwq.graph import Array, Dim, Graph, Node, Shape, Tensor, carrier
 from hwq.names import display_name
 from hwq.ops import dims
+from hwq.ops.application import evaluate_node
 from hwq.ops.base import Inferred, lookup
 from hwq.ops.views import shape_slice
 
@@ -167,8 +168,6 @@ def _value(
         return _symbolic(node, given)
     if not all(tensor is None or tensor.concrete for tensor in made):
         return None
-    from hwq.ops.evaluate import evaluate_node
-
     return evaluate_node(node, given, graph)
 
 

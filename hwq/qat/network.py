@@ -27,7 +27,7 @@ from hwq.dialect import Dialect
 from hwq.errors import Error
 from hwq.execution.steps import Settings, build, is_group
 from hwq.graph import Array, Graph, Node, Quantization, Tensor, carrier
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.ops.storage import integer_range
 from hwq.qat import operators, products
 from hwq.qat.gradients import instead, round_through, scale_gradient

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hwq.graph import Graph
-from hwq.ops.evaluate import evaluate_node
+from hwq.ops.application import evaluate_node
 from hwq.qat import operators
 
 __all__ = ["Teacher"]

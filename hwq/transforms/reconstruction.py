@@ -28,8 +28,8 @@ from hwq.errors import Error
 from hwq.floating import in_one_type
 from hwq.graph import Array, Graph, Node, carrier
 from hwq.names import display_name
+from hwq.ops.application import evaluate_node
 from hwq.ops.convolution import filters_first
-from hwq.ops.evaluate import evaluate_node
 from hwq.ops.storage import integer_range
 from hwq.patches import Linear, linears, rows_of
 from hwq.placement import Constant

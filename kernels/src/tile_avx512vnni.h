@@ -11,7 +11,7 @@
 #ifndef HWQ_TILE_AVX512VNNI_H
 #define HWQ_TILE_AVX512VNNI_H
 
-enum { TILE_HALF = 7, TILE_MOST = 2 * TILE_HALF, TILE_COLUMNS = 2 * HWQ_STRIP, TILE_CHUNK = 128 /* quads */ };
+enum { TILE_HALF = 7, TILE_MOST = 2 * TILE_HALF, TILE_COLUMNS = 2 * HWQ_STRIP };
 
 /* How a tile leaves: in registers where it is R4 to bytes with scales below 1 in size, the common case; else by the epilogue of the path. */
 typedef struct {
