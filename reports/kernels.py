@@ -1,14 +1,18 @@
 """Our kernels beside every other runtime, whole networks too, on this CPU and on one that shows AVX2 alone: index.md, rows.json and bar plots in reports/kernels/.
 
+A run replaces the parts of its own processor; those of others stay, each with its versions and date.
+
 Run: make bench   (under five minutes on a quiet machine; onnxruntime and ai-edge-litert come with the test extra; TFLite networks need HWQ_SHARED)
 """
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -148,6 +152,9 @@ def measured() -> dict[str, Any]:
     """Every case and network on the CPU that this process sees."""
     rows = list(compare(progress=lambda name: print(f"{kernels.isa()}: {name}", file=sys.stderr)))
     return {
+        "processor": processor(),
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
         "path": kernels.isa(),
         "rows": [asdict(row) for row in rows],
         "networks": [asdict(row) for row in networks()],
@@ -163,38 +170,38 @@ def measured_on_avx2() -> dict[str, Any]:
     return found
 
 
-def section(part: dict[str, Any], title: str) -> list[str]:
+def section(part: dict[str, Any]) -> list[str]:
     rows, whole = [Row(**row) for row in part["rows"]], [models.Row(**row) for row in part["networks"]]
-    write(FOLDER / f"{part['path']}.svg", plot(rows))
-    lines = ["", f"## {title}: path {part['path']}", "", *summary(rows), "", *network_table(whole), "", *table(rows)]
-    return [*lines, "", f"![{part['path']}]({part['path']}.svg)"]
+    picture = "-".join(re.findall(r"[a-z0-9]+", f"{part['processor']} {part['path']}".lower())) + ".svg"
+    write(FOLDER / picture, plot(rows))
+    lines = ["", f"## {part['processor']}: path {part['path']}", "", f"{part['date']}, {part['versions']}.", ""]
+    return [*lines, *summary(rows), "", *network_table(whole), "", *table(rows), "", f"![{part['path']}]({picture})"]
 
 
 def main() -> None:
     if len(sys.argv) > 1:  # the masked process
         Path(sys.argv[1]).write_text(json.dumps(measured()))
         return
+    parts = [measured()]
+    if parts[0]["path"] != "avx2" and masking.maskable():
+        parts.append(measured_on_avx2())
+    FOLDER.mkdir(exist_ok=True)
+    kept = json.loads((FOLDER / "rows.json").read_text())["parts"] if (FOLDER / "rows.json").is_file() else []
+    here = {(part["processor"], part["path"]) for part in parts}
+    parts += [part for part in kept if (part["processor"], part["path"]) not in here]
     lines = [
         "# Kernels and networks beside every other runtime",
         "",
-        f"`make bench` on {processor()}, {versions()}: one pinned thread, processor time, contenders interleaved, medians. Products and convolutions leave "
+        "`make bench`: one pinned thread, processor time, contenders interleaved, medians. Products and convolutions leave "
         "requantized to int8 unless the case says float, through the public Python API, weights packed beforehand. Each contender is first held "
         "against int64: EXACT, or WRONG with its greatest error and the share of outputs; floats are EXACT within K rounding errors. "
-        "Networks: our dialect is the runtime's, onnxruntime with `session.x64quantprecision`, LiteRT as it comes. On the AVX2 CPU every contender is "
-        "shown neither AVX-512 nor VNNI, AVX-VNNI or AMX (`hwq bench --cpu avx2`: the processor's CPUID faulting hides them), so each runs the kernels that it has for such a CPU.",
+        "Networks: our dialect is the runtime's, onnxruntime with `session.x64quantprecision`, LiteRT as it comes. Path avx2 on a processor that has more: every contender is "
+        "shown neither AVX-512 nor VNNI, AVX-VNNI or AMX (`hwq bench --cpu avx2`: CPUID faulting hides them, where a processor has that), so each runs the kernels that it has for such a CPU.",
     ]
-    FOLDER.mkdir(exist_ok=True)
-    parts = [("This CPU", measured())]
-    if parts[0][1]["path"] != "avx2":
-        if masking.maskable():
-            parts.append(("An AVX2 CPU", measured_on_avx2()))
-        else:
-            lines[-1] += " This machine has no CPUID faulting, so that part is missing."
-    for title, part in parts:
-        lines += section(part, title)
+    for part in parts:
+        lines += section(part)
     write(FOLDER / "index.md", ("\n".join(lines) + "\n").encode())
-    made = {"processor": processor(), "versions": versions(), "paths": [part for _, part in parts]}
-    write(FOLDER / "rows.json", (json.dumps(made, indent=1) + "\n").encode())
+    write(FOLDER / "rows.json", (json.dumps({"parts": parts}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
