@@ -200,12 +200,20 @@ def dialects(
     ]
 
     def show(console: Console) -> None:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        def line(text: str, indent: int) -> None:
+            console.print(Padding(Text(text), (0, 0, 0, indent), expand=False))
+
         for row in rows:
-            console.print(
-                f"[bold]{row['name']}[/bold]  ({row['status']})\n    {row['summary']}\n    runtime: {row['runtime']}"
-            )
+            console.print(f"[bold]{row['name']}[/bold]  ({row['status']})")
+            line(row["summary"], 4)
+            line(f"runtime: {row['runtime']}", 4)
             if row["evidence"]:
-                console.print(f"    verified by: {row['evidence']}", markup=False)
+                line("verified by:", 4)
+                for clause in row["evidence"].split("; "):
+                    line(clause, 6)
 
     emit("dialects", rows, show, json)
 

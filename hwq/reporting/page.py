@@ -187,7 +187,7 @@ def _dialect(name: str) -> str:
     found = DIALECTS.get(name)
     if found is None:
         return name
-    return f"{name}: {found.status}, {found.runtime}" + (f"; {found.evidence}" if found.evidence else "")
+    return f"{name}: {found.status}, {found.runtime}" + ("; values compared: hwq dialects" if found.evidence else "")
 
 
 def _sections(records: Records, focus: Focus) -> Iterator[Section | None]:
