@@ -1,4 +1,4 @@
-"""The checks of the C house take minutes of their own: they run beside the Python tests, which ask for them last."""
+"""The checks of the C house take minutes of their own: they run beside the Python tests, which ask for them last. And the network that many tests read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import c_checks
 import pytest
+
+from hwq.graph import Graph
 
 
 def _builds(item: pytest.Item) -> bool:
@@ -23,3 +25,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish() -> None:
     c_checks.stop()
+
+
+@pytest.fixture(scope="session")
+def cnn() -> Graph:
+    """`tiny.cnn`, loaded once: a Graph cannot change."""
+    import tiny
+
+    return tiny.graph(tiny.cnn())

@@ -19,11 +19,6 @@ from hwq.plan import Plan
 
 
 @pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
-@pytest.fixture(scope="module")
 def cal(cnn: Graph) -> Calibration:
     return hwq.calibrate(cnn, tiny.images(4))
 

@@ -22,11 +22,6 @@ from hwq.ops.evaluate import evaluate
 from hwq.statistics import BINS, observe
 
 
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
 def relu() -> Graph:
     return tiny.graph(
         tiny.model([helper.make_node("Relu", ["x"], ["y"], "relu")], {"x": ["N", 4]}, {"y": ["N", 4]}, {})

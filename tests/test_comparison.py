@@ -23,11 +23,6 @@ from hwq.graph import Graph, with_tensors
 from hwq.plan import Weights
 
 
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
 def quantized(graph: Graph, data: np.ndarray, *rules: dict[str, object], **uniform: object) -> Graph:
     plan = hwq.Plan.uniform(**uniform)  # type: ignore[arg-type]
     table = tomllib.loads(plan.to_toml()) | {"layers": list(rules)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnxruntime
-import pytest
 import tiny
 
 import hwq
@@ -15,11 +14,6 @@ from hwq.quantization import annotate
 def plan_of(**activations) -> Plan:
     table = {"dtype": "uint8", "mode": "dynamic", **activations}
     return Plan._checked({"schema": 1, "default": {"activations": table}}, "test")
-
-
-@pytest.fixture(scope="module")
-def cnn():
-    return tiny.graph(tiny.cnn())
 
 
 def test_every_matrix_operator_is_an_integer_product(cnn):

@@ -41,11 +41,6 @@ prob: 3c010a14
 """
 
 
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
 def of_file(path: Path) -> dict[str, dict[str, Any]]:
     """Each tensor's scales (float64) and unsigned or typed offsets as AIMET's file says them, read on its own."""
     table, made = json.loads(path.read_text()), {}

@@ -21,11 +21,6 @@ from hwq.importers.encodings import read_plan
 from hwq.plan import Plan
 
 
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
 def test_blocks_beside_16_bit_activations_run_in_floats(tmp_path: Path) -> None:
     graph = tiny.graph(tiny.mlp())
     table = {"match": {"op": "MatMul"}, "weights": {"dtype": "int4", "granularity": {"group": 8}}}

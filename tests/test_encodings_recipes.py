@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 
 import hwq
 from hwq.encodings import encodings_of_graph
@@ -16,11 +15,6 @@ from hwq.importers.encodings import read_plan
 from hwq.importers.encodings_litert import glob_of
 
 GOLDEN = Path(__file__).parent / "golden" / "encodings"
-
-
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
 
 
 RECIPES = json.loads((GOLDEN / "recipes.json").read_text())

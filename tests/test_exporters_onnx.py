@@ -20,11 +20,6 @@ from hwq.plan import Plan
 from hwq.quantization import annotate
 
 
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
 def assert_same(one: Graph, other: Graph) -> None:
     """Equal nodes, edges, types, shapes, constants and scales, bit for bit."""
     assert one.inputs == other.inputs and one.outputs == other.outputs

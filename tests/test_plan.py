@@ -17,11 +17,6 @@ from hwq.graph import Graph
 from hwq.plan import Plan
 
 
-@pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "plan.toml"
     path.write_text(text)

@@ -18,11 +18,6 @@ from hwq.statistics import observe
 
 
 @pytest.fixture(scope="module")
-def cnn() -> Graph:
-    return tiny.graph(tiny.cnn())
-
-
-@pytest.fixture(scope="module")
 def cal(cnn: Graph) -> hwq.Calibration:
     return hwq.calibrate(cnn, tiny.images(32))
 
