@@ -214,7 +214,7 @@ _TABLE = (
             evidence="11,707,251 values of 125 kinds of random one-op models and 2,084,638 of 97 kinds with AVX-512 masked: 0 differ; every layer of eight integer models on 100 random inputs each, "
             "48,355,000 values: 0 differ; broadcast ADD of any ratio of scales 1,089,037: 0 differ; float MEAN, SUM and HARD_SWISH exact on a CPU with AVX2 (with AVX-512 30 % of MEAN and SUM over the last axis "
             "by ulps: XNNPACK takes 16 at a time); by ulps, with bounds that --verify checks: float TRANSPOSE_CONV with SAME padding and strides beyond the filter 5 % within 4, float LOGISTIC 60 % within 4, "
-            "SOFTMAX and TANH 70 % within 8, EXP 70 % within 16, GELU 60 % within 8, LSTM of floats with time first and several rows 20 % within 64; LSTM and SVDF of int8, hybrid and float as litert-ref",
+            "SOFTMAX and TANH 70 % within 8, EXP 70 % within 16, GELU 60 % within 8, LSTM of floats with time first and several rows 20 % within 64; float DEPTHWISE_CONV_2D of 1, 2, 5 to 8 and 10 to 24 taps: signs of zeros, and NaN beside infinities (XNNPACK's kernels multiply neighbors by zero weights up to 3, 4, 9 and 25 taps); LSTM and SVDF of int8, hybrid and float as litert-ref",
             roundings=MappingProxyType({"*": "fp32"}),
             weight_minimum=-127, symmetric_weights=True, tied=LITERT_TIED, fixed=LITERT_FIXED),
     _FBGEMM,
