@@ -101,6 +101,7 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         "float_graph": graph.hash,
         "plan": plan.hash,
         "calibration": given,
+        "overridable": None,  # the quantized model is ours to write: its constants are constants
     }
     made = made.replace(source={key: value for key, value in facts.items() if value is not None}, dialect=plan.dialect)
     if dialect.integers:

@@ -17,7 +17,7 @@ from hwq.difference import localize
 from hwq.errors import Error
 from hwq.hypotheses import RULES, layer
 from hwq.importers.onnx import read
-from hwq.verification.onnx_models import Builder
+from hwq.verification.onnx_builder import Builder
 
 f32 = np.float32
 Planted = Callable[[dict[str, np.ndarray], hwq.Graph, Any], np.ndarray]

@@ -124,7 +124,7 @@ def float_transposed(scope: Scope) -> Kernel:
     assert x is not None and weights is not None
     if {x.dtype, weights.dtype} != {"float32"} or scope.dialect.formulas.get("float-product") != "mlas":
         return interpret(scope)
-    packed = weights.data is not None
+    packed = scope.fixed(1)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         bias = operands[2] if len(operands) > 2 else None
@@ -148,7 +148,7 @@ def float_product(scope: Scope) -> Kernel:
         return interpret(scope)
     transposed = bool(get("transB", 0))
     if scope.dialect.formulas.get("float-product") == "mlas":
-        return adapt(_product_by_mlas(scope.node, b.data is not None and b.data.ndim == 2))
+        return adapt(_product_by_mlas(scope.node, scope.fixed(1) and len(b.shape) == 2))
     if not plain:
         return interpret(scope)
     if b.data is None or b.data.ndim != 2:
@@ -242,7 +242,7 @@ def few_bits(scope: Scope) -> Kernel:
     """MatMulNBits with float32 activations (accuracy levels 0 and 1): weights dequantized, then one product.
 
     Measured on onnxruntime 1.31.1: with 4 bits one chain of fused multiply-adds over all of k (a single row takes another
-    kernel, which differs by CPU: ulps); with 8 bits MLAS's product of weights held as (N, K).
+    kernel, which differs by CPU: ulps); with 8 bits, and weights that a caller may replace, MLAS's product of weights held as (N, K).
     """
     node, a = scope.node, scope.operand(0)
     level = int(node.attributes.get("accuracy_level", 0))
@@ -251,6 +251,7 @@ def few_bits(scope: Scope) -> Kernel:
     constant = [scope.operand(index) for index in range(1, len(node.inputs))]
     bits, k = int(node.attributes.get("bits", 4)), int(node.attributes["K"])
     known = all(one is None or one.data is not None for one in constant[:3])
+    chained = bits == 4 and scope.fixed(1)
 
     def unpacked(operands: Sequence[Array | None]) -> Array:
         points = operands[3] if len(operands) > 3 else None
@@ -261,7 +262,7 @@ def few_bits(scope: Scope) -> Kernel:
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         x, weights = present(operands[0]), unpacked(operands) if fixed is None else fixed
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-        if bits == 4:
+        if chained:
             made = kernels.gemm_sequential(rows, weights, block=max(k, 1), threads=settings.threads)
         else:
             made = mlas.product(rows, weights, packed=False, transposed=(False, True), threads=settings.threads)

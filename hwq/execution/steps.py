@@ -82,6 +82,15 @@ class Scope:
         value = self.node.inputs[index] if index < len(self.node.inputs) else ""
         return self.graph.tensors[value] if value else None
 
+    def fixed(self, index: int) -> bool:
+        """Whether an input is a constant that onnxruntime takes for one: its kernels prepare no value that a caller may replace."""
+        tensor = self.operand(index)
+        return (
+            tensor is not None
+            and tensor.data is not None
+            and tensor.name not in self.graph.source.get("overridable", ())
+        )
+
     def result(self, index: int = 0) -> Tensor:
         """An output's tensor."""
         return self.graph.tensors[self.node.outputs[index]]

@@ -62,9 +62,10 @@ def to_model(graph: Graph) -> onnx.ModelProto:
         for name, tensor in graph.tensors.items()
         if name in read and name not in made and name not in graph.inputs
     ]
+    inputs = [*graph.inputs, *(tensor.name for tensor in stored if tensor.name in graph.source.get("overridable", ()))]
     proto = helper.make_graph(
         [_node(node, opset) for node in nodes], str(graph.source.get("graph") or graph.name),
-        [_value(graph.tensors[name]) for name in graph.inputs], [_value(graph.tensors[name]) for name in graph.outputs],
+        [_value(graph.tensors[name]) for name in inputs], [_value(graph.tensors[name]) for name in graph.outputs],
         initializer=[_initializer(tensor) for tensor in (*stored, *constants)])  # fmt: skip
     domains = sorted({node.domain for node in nodes if node.domain})
     model = helper.make_model(

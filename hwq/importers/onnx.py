@@ -26,6 +26,8 @@ from hwq.ops.inference import infer_shapes
 __all__ = ["MIN_OPSET", "read"]
 
 MIN_OPSET = onnx_older.OLDEST
+# From this IR version on an initializer is an input too only where a caller may give another value (onnx/docs/IR.md).
+OPTIONAL_INPUTS = 4
 # ONNX's own domain has two spellings.
 _OWN = ("", "ai.onnx")
 _SPATIAL = frozenset(
@@ -168,6 +170,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self.names: set[str] = set()
         self.inputs: list[str] = []
+        self.defaults: list[str] = []
 
     def initializers(self) -> None:
         """Constants of the graph."""
@@ -188,11 +191,13 @@ class _Reader:
             self.tensors[tensor.name] = Tensor(tensor.name, dtype, value.shape, value)
 
     def graph_inputs(self) -> None:
-        """Inputs without those that only repeat an initializer, as IR versions before 4 demand."""
+        """Inputs; those that repeat an initializer, as IR versions before 4 demand, are constants (here nobody gives others)."""
         for value in self.model.graph.input:
             if value.name in self.inputs or not value.name:
                 raise Error("two inputs have one name, or one has none", where=f"input {value.name}")
-            if value.name not in self.tensors:
+            if value.name in self.tensors:
+                self.defaults.append(value.name)
+            else:
                 self.inputs.append(value.name)
                 self.tensors[value.name] = _described(value, f"input {value.name}")
 
@@ -360,6 +365,8 @@ def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
         "ir_version": int(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
+    if reader.defaults and model.ir_version >= OPTIONAL_INPUTS:
+        source["overridable"] = tuple(reader.defaults)
     written = {entry.value for entry in model.metadata_props if entry.key == "hwq.dialect"}
     own = written & {"hwq", "hwq-integer"} if model.producer_name == "hwq" else set()
     dialect = next(iter(own), "ort")  # a plan for hwq's own kernels keeps them

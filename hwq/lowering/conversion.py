@@ -32,7 +32,7 @@ def quantize_biases(draft: Draft) -> bool:
         given = affine(draft, first[1]) if first is not None else None
         if given is None or not given.scalar:
             continue
-        bias = draft.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        bias = draft.known(node.inputs[2]) if len(node.inputs) > 2 else None
         if len(node.inputs) > 2 and node.inputs[2] and (bias is None or bias.ndim != 1):
             continue
         second = made_by_dequantize(draft, node.inputs[1])
@@ -42,7 +42,7 @@ def quantize_biases(draft: Draft) -> bool:
             if weights is None or bias is None or (not weights.scalar and not _bias_axis(node, weights, bias)):
                 continue
         else:
-            data = draft.constant(node.inputs[1])
+            data = draft.known(node.inputs[1])
             if data is None or data.dtype != np.float32:
                 continue
             weights = _quantize_weight(draft, key, node, data)
@@ -90,6 +90,8 @@ def _quantize_weight(draft: Draft, key: float, node: Node, data: Array) -> Affin
         f"{node.inputs[1]}_weight_dq", dataclasses.replace(draft.tensors[node.inputs[1]], name="", data=None)
     )
     draft.add(Node("DequantizeLinear", draft.unique(f"{node.name}_weight_dq"), inputs, (real,)), key, after=False)
+    if draft.constant(node.inputs[1]) is None:
+        draft.open(name)
     draft.set_input((key, 1), real)
     return weights
 
@@ -118,6 +120,10 @@ def _quantize_bias(draft: Draft, key: float, bias: Array, given: Affine, weights
         key,
         after=False,
     )
+    if draft.constant(node.inputs[2]) is None:
+        draft.open(inputs[0])
+    if not (given.fixed_scale and weights.fixed_scale):
+        draft.open(inputs[1])
     draft.set_input((key, 2), real)
 
 

@@ -34,6 +34,9 @@ Rule = Callable[[Draft], bool]
 # onnxruntime applies the rules of one level over and over, at most so many times (max_num_graph_transformation_steps).
 STEPS = 10
 
+# A graph's note of the initializers that are inputs too (`hwq.importers.onnx`): for onnxruntime's optimizer they are no constants.
+OVERRIDABLE = "overridable"
+
 # Levels of rules, in onnxruntime's order. A level is repeated until nothing changes.
 _ORT = (
     (adopt_integer_ops, split_dequantizes),
@@ -99,7 +102,8 @@ def lower_for_dialect(graph: Graph, dialect: str) -> Graph:
     if graph.form != "source":
         raise Error("this graph is lowered already", where=f"graph {graph.name}", remedy="lower the source form")
     try:
-        return _lowered(Draft(graph), dialect)
+        overridable = graph.source.get(OVERRIDABLE, ()) if dialect.startswith("ort") else ()
+        return _lowered(Draft(graph, overridable), dialect)
     except Error:
         raise
     except FAILURES as error:

@@ -119,6 +119,8 @@ def _bias_scale_fits(site: Site) -> bool:
         return True
     given, weights, bias = (affine(site.draft, node) for _, node in site.dequantizes)
     assert given is not None and weights is not None and bias is not None
+    if not (given.fixed_scale and weights.fixed_scale and bias.fixed):
+        return False
     channels = site.draft.tensors[site.node.inputs[1]].shape[0]
     expected = (given.scale.reshape(()) * weights.scale.reshape(-1)).astype(np.float32)
     found = bias.scale.reshape(-1)
@@ -166,7 +168,7 @@ def _weight_only(site: Site) -> bool:
             return False
     weight = site.draft.tensors[site.dequantizes[0][1].inputs[0]]
     found = affine(site.draft, site.dequantizes[0][1])
-    if found is None or site.draft.constant(weight.name) is None or len(weight.shape) != 2:
+    if found is None or not found.fixed or site.draft.constant(weight.name) is None or len(weight.shape) != 2:
         return False
     if weight.dtype not in EIGHT_BIT | {"int4", "uint4", "int2", "uint2"}:
         return False
@@ -237,7 +239,7 @@ def _arg_max(site: Site) -> bool:
         return False
     found = affine(site.draft, site.dequantizes[0][1])
     only = site.draft.only_reader(site.dequantizes[0][1].outputs[0]) is not None
-    return only and found is not None and found.scalar and found.zero_point is not None
+    return only and found is not None and found.fixed and found.scalar and found.zero_point is not None
 
 
 # Every op that onnxruntime 1.31.1 fuses with the Q and DQ around it, and its condition; the rest are float islands.

@@ -61,9 +61,9 @@ def _given(node: Node, index: int) -> bool:
 
 def _quantization(draft: Draft, node: Node, value: int, scale: int, zero: int, axis: int | None) -> Quantization | None:
     """Constant scale and zero point of an operand, or (with the first operand's type where no zero point says it) of the result."""
-    scales = draft.constant(node.inputs[scale])
+    scales = draft.known(node.inputs[scale])
     if _given(node, zero):
-        zeros = draft.constant(node.inputs[zero])
+        zeros = draft.known(node.inputs[zero])
     else:
         zeros = np.zeros((), draft.tensors[node.inputs[value]].dtype)
     if scales is None or zeros is None or scales.dtype != np.float32:

@@ -39,6 +39,8 @@ class Affine:
     zero_point : integer array or None
         None where the node has no such input (0 is meant).
     axis, block : int or None
+    fixed_scale, fixed_point : bool
+        Whether no caller may give other values (`Draft.constant`).
     """
 
     dtype: str
@@ -46,6 +48,13 @@ class Affine:
     zero_point: Array | None
     axis: int | None = None
     block: int | None = None
+    fixed_scale: bool = True
+    fixed_point: bool = True
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no caller may give another scale or zero point."""
+        return self.fixed_scale and self.fixed_point
 
     @property
     def scalar(self) -> bool:
@@ -81,13 +90,13 @@ def is_dequantize(node: Node) -> bool:
 
 
 def affine(draft: Draft, node: Node) -> Affine | None:
-    """The constants of a Q or DQ node; None where scale or zero point is computed, or no float32."""
-    scale = draft.constant(node.inputs[1])
+    """The parameters of a Q or DQ node; None where scale or zero point is computed, or no float32."""
+    scale = draft.known(node.inputs[1])
     if scale is None or scale.dtype != np.float32:
         return None
     zero_point: Array | None = None
     if len(node.inputs) > 2 and node.inputs[2]:
-        zero_point = draft.constant(node.inputs[2])
+        zero_point = draft.known(node.inputs[2])
         if zero_point is None:
             return None
     stored = draft.tensors[node.outputs[0] if is_quantize(node) else node.inputs[0]]
@@ -98,7 +107,8 @@ def affine(draft: Draft, node: Node) -> Affine | None:
         rank = len(stored.shape)
         if axis < 0 and stored.known_shape:
             axis += rank
-    return Affine(stored.dtype, scale, zero_point, axis, block or None)
+    fixed = [draft.constant(value) is not None for value in node.inputs[1:3] if value]
+    return Affine(stored.dtype, scale, zero_point, axis, block or None, fixed[0], fixed[-1] or len(fixed) == 1)
 
 
 def explicit(node: Node) -> bool:
@@ -111,7 +121,7 @@ def same_pair(draft: Draft, quantize: Node, dequantize: Node) -> bool:
     if not explicit(quantize) or not explicit(dequantize):
         return False
     one, other = affine(draft, quantize), affine(draft, dequantize)
-    if one is None or other is None or not one.scalar or not other.scalar:
+    if one is None or other is None or not one.scalar or not other.scalar or not (one.fixed and other.fixed):
         return False
     return (
         one.dtype == other.dtype

@@ -91,12 +91,12 @@ def propagate_pairs(draft: Draft) -> bool:
     changed = False
     for key, node in nodes:
         found = affine(draft, node) if is_quantize(node) else None
-        if found is not None and found.scalar:
+        if found is not None and found.scalar and found.fixed:
             changed |= _propagate_up(draft, draft.nodes[key])
     for key, node in nodes:
         found = affine(draft, node) if is_dequantize(node) else None
         reader = draft.only_reader(node.outputs[0])
-        if found is not None and found.scalar and reader is not None:
+        if found is not None and found.scalar and found.fixed and reader is not None:
             changed |= _propagate_down(draft, draft.nodes[key], reader)
     return changed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from hwq.graph import Array, Graph, Node, Tensor
 
@@ -22,10 +22,14 @@ def constant_like(value: Array) -> Tensor:
 
 
 class Draft:
-    """A mutable copy of a graph. Keys of nodes are numbers that keep their order; they are never reused."""
+    """A mutable copy of a graph. Keys of nodes are numbers that keep their order; they are never reused.
 
-    def __init__(self, graph: Graph):
+    `overridable` names constants that a rule must not rest on, since a caller of the runtime may give others.
+    """
+
+    def __init__(self, graph: Graph, overridable: Collection[str] = ()):
         self.source = graph
+        self._overridable = set(overridable)
         self.inputs = graph.inputs
         self.outputs = graph.outputs
         self.tensors: dict[str, Tensor] = dict(graph.tensors)
@@ -67,9 +71,17 @@ class Draft:
         return edges[0][0], self.nodes[edges[0][0]]
 
     def constant(self, value: str) -> Array | None:
-        """A constant's data, or None."""
+        """A constant's data, or None; None too where a caller may give other data."""
+        return None if value in self._overridable else self.known(value)
+
+    def known(self, value: str) -> Array | None:
+        """The data of a constant or of an input's default, or None."""
         tensor = self.tensors.get(value) if value else None
         return None if tensor is None or value in self._makers else tensor.data
+
+    def open(self, value: str) -> None:
+        """Say that a constant follows from what a caller may replace."""
+        self._overridable.add(value)
 
     def fresh(self, base: str, like: Tensor) -> str:
         """Declare a new value named after `base`, with the type and shape of `like`."""
@@ -143,7 +155,7 @@ class Draft:
         # Constants that a group swallowed (scales, zero points) stay readable through its body.
         for node in body:
             for value in node.inputs:
-                if value and self.constant(value) is not None:
+                if value and self.known(value) is not None:
                     yield value
 
     def _insert(self, key: float, node: Node) -> None:

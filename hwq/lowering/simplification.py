@@ -56,7 +56,7 @@ def _unchanged(draft: Draft, node: Node) -> int | None:
     x = draft.tensors[node.inputs[0]] if node.inputs and node.inputs[0] else None
     if node.domain or x is None:
         return None
-    constants = [draft.tensors[value].data if value else None for value in node.inputs]
+    constants = [draft.constant(value) for value in node.inputs]
     if node.op == "Dropout":
         return None if any(draft.edges(mask) or mask in draft.outputs for mask in node.outputs[1:] if mask) else 0
     if node.op == "Cast":
@@ -236,12 +236,17 @@ def drop_redundant_clips(draft: Draft) -> bool:
 def clip_is_redundant(draft: Draft, node: Node, quantize: Node) -> bool:
     """Whether the stored range of `quantize` already cuts where `node`, a Relu or Clip, cuts."""
     found = affine(draft, quantize)
-    if found is None or not found.scalar or found.dtype not in RANGES:
+    if found is None or not found.scalar or not found.fixed_point or found.dtype not in RANGES:
         return False
     if node.op == "Relu":
         return found.offset == RANGES[found.dtype][0]
     bounds = clip_bounds(draft.constant, node)
-    if bounds is None or found.scale.ndim != 0 or (found.zero_point is not None and found.zero_point.ndim != 0):
+    if (
+        bounds is None
+        or not found.fixed
+        or found.scale.ndim != 0
+        or (found.zero_point is not None and found.zero_point.ndim != 0)
+    ):
         return False
     return range_cuts(bounds, np.float32(found.scale), found.offset, found.dtype, explicit(quantize))
 

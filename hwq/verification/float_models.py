@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from hwq.verification.onnx_models import Builder
+    from hwq.verification.onnx_builder import Builder
 
 __all__ = [
     "FUNCTIONS", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",

@@ -26,7 +26,8 @@ from hwq.graph import Array
 from hwq.importers.onnx import read
 from hwq.progress import Progress
 from hwq.verification import RATE_VALUES, Case, Verification, Verifier, apart, avx2, masked
-from hwq.verification.onnx_models import BOUNDS, CASES, RATES, Builder, Draw
+from hwq.verification.onnx_builder import Builder
+from hwq.verification.onnx_models import BOUNDS, CASES, RATES, Draw
 from hwq.verification.unsigned import unsigned
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 from hwq.graph import Array
 
 if TYPE_CHECKING:
-    from hwq.verification.onnx_models import Builder
+    from hwq.verification.onnx_builder import Builder
 
 __all__ = ["integer_lstm", "lstm"]
 
