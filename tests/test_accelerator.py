@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hwq.errors import Error
-from hwq.simulators.accelerator import accelerators, find
+from hwq.simulators.catalogue import accelerators, find
 from hwq.simulators.machine_file import read_accelerator
 from hwq.simulators.quantity import CONFIDENCES, UNITS
 

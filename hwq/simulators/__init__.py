@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwq.simulators.accelerator import Accelerator, accelerators, find
+    from hwq.simulators.accelerator import Accelerator
+    from hwq.simulators.catalogue import accelerators, find
     from hwq.simulators.estimation import Estimate, LayerEstimate, estimate
     from hwq.simulators.explanation import Explanation, explain
 
 __all__ = ["Accelerator", "Estimate", "Explanation", "LayerEstimate", "accelerators", "estimate", "explain", "find"]
 
-_HOMES = {"Accelerator": "accelerator", "accelerators": "accelerator", "find": "accelerator",
+_HOMES = {"Accelerator": "accelerator", "accelerators": "catalogue", "find": "catalogue",
           "Estimate": "estimation", "LayerEstimate": "estimation", "estimate": "estimation",
           "Explanation": "explanation", "explain": "explanation"}  # fmt: skip
 

@@ -16,7 +16,8 @@ from hwq.files import PathLike
 from hwq.graph import Graph, Node
 from hwq.names import display_name
 from hwq.simulators import energy
-from hwq.simulators.accelerator import Accelerator, find
+from hwq.simulators.accelerator import Accelerator
+from hwq.simulators.catalogue import find
 from hwq.simulators.memory import place
 from hwq.simulators.results import Estimate, LayerEstimate
 from hwq.work import Work, columns
@@ -76,7 +77,7 @@ def estimate(
     graph : Graph
         Quantized, or float; weights may be absent.
     machine : str, path or Accelerator
-        See `hwq.simulators.accelerator.find`.
+        See `hwq.simulators.catalogue.find`.
     plan : Plan, optional
         For a float graph: widths, symmetry and granularity are taken from it; no calibration is needed.
     batch : int

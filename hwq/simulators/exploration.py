@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from hwq.errors import Error
 from hwq.simulators import energy, systolic
-from hwq.simulators.accelerator import Accelerator, find
+from hwq.simulators.accelerator import Accelerator
+from hwq.simulators.catalogue import find
 from hwq.simulators.dataflow import DATAFLOWS
 from hwq.simulators.estimation import cost, prepare
 
