@@ -9,6 +9,7 @@
 #include "epilogue.h"
 #include "isa.h"
 
+#include <arm_neon.h>
 #include <string.h>
 
 enum { HWQ_ARM_ROWS = 64, HWQ_ARM_PANEL = 4, HWQ_ARM_COLUMNS = 256 };
@@ -16,19 +17,31 @@ enum { HWQ_ARM_ROWS = 64, HWQ_ARM_PANEL = 4, HWQ_ARM_COLUMNS = 256 };
 /* c[r * stride + j] = sum of a * w for 4 rows and 16 columns over `quads` quads. */
 typedef void hwq_arm_tile(int64_t quads, const int8_t *a, const int8_t *b, int32_t *c, int64_t stride);
 
-static inline void hwq_arm_pack(const uint8_t *a, int64_t stride, int64_t rows, int64_t k, uint8_t flip, int8_t *to, uint32_t *sums)
+/* A panel of at most 4 rows of k, padded with 0 to `padded` (whole quads), and the sums of its rows, `step` apart. */
+static inline __attribute__((always_inline)) void hwq_arm_panel(const uint8_t *a, int64_t stride, int64_t rows, int64_t k, int64_t padded, uint8_t flip,
+                                                                int8_t *to, int32_t *sums, int64_t step)
 {
-    const int64_t k4 = (k + 3) / 4 * 4;
-    memset(to, 0, (size_t)((rows + 3) / 4 * 4 * k4));
-    for (int64_t r = 0; r < rows; r++) {
-        int8_t *panel = to + r / HWQ_ARM_PANEL * HWQ_ARM_PANEL * k4 + r % HWQ_ARM_PANEL * 4;
-        uint32_t sum = 0;
-        for (int64_t i = 0; i < k; i++) {
-            const int8_t v = (int8_t)(a[r * stride + i] ^ flip);
-            panel[i / 4 * (4 * HWQ_ARM_PANEL) + i % 4] = v;
+    int32x4_t four[HWQ_ARM_PANEL];
+    int64_t i = 0;
+    for (int r = 0; r < HWQ_ARM_PANEL; r++) four[r] = vdupq_n_s32(0);
+    for (; i + 16 <= k; i += 16) { /* st4 interleaves by 32 bits: quads */
+        int32x4x4_t quads;
+        for (int r = 0; r < HWQ_ARM_PANEL; r++) {
+            const uint8x16_t v = r < rows ? veorq_u8(vld1q_u8(a + r * stride + i), vdupq_n_u8(flip)) : vdupq_n_u8(0);
+            quads.val[r] = vreinterpretq_s32_u8(v);
+            four[r] = vpadalq_s16(four[r], vpaddlq_s8(vreinterpretq_s8_u8(v)));
+        }
+        vst4q_s32((int32_t *)(void *)(to + i * HWQ_ARM_PANEL), quads);
+    }
+    memset(to + i * HWQ_ARM_PANEL, 0, (size_t)((padded - i) * HWQ_ARM_PANEL));
+    for (int r = 0; r < HWQ_ARM_PANEL; r++) {
+        uint32_t sum = (uint32_t)vaddvq_s32(four[r]);
+        for (int64_t j = i; r < rows && j < k; j++) {
+            const int8_t v = (int8_t)(a[r * stride + j] ^ flip);
+            to[j / 4 * (4 * HWQ_ARM_PANEL) + r * 4 + j % 4] = v;
             sum += (uint32_t)v;
         }
-        sums[r] = sum;
+        sums[r * step] = (int32_t)sum;
     }
 }
 
@@ -41,10 +54,11 @@ static inline __attribute__((always_inline)) void hwq_arm_multiply(const hwq_gem
     const int64_t out_size = hwq_type_size(args->epilogue->out_type);
     int32_t *block = args->workspace; /* 64 rows x 256 columns, then 64 rows of k4 bytes: within hwq_gemm_workspace(k) */
     int8_t *panels = (int8_t *)(block + HWQ_ARM_ROWS * HWQ_ARM_COLUMNS);
-    uint32_t sums[HWQ_ARM_ROWS];
+    int32_t sums[HWQ_ARM_ROWS];
     for (int64_t top = 0; top < args->m; top += HWQ_ARM_ROWS) {
         const int64_t rows = args->m - top < HWQ_ARM_ROWS ? args->m - top : HWQ_ARM_ROWS;
-        hwq_arm_pack((const uint8_t *)args->a + top * args->a_stride, args->a_stride, rows, k, flip, panels, sums);
+        for (int64_t r = 0; r < rows; r += HWQ_ARM_PANEL)
+            hwq_arm_panel((const uint8_t *)args->a + (top + r) * args->a_stride, args->a_stride, rows - r, k, k4, flip, panels + r * k4, sums + r, 1);
         for (int64_t first = begin; first < end; first += HWQ_ARM_COLUMNS) {
             const int64_t last = first + HWQ_ARM_COLUMNS < end ? first + HWQ_ARM_COLUMNS : end;
             for (int64_t column = first; column < last; column += HWQ_STRIP) {
@@ -60,7 +74,7 @@ static inline __attribute__((always_inline)) void hwq_arm_multiply(const hwq_gem
                     int32_t *c = block + r * HWQ_ARM_COLUMNS + column - first;
                     tile(k4 / 4, panels + r * k4, packed + column / HWQ_STRIP * k4 * HWQ_STRIP, c, HWQ_ARM_COLUMNS);
                     for (int64_t i = r; i < rows && i < r + HWQ_ARM_PANEL; i++, c += HWQ_ARM_COLUMNS)
-                        for (int j = 0; j < HWQ_STRIP; j++) c[j] = (int32_t)((uint32_t)c[j] + terms[j] - points[j] * sums[i]);
+                        for (int j = 0; j < HWQ_STRIP; j++) c[j] = (int32_t)((uint32_t)c[j] + terms[j] - points[j] * (uint32_t)sums[i]);
                 }
             }
             const hwq_epilogue epilogue = hwq_epilogue_at(args->epilogue, top, first);

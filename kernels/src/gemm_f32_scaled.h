@@ -60,7 +60,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
             for (int v = 0; v < vectors; v++) chain[r][v] = ZERO_FLOATS;
         for (; rest >= DEPTH; rest -= DEPTH, a += DEPTH, b += 64) {
 #pragma GCC unroll 4
-            for (int s = 0; s < strips; s++) _mm_prefetch((const char *)b + s * line + HWQ_S4_AHEAD, _MM_HINT_T0);
+            for (int s = 0; s < strips; s++) __builtin_prefetch((const char *)b + s * line + HWQ_S4_AHEAD);
             line_of_k(rows, vectors, weights, 1, DEPTH, b, line, z, a, a_stride, chain);
         }
         if (rest) {
@@ -69,7 +69,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         }
         for (int v = 0; v < vectors; v++) {
             const float *at = w->scales + ((strip + v / PER_STRIP) * blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES;
-            if (v % PER_STRIP == 0) _mm_prefetch((const char *)at + HWQ_S4_AHEAD / 2, _MM_HINT_T0);
+            if (v % PER_STRIP == 0) __builtin_prefetch((const char *)at + HWQ_S4_AHEAD / 2);
             const FLOATS scale = LOAD_FLOATS(at);
             for (int r = 0; r < rows; r++) y[r][v] = FMA(chain[r][v], scale, y[r][v]);
         }

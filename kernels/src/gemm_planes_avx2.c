@@ -1,9 +1,5 @@
-/* Products with weights of 1 to 3 bits by table lookup (T-MAC, Wei et al. 2024; LUT-GEMM, Park et al. 2022), exact.
- *
- * Four consecutive activations have 16 sums of subsets, at most 4 * 255 = 1020, kept as two tables of 16 bytes: VPSHUFB looks
- * 32 columns up in each, VPUNPCK joins low and high bytes to 16-bit sums. A 16-bit lane takes 16 pairs of groups, 32 * 1020 =
- * 32,640 < 2^15, before it is widened. The tables are built once a row, K / 4 of them, and serve every column and plane: that is
- * why it wins where rows are few (reports/lut). */
+/* gemm_planes.h on AVX2: VPSHUFB looks 32 columns up in each table, VPUNPCK joins low and high bytes to 16-bit sums. A 16-bit lane takes 16 pairs of
+ * groups, 32 * 1020 = 32,640 < 2^15, before it is widened. */
 #include "isa.h"
 
 #if HWQ_X86
@@ -11,21 +7,9 @@
 #include <string.h>
 
 HWQ_TARGET("avx2")
+#include "gemm_planes.h"
 
 enum { RUN = 16 };
-
-static void build(int64_t k, const uint8_t *a, uint8_t *tables)
-{
-    for (int64_t g = 0; g < (k + 7) / 8 * 2; g++) {
-        uint16_t sums[16] = {0};
-        for (int bit = 0; bit < 4; bit++)
-            for (int low = 0; low < 1 << bit; low++) sums[(1 << bit) + low] = (uint16_t)(sums[low] + (4 * g + bit < k ? a[4 * g + bit] : 0));
-        for (int i = 0; i < 16; i++) {
-            tables[32 * g + i] = (uint8_t)sums[i];
-            tables[32 * g + 16 + i] = (uint8_t)(sums[i] >> 8);
-        }
-    }
-}
 
 static inline void widen(__m256i sums_s16x16, int32_t *out, int32_t bit)
 {

@@ -42,9 +42,10 @@
     X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, ) X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, )        \
     X(narrow, ) X(dynamic_quantize, ) X(depthwise_s32, ) X(depthwise_f32, ) X(pool_run, ) X(layer_norm_s16, )  \
-    X(fake_quantize, )
-#define HWQ_ROW_neondot(X) X(gemm_u8s8, ) X(gemm_s8s8, )
-#define HWQ_ROW_i8mm(X) X(gemm_u8s8, ) X(gemm_s8s8, )
+    X(fake_quantize, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_saturating, ) X(lut_s16, ) X(softmax_run, )       \
+    X(gemm_planes, ) X(ranges, ) X(histogram, ) X(conv_chain, ) X(depthwise_chain, ) X(scale_sums, )
+#define HWQ_ROW_neondot(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, )
+#define HWQ_ROW_i8mm(X) X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, )
 
 /* path, parent: parents stand first */
 #define HWQ_PATHS(X)                                                                                                          \
@@ -130,6 +131,16 @@ hwq_requantize_fn hwq_requantize__neon;
 hwq_binary_fn hwq_binary_run__neon;
 hwq_quantize_fn hwq_quantize__neon;
 hwq_dequantize_fn hwq_dequantize__neon;
+hwq_gemm_s4_fn hwq_gemm_s4__neon, hwq_gemm_s4__neondot, hwq_gemm_s4__i8mm, hwq_gemm_f32s4__neon;
+hwq_gemm_f32s8_fn hwq_gemm_f32s8__neon;
+hwq_gemm_fn hwq_gemm_saturating__neon;
+hwq_gemm_planes_fn hwq_gemm_planes__neon;
+hwq_lut_s16_fn hwq_lut_s16__neon;
+hwq_softmax_fn hwq_softmax_run__neon;
+hwq_ranges_fn hwq_ranges__neon;
+hwq_histogram_fn hwq_histogram__neon;
+hwq_conv_fn hwq_conv_chain__neon, hwq_depthwise_chain__neon;
+hwq_scale_sums_fn hwq_scale_sums__neon;
 
 /* A region whose functions may use a path's instructions; headers with intrinsics come first. In the emulating builds of the
  * C tests (HWQ_EMULATE, never in a wheel) the whole build is AVX2 and what is beyond it is spelled out by SIMDe: no region. */

@@ -1,15 +1,14 @@
-/* Layer normalization on Advanced SIMD, 4 columns at a time. sqrdmulh is R1's first stage; its second rounds halves up after
- * negative values are nudged by one. The 64-bit step between: away from zero of v / 1024, |v| < 2^47. */
+/* Layer normalization on Advanced SIMD, 4 columns at a time. The 64-bit step between: away from zero of v / 1024, |v| < 2^47. */
 #include "layer_norm.h"
 
 #if HWQ_ARM
 #include <arm_neon.h>
 
+#include "fixedpoint_neon.h"
+
 static inline int32x4_t round_gemmlowp(int32x4_t acc, int32_t multiplier, int32_t shift)
 {
-    const int32x4_t right = vdupq_n_s32(shift < 0 ? shift : 0);
-    const int32x4_t v = vqrdmulhq_n_s32(vshlq_s32(acc, vdupq_n_s32(shift > 0 ? shift : 0)), multiplier);
-    return vrshlq_s32(vqaddq_s32(v, vshrq_n_s32(vandq_s32(v, right), 31)), right);
+    return hwq_round_gemmlowp_s32x4(acc, vdupq_n_s32(multiplier), vdupq_n_s32(shift));
 }
 
 static inline int64x2_t divide(int64x2_t v) /* srshr rounds halves up: away for what is negative means a step less */

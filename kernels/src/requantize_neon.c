@@ -1,7 +1,5 @@
 /* The epilogue's common cases, 8 columns at a time: int32, float32, R4 and R1 to bytes. Others run the plain reading.
- * R4's clamp is by compare and select, since fmax would keep a NaN that the contract sends to lo.
- * R1: sqrdmulh is the first stage, INT32_MIN^2 included; srshl rounds halves up, so negative values are nudged by one first,
- * which turns their halves away from zero (INT32_MIN, saturated there, is no half for any shift). */
+ * R4's clamp is by compare and select, since fmax would keep a NaN that the contract sends to lo. */
 #include "isa.h"
 
 #if HWQ_ARM
@@ -10,6 +8,8 @@
 
 #include <arm_neon.h>
 #include <string.h>
+
+#include "fixedpoint_neon.h"
 
 typedef struct {
     const hwq_epilogue *e;
@@ -32,11 +32,8 @@ static inline int32x4_t by_float(const constants *c, const int32_t *acc, int64_t
 static inline int32x4_t by_fixed_point(const constants *c, const int32_t *acc, int64_t i)
 {
     const int32x4_t m = c->step ? vld1q_s32(c->multipliers + i) : vdupq_n_s32(c->multipliers[0]);
-    const int32x4_t shift = c->step ? vld1q_s32(c->shifts + i) : vdupq_n_s32(c->shifts[0]), none = vdupq_n_s32(0);
-    const int32x4_t right = vminq_s32(shift, none);
-    int32x4_t v = vqrdmulhq_s32(vshlq_s32(vld1q_s32(acc + i), vmaxq_s32(shift, none)), m);
-    v = vqaddq_s32(v, vshrq_n_s32(vandq_s32(v, right), 31)); /* -1 where v < 0 and shift < 0 */
-    v = vrshlq_s32(v, right);
+    const int32x4_t shift = c->step ? vld1q_s32(c->shifts + i) : vdupq_n_s32(c->shifts[0]);
+    int32x4_t v = hwq_round_gemmlowp_s32x4(vld1q_s32(acc + i), m, shift);
     v = vminq_s32(vmaxq_s32(v, vdupq_n_s32(c->e->lo - c->e->zero_point)), vdupq_n_s32(c->e->hi - c->e->zero_point));
     return vaddq_s32(v, vdupq_n_s32(c->e->zero_point));
 }
