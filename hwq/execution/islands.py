@@ -12,7 +12,7 @@ from hwq.execution import halves, mlas
 from hwq.execution.emission import Site, geometry
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
 from hwq.graph import Array, Node
-from hwq.ops import contributed, spatial
+from hwq.ops import arithmetic, contributed, einsum, spatial
 
 __all__: list[str] = []
 
@@ -167,6 +167,21 @@ def float_product(scope: Scope) -> Kernel:
         return True
 
     return writing(run, emit)
+
+
+@register("float:Einsum")
+def float_contraction(scope: Scope) -> Kernel:
+    """Einsum's products, two operands at a time, in the dialect's order."""
+    a, node = scope.operand(0), scope.node
+    if scope.dialect.formulas.get("float-product") != "mlas" or a is None or a.dtype != "float32":
+        return interpret(scope)
+    multiply = _product_by_mlas(Node("MatMul", node.name, node.inputs, node.outputs), False)
+
+    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
+        given = [present(one) for one in operands]
+        return einsum.contract(node, given, lambda a, b: multiply([a, b], settings), arithmetic.total)
+
+    return adapt(run)
 
 
 @register("float:Cast")

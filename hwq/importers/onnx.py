@@ -296,6 +296,8 @@ def _normalize(op: str, attributes: dict[str, Any], types: Mapping[str, str], wh
                 del attributes[key]
             else:
                 attributes[key] = dtype_of(attributes[key], f"{where}, attribute {key}")
+    if op == "EyeLike" and "dtype" in attributes:
+        attributes["dtype"] = dtype_of(attributes["dtype"], f"{where}, attribute dtype")
     if op == "ConstantOfShape" and "value" in types:
         attributes["dtype"] = types["value"]
 

@@ -114,19 +114,34 @@ def _power(a: Array, b: Array) -> Array:
     return np.asarray(np.power(a.astype(np.float64), b.astype(np.float64)))
 
 
+def _shift(node: Node, a: Array, b: Array) -> Any:
+    direction = node.attributes.get("direction")
+    if direction not in {"LEFT", "RIGHT"}:
+        raise dims.fault(node, f"direction must be LEFT or RIGHT, not {direction!r}")
+    return (np.left_shift if direction == "LEFT" else np.right_shift)(a, b)
+
+
+def _modulo(node: Node, a: Array, b: Array) -> Any:
+    if a.dtype.kind in "iu" and not np.all(b):
+        raise ValueError("integer division by zero")
+    if node.attributes.get("fmod", 0):
+        return np.fmod(a, b)
+    return np.remainder(a, b)
+
+
 _BINARY: dict[str, Callable[[Array, Array], Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _divide,
-}
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide,
+    "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor,
+}  # fmt: skip
+# These read attributes.
+_STATED: dict[str, Callable[[Node, Array, Array], Any]] = {"Mod": _modulo, "BitShift": _shift}
 
 
 @register
 class Binary(Elementwise):
     """Arithmetic of two operands of one type; integers wrap, integer division truncates toward zero."""
 
-    names = tuple(_BINARY)
+    names = (*_BINARY, *_STATED)
     count = (2, 2)
 
     def result_type(self, node: Node, given: Sequence[Tensor]) -> str:
@@ -140,7 +155,8 @@ class Binary(Elementwise):
         """See `Op.evaluate`."""
         a, b = inputs
         assert a is not None and b is not None
-        return [np.asarray(_BINARY[node.op](a, b)).astype(a.dtype, copy=False)]
+        made = _STATED[node.op](node, a, b) if node.op in _STATED else _BINARY[node.op](a, b)
+        return [np.asarray(made).astype(a.dtype, copy=False)]
 
 
 @register
@@ -161,12 +177,14 @@ class Pow(Elementwise):
         return [_power(a, b).astype(a.dtype)]
 
 
-_MANY: dict[str, Callable[[Array, Array], Any]] = {"Min": np.minimum, "Max": np.maximum, "Sum": np.add}
+_MANY: dict[str, Callable[[Array, Array], Any]] = {
+    "Min": np.minimum, "Max": np.maximum, "Sum": np.add, "Mean": np.add,
+}  # fmt: skip
 
 
 @register
 class Many(Elementwise):
-    """Minimum, maximum (a NaN wins) or sum of any number of operands."""
+    """Minimum, maximum (a NaN wins), sum or mean of any number of operands."""
 
     names = tuple(_MANY)
     count = (1, 1 << 20)
@@ -179,6 +197,8 @@ class Many(Elementwise):
         for other in inputs[1:]:
             assert other is not None
             result = np.asarray(_MANY[node.op](result, other))
+        if node.op == "Mean":
+            result = np.asarray(result * (np.ones((), result.dtype) / np.asarray(len(inputs), result.dtype)))
         return [result.astype(first.dtype, copy=False)]
 
     def work(self, node: Node, graph: Graph) -> Work:
@@ -215,15 +235,40 @@ class Comparison(Elementwise):
 
 @register
 class Not(Elementwise):
-    """Logical negation."""
+    """Negation, logical or of every bit."""
 
-    names = ("Not",)
+    names = ("Not", "BitwiseNot")
 
     def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
         """See `Op.evaluate`."""
         (x,) = inputs
         assert x is not None
-        return [np.logical_not(x)]
+        return [np.logical_not(x) if node.op == "Not" else np.invert(x)]
+
+
+@register
+class Finite(Elementwise):
+    """Whether a float is NaN, or infinite with a sign that the attributes let count."""
+
+    names = ("IsNaN", "IsInf")
+
+    def result_type(self, node: Node, given: Sequence[Tensor]) -> str:
+        """See `Elementwise.result_type`."""
+        require_float(node, given[0])
+        return "bool"
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        (x,) = inputs
+        assert x is not None
+        if node.op == "IsNaN":
+            return [np.isnan(x)]
+        counted = [
+            float(sign)
+            for sign, key in ((np.inf, "detect_positive"), (-np.inf, "detect_negative"))
+            if node.attributes.get(key, 1)
+        ]
+        return [np.isin(x.astype(np.float32), counted)]
 
 
 @register

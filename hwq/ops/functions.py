@@ -83,5 +83,6 @@ def in_float64(function: Callable[..., Wide], x: Array, *arguments: Any) -> Arra
 ELEMENTWISE: Mapping[str, Callable[[Wide], Wide]] = MappingProxyType({
     "Exp": np.exp, "Log": np.log, "Tanh": np.tanh, "Sigmoid": sigmoid, "Erf": erf, "Softplus": softplus,
     "Sin": np.sin, "Cos": np.cos, "Softsign": lambda x: x / (1.0 + np.abs(x)), "Mish": lambda x: x * np.tanh(softplus(x)),
-    "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), "Tan": np.tan, "Asin": np.arcsin, "Acos": np.arccos, "Atan": np.arctan,
+    "Sinh": np.sinh, "Cosh": np.cosh, "Asinh": np.arcsinh, "Acosh": np.arccosh, "Atanh": np.arctanh,
 })  # fmt: skip

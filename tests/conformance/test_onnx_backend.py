@@ -21,10 +21,12 @@ LISTED = frozenset(
     """Conv ConvTranspose Gemm MatMul Add Sub Mul Div Pow Sqrt Exp Min Max Relu LeakyRelu Clip Sigmoid Tanh HardSigmoid HardSwish Erf Gelu Softmax
     LayerNormalization BatchNormalization MaxPool AveragePool GlobalAveragePool ReduceMean ReduceSum ReduceMax ArgMax Concat Split Slice Pad
     Reshape Flatten Squeeze Unsqueeze Transpose Gather Expand Tile Where Equal Range Constant ConstantOfShape Shape Identity Dropout Cast
-    Resize QuantizeLinear DequantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear""".split()
+    Resize QuantizeLinear DequantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear GatherElements GatherND ScatterElements ScatterND
+    TopK NonZero OneHot Compress CumSum Einsum Mod GridSample NonMaxSuppression ReverseSequence EyeLike IsNaN IsInf""".split()
 )
 TRAINING = "training mode: a random mask or batch statistics, which no inference engine has"
 WIDTH = "the case divides by the fractional width 2.4 - 1; ONNX's text and onnxruntime take the integer length - 1"
+HALVES = "the evaluator adds up softmax in 16 bits; one step of such a float is more than the case's tolerance of a thousandth"
 # Every case of a listed operator that hwq does not pass, and why.
 SKIPPED = {
     "test_batchnorm_example_training_mode": TRAINING,
@@ -37,6 +39,12 @@ SKIPPED = {
     "test_identity_opt": "an optional sequence, not a tensor",
     "test_resize_downsample_scales_linear_align_corners": WIDTH,
     "test_resize_downsample_scales_cubic_align_corners": WIDTH,
+    "test_attention_3d_causal_bf16_expanded": HALVES,
+    "test_attention_4d_attn_mask_causal_bf16_expanded": HALVES,
+    "test_attention_4d_causal_bf16_expanded": HALVES,
+    "test_attention_4d_causal_fp16_expanded": HALVES,
+    "test_attention_4d_causal_padded_kv_bf16_expanded": HALVES,
+    "test_attention_4d_padded_kv_bf16_expanded": HALVES,
 }
 
 
