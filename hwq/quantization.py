@@ -12,6 +12,7 @@ from hwq.dialect import find
 from hwq.dynamic import dynamic_layer, in_integers, run_time_pair
 from hwq.elements import stored_type
 from hwq.errors import Error
+from hwq.exporters.opset import opset_of
 from hwq.floating import HALVES, require_range, retyped
 from hwq.graph import BITS, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops.folding import fold
@@ -101,6 +102,7 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
         "float_graph": graph.hash,
         "plan": plan.hash,
         "calibration": given,
+        "opset": opset_of(made) if isinstance(folded.source.get("opset"), int) else folded.source.get("opset"),
         "overridable": None,  # the quantized model is ours to write: its constants are constants
     }
     made = made.replace(source={key: value for key, value in facts.items() if value is not None}, dialect=plan.dialect)

@@ -73,10 +73,9 @@ def test_every_mode_comes_back_or_says_why(seed: int, name: str, tmp_path: Path)
             )
             continue
         again = hwq.execute(hwq.load(str(path)), x, dialect="hwq")
-        # The opset may rise, and with it onnxruntime's order of sums in average pools of floats; steps of a result's scale follow.
+        # bfloat16 is written as float32 between Casts: its sums are then in onnxruntime's order, and some round the other way.
         assert again.shape == y.shape and np.abs(again - y).max() <= 0.02 * np.abs(y).max(), kind
-        if not any(node.op == "AveragePool" for node in graph.nodes):
-            assert name == "bfloat16" or again.tobytes() == y.tobytes(), kind
+        assert name == "bfloat16" or again.tobytes() == y.tobytes(), kind
 
 
 def rules_of_tensorrt(model: onnx.ModelProto) -> list[str]:

@@ -2,7 +2,8 @@
 
 Measured on onnxruntime 1.31.1 and confirmed bit for bit (`hwq dialects --verify ort`). MLAS (core/mlas/lib/logistic.cpp, tanh.cpp,
 erf.cpp, compute.cpp) runs fused multiply-adds on every x86-64 CPU that has them; Eigen's vectors are SSE's, without. Softmax adds
-its exponentials up in 8 lanes, with AVX-512 in 16: beyond 16 elements the sum, and so the bits, are then the CPU's.
+its exponentials up in 8 lanes, with AVX-512 in 16: beyond 16 elements the sum, and so the bits, are then the CPU's. So are
+exponentials below 2^-126: 0 with AVX2, rounded once with AVX-512.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def softmax(x: Array) -> Array:
     if not x.size:
         return x.copy()
     whole, rest = _reduced(np.maximum(SUMMED_REACH, x - x.max(axis=-1, keepdims=True)))
-    powers = _fused(_polynomial(rest, EXPONENTIAL), rest, f32(1)) * _power(whole)
+    # The power of 2 is made of its bits: what would be subnormal is 0.
+    powers = _fused(_polynomial(rest, EXPONENTIAL), rest, f32(1)) * np.where(whole < -126, f32(0), _power(whole))
     lanes = np.pad(powers.reshape(-1, x.shape[-1]), ((0, 0), (0, -x.shape[-1] % LANES))).reshape(-1, -(-x.shape[-1] // LANES), LANES)  # fmt: skip
     a, b, c, d = np.add.accumulate(lanes, axis=1)[:, -1].reshape(-1, 2, 4).transpose(2, 1, 0)
     halves = (a + b) + (c + d)

@@ -83,13 +83,11 @@ class Scope:
         return self.graph.tensors[value] if value else None
 
     def fixed(self, index: int) -> bool:
-        """Whether an input is a constant that onnxruntime takes for one: its kernels prepare no value that a caller may replace."""
-        tensor = self.operand(index)
-        return (
-            tensor is not None
-            and tensor.data is not None
-            and tensor.name not in self.graph.source.get("overridable", ())
-        )
+        """Whether an input is a constant that onnxruntime takes for one: its kernels prepare nothing that a caller may replace,
+        nor, without optimization, anything computed."""
+        tensor, notes = self.operand(index), self.graph.source
+        moving = {*notes.get("overridable", ()), *(() if self.dialect.fused else notes.get("folded", ()))}
+        return tensor is not None and tensor.data is not None and tensor.name not in moving
 
     def result(self, index: int = 0) -> Tensor:
         """An output's tensor."""

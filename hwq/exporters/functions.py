@@ -11,10 +11,7 @@ from hwq.errors import Error
 from hwq.graph import Node
 from hwq.ops.dynamic_rows import DOMAIN
 
-__all__ = ["LEAST_OPSET", "functions_of", "is_ours"]
-
-# ReduceMax and ReduceMin take their axes as an input from this opset on.
-LEAST_OPSET = 18
+__all__ = ["functions_of", "is_ours"]
 
 
 def functions_of(nodes: Iterable[Node], opset: int) -> list[FunctionProto]:

@@ -12,22 +12,16 @@ from onnx import AttributeProto, TensorProto, helper
 from hwq import __version__
 from hwq.errors import Error, NotSupportedYet
 from hwq.exporters.bfloat16 import in_float32
-from hwq.exporters.functions import LEAST_OPSET, functions_of
+from hwq.exporters.functions import functions_of
+from hwq.exporters.opset import opset_of
 from hwq.files import PathLike, write_atomically
 from hwq.graph import BITS, Array, Graph, Node, Tensor
 from hwq.importers.onnx_values import DTYPES
-from hwq.ops.dynamic_rows import DOMAIN
 
 __all__ = ["require_exportable", "to_model", "write"]
 
 # ONNX's element types by hwq's names.
 _CODES: Mapping[str, int] = {name: code for code, name in DTYPES.items()}
-# Where a graph says nothing of its opset (drawn by hand, from the zoo): the one that brought LayerNormalization.
-DEFAULT_OPSET = 17
-# The first opset in which Q and DQ take a type (ONNX changelog); 13 knows int8, uint8 and int32 per channel.
-_STORED_SINCE = {"int4": 21, "uint4": 21, "int16": 21, "uint16": 21, "int2": 25, "uint2": 25, "float4e2m1": 23}
-# First opset of operators younger than DEFAULT_OPSET's least.
-_OP_SINCE = {"LayerNormalization": 17, "Gelu": 20, "HardSwish": 14, "Mish": 18, "Swish": 24, "RMSNormalization": 23}
 # Attributes whose value is an element type by name.
 _TYPE_ATTRIBUTES = frozenset({"to", "output_dtype", "precision"})
 # protobuf refuses larger messages.
@@ -127,26 +121,20 @@ def require_exportable(graph: Graph) -> None:
 
 
 def _opset(graph: Graph) -> int:
-    """The source's opset, raised as far as the graph's operators and types need."""
-    stated = graph.source.get("opset")
-    needed = [stated if isinstance(stated, int) else DEFAULT_OPSET]
-    for node in graph.nodes:
-        needed.append(LEAST_OPSET if node.domain == DOMAIN else _OP_SINCE.get(node.op, 13))
-        if node.op in {"QuantizeLinear", "DequantizeLinear"}:
-            stored = graph.tensors[node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]].dtype
-            needed.append(_STORED_SINCE.get(stored, 13))
-            # Blocks, and scales that are not float32, came with opset 21 and 19.
-            needed.append(21 if node.attributes.get("block_size") else 13)
-            needed.append(19 if graph.tensors[node.inputs[1]].dtype != "float32" else 13)
-        if node.op.startswith("Reduce") and len(node.inputs) > 1 and node.op != "ReduceSum":
-            needed.append(18)
-    known = onnx.defs.onnx_opset_version()
-    if max(needed) > known:
+    """The source's opset, raised as far as the graph's operators and types need.
+
+    Raises
+    ------
+    Error
+        The installed onnx knows none so new.
+    """
+    needed, known = opset_of(graph), onnx.defs.onnx_opset_version()
+    if needed > known:
         raise Error(
-            f"the graph needs opset {max(needed)}, the installed onnx {onnx.__version__} knows {known}",
+            f"the graph needs opset {needed}, the installed onnx {onnx.__version__} knows {known}",
             remedy="upgrade onnx",
         )
-    return max(needed)
+    return needed
 
 
 def _upgraded(graph: Graph, opset: int) -> tuple[list[Node], list[Tensor]]:

@@ -40,7 +40,8 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
     Returns
     -------
     Graph
-        Dimensions that stay open keep their symbol.
+        Dimensions that stay open keep their symbol. ``source`` notes which matrices were ``folded`` (a runtime without
+        optimization computes them), and what follows from ``overridable`` initializers.
 
     Raises
     ------
@@ -74,6 +75,8 @@ def _propagated(graph: Graph, tensors: dict[str, Tensor]) -> Graph:
     """Shapes, types and shape computations of every node, given those of the inputs."""
     values: dict[str, Array] = {name: tensor.data for name, tensor in tensors.items() if tensor.data is not None}
     kept: list[Node] = []
+    folded = [str(name) for name in graph.source.get("folded", ())]
+    overridable = [str(name) for name in graph.source.get("overridable", ())]
     for node in graph.nodes:
         operands = [_operand(tensors, values, name) for name in node.inputs]
         inferred = infer_node(node, operands)
@@ -100,7 +103,11 @@ def _propagated(graph: Graph, tensors: dict[str, Tensor]) -> Graph:
                 tensors[name] = dataclasses.replace(
                     tensors[name], shape=tuple(value.shape), known_shape=True, data=value
                 )
-    return pruned(graph.replace(nodes=kept, tensors=tensors.values()))
+        folded += [name for name, value in zip(node.outputs, found, strict=False) if name and value.ndim > 1]
+        if not set(overridable).isdisjoint(node.inputs):
+            overridable += [name for name in node.outputs if name]
+    notes = {key: tuple(names) for key, names in (("folded", folded), ("overridable", overridable)) if names}
+    return pruned(graph.replace(nodes=kept, tensors=tensors.values(), source={**graph.source, **notes}))
 
 
 def pruned(graph: Graph) -> Graph:
