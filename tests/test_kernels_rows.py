@@ -15,7 +15,8 @@ from hwq.errors import Error
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops import tflite_hybrid
-from hwq.ops.tflite_softmax import interpolation_table, leading_zeros
+from hwq.ops.tflite_fixedpoint import leading_zeros
+from hwq.ops.tflite_interpolation import interpolation_table
 
 HALVES = [np.float16, ml_dtypes.bfloat16]
 

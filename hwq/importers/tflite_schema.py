@@ -161,7 +161,7 @@ OPTION_FIELDS: Mapping[int, tuple[Field, ...]] = MappingProxyType(
 OPERATORS: Mapping[int, Operator] = MappingProxyType({
     0: Operator("ADD", 11), 1: Operator("AVERAGE_POOL_2D", 5), 2: Operator("CONCATENATION", 10),
     3: Operator("CONV_2D", 1), 4: Operator("DEPTHWISE_CONV_2D", 2), 5: Operator("DEPTH_TO_SPACE", 94),
-    6: Operator("DEQUANTIZE", 38), 8: Operator("FLOOR"), 9: Operator("FULLY_CONNECTED", 8), 14: Operator("LOGISTIC"),
+    6: Operator("DEQUANTIZE", 38), 8: Operator("FLOOR"), 9: Operator("FULLY_CONNECTED", 8), 11: Operator("L2_NORMALIZATION", 12), 14: Operator("LOGISTIC"),
     17: Operator("MAX_POOL_2D", 5), 18: Operator("MUL", 21), 19: Operator("RELU"), 20: Operator("RELU_N1_TO_1"),
     21: Operator("RELU6"), 22: Operator("RESHAPE", 17), 23: Operator("RESIZE_BILINEAR", 15),
     25: Operator("SOFTMAX", 9), 26: Operator("SPACE_TO_DEPTH", 19), 27: Operator("SVDF", 6), 28: Operator("TANH"),
@@ -179,7 +179,7 @@ OPERATORS: Mapping[int, Operator] = MappingProxyType({
     78: Operator("POW", 56), 79: Operator("ARG_MIN", 57), 81: Operator("REDUCE_PROD", 27),
     82: Operator("REDUCE_MAX", 27), 83: Operator("PACK", 59), 84: Operator("LOGICAL_OR", 60),
     86: Operator("LOGICAL_AND", 62), 87: Operator("LOGICAL_NOT", 63), 88: Operator("UNPACK", 64),
-    89: Operator("REDUCE_MIN", 27), 92: Operator("SQUARE", 66), 94: Operator("FILL", 68),
+    89: Operator("REDUCE_MIN", 27), 92: Operator("SQUARE", 66), 93: Operator("ZEROS_LIKE", 67), 94: Operator("FILL", 68),
     97: Operator("RESIZE_NEAREST_NEIGHBOR", 74), 98: Operator("LEAKY_RELU", 75),
     99: Operator("SQUARED_DIFFERENCE", 76), 100: Operator("MIRROR_PAD", 77), 101: Operator("ABS", 78),
     102: Operator("SPLIT_V", 79), 104: Operator("CEIL"), 108: Operator("COS", 84), 111: Operator("ELU"),

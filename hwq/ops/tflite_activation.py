@@ -15,6 +15,7 @@ from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_arithmetic import power_of_two
 from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, TfliteOp, inferred, present
+from hwq.ops.tflite_interpolation import interpolate, interpolation_table
 
 __all__ = [
     "LeakyRelu",
@@ -22,10 +23,10 @@ __all__ = [
     "Rectifier",
     "SigmoidTanh",
     "Table",
-    "Unary",
     "integer_sigmoid",
     "integer_tanh",
     "lookup",
+    "lookup16",
 ]
 
 Float32 = NDArray[np.float32]
@@ -145,6 +146,15 @@ def lookup(call: Call, function: Callable[[Float32], Array], *, even: bool = Fal
     moved = np.rint((rescaled + zero).astype(np.float32)) if even else (fixed.away(rescaled) + zero).astype(np.float32)
     table = np.clip(moved, info.min, info.max)
     return np.asarray(table.astype(kind)[call.array(0).astype(np.int64) - int(info.min)])
+
+
+def lookup16(call: Call, function: Callable[[Float32], Array]) -> Array:
+    """A function of int16 by 513 samples, every step in float32."""
+    table = interpolation_table(
+        lambda x: np.asarray(function(x), np.float32),
+        float(call.scale(0)), call.zero_point(0), float(call.made_scale()), call.made_zero_point(), np.float32,
+    )  # fmt: skip
+    return interpolate(table, call.wide(0)).astype(np.int16)
 
 
 def _sigmoid32(x: Float32) -> Float32:
@@ -292,7 +302,7 @@ _TABLES: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = Ma
 
 @register
 class Table(Elementwise):
-    """ELU, EXP and GELU: 8-bit by table of 256, floats in float64 and rounded once."""
+    """ELU, EXP and GELU: 8-bit by table of 256, int16 (EXP) by samples, floats in float64 and rounded once."""
 
     operators = ("ELU", "EXP", "GELU")
 
@@ -302,44 +312,11 @@ class Table(Elementwise):
             lambda x: functions.gelu(x, "tanh" if call.attribute("approximate", False) else "none")
         )
         if call.quantized:
+            if call.node.op == "EXP" and call.dtype(0) == "int16":
+                return [lookup16(call, _in32(function))]
             if call.dtype(0) == "int16" or (call.node.op in {"ELU", "EXP"} and call.dtype(0) != "int8"):
                 raise call.fault(f"{call.dtype(0)} is not supported in this operator")
             if call.node.op == "ELU" and call.dialect == DEFAULT_INTERPRETER:
                 return [lookup(call, _in32(function), even=True)]
             return [lookup(call, _in32(function))]
         return [functions.in_float64(function, call.array(0))]
-
-
-_FLOATS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        "LOG": lambda x: functions.in_float64(np.log, x),
-        "SIN": lambda x: functions.in_float64(np.sin, x),
-        "COS": lambda x: functions.in_float64(np.cos, x),
-        "SQRT": np.sqrt,
-        "RSQRT": lambda x: np.ones((), x.dtype) / np.sqrt(x),
-        "ABS": np.abs,
-        "NEG": np.negative,
-        "FLOOR": np.floor,
-        "CEIL": np.ceil,
-        "ROUND": np.rint,
-        "SIGN": np.sign,
-        "SQUARE": np.square,
-        "LOGICAL_NOT": np.logical_not,
-    }
-)
-
-
-@register
-class Unary(Elementwise):
-    """Functions of floats and plain integers."""
-
-    operators = tuple(_FLOATS)
-
-    def compute(self, call: Call) -> list[Array]:
-        """See `TfliteOp.compute`."""
-        if call.quantized and call.reads[0] is not None and call.reads[0].quantization is not None:
-            raise call.fault(
-                f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first"
-            )
-        x = call.array(0)
-        return [np.asarray(_FLOATS[call.node.op](x)).astype(x.dtype, copy=False)]

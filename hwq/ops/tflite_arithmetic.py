@@ -12,6 +12,7 @@ import numpy as np
 from hwq.graph import Array, Graph, Node, Tensor
 from hwq.ops import accounting, dims
 from hwq.ops import tflite_fixedpoint as fixed
+from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops.base import Inferred, register
 from hwq.ops.tflite_base import INTEGERS, Call, TfliteOp, clamp, clamp_float, inferred, present, renamed, same_dtype
 from hwq.work import Work
@@ -45,20 +46,14 @@ class Broadcasting(TfliteOp):
 
 @register
 class Arithmetic(Broadcasting):
-    """ADD, SUB, MUL on floats, plain integers (which wrap) and quantized integers; DIV on floats and plain integers."""
+    """ADD, SUB, MUL and DIV on floats, plain integers (which wrap) and quantized integers."""
 
     operators = ("ADD", "SUB", "MUL", "DIV")
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         if call.quantized:
-            if call.node.op == "DIV":
-                raise call.fault(
-                    f"quantized {call.dtype(0)} operands are not supported in this operator",
-                    None,
-                    "dequantize them first",
-                )
-            return [_multiplied(call) if call.node.op == "MUL" else _added(call)]
+            return [_QUANTIZED.get(call.node.op, _added)(call)]
         a, b = call.array(0), call.array(1)
         return [clamp_float(call.node, np.asarray(_PLAIN[call.node.op](a, b)).astype(a.dtype, copy=False))]
 
@@ -154,6 +149,33 @@ def rescaled_product(call: Call) -> fixed.Int64:
     return fixed.multiply(fixed.wrap32(product), mantissa, shift)
 
 
+def _divided(call: Call) -> Array:
+    """DIV: the divisor's reciprocal in Q0.31, both operands normalized to 31 bits, R1 by ``s_a / (s_b s_out)``."""
+    a, b = (call.wide(index) - call.zero_point(index) for index in (0, 1))
+    if np.any(b == 0):
+        raise call.fault("a division by zero", "LiteRT stops at the first one")
+    a, b = np.broadcast_arrays(np.where(b < 0, -a, a), np.abs(b))
+    zeros = fixed.leading_zeros(b)
+    reciprocal = gemmlowp.one_over_one_plus((b << zeros) - 2**31)
+    room = np.where(a >= 0, fixed.leading_zeros(np.maximum(a, 1)), fixed.leading_zeros(np.maximum(~a, 1))) - 1
+    room = np.where((a == 0) | (a == -1), 31, room)
+    quotient = fixed.double_high_multiply(a << room, reciprocal)
+    real = float(np.float32(call.scale(0) / np.float32(call.scale(1) * call.made_scale())))
+    mantissa, exponent = fixed.quantize_multiplier(real)
+    product = fixed.double_high_multiply(quotient, mantissa)
+    right = (31 - zeros) + room - exponent
+    if np.any(right < 0):
+        raise call.fault("the quotient's scale is too far above the result's", "the kernel only shifts to the right")
+    # A quotient so small needs a shift of more than 31 bits, which x86 takes modulo 32, and rounds by a mask of ones.
+    values = np.where(
+        right > 31, (product >> (right & 31)) + (product >= 0), fixed.divide_by_power(product, np.minimum(right, 31))
+    )
+    return clamp(call, values + call.made_zero_point())
+
+
+_QUANTIZED: Mapping[str, Callable[[Call], Array]] = MappingProxyType({"MUL": _multiplied, "DIV": _divided})
+
+
 @register
 class Extremum(Broadcasting):
     """MAXIMUM and MINIMUM; stored integers of one scale compare as they are."""
@@ -183,8 +205,21 @@ class Comparison(Broadcasting):
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
-        self.require_plain(call)
-        return [np.asarray(_COMPARISONS[call.node.op](call.array(0), call.array(1))).astype(np.bool_)]
+        a, b = call.array(0), call.array(1)
+        if call.dtype(0) in {"int8", "uint8"} and call.reads[0] is not None and call.reads[0].quantization is not None:
+            a, b = (_comparable(call, index) for index in (0, 1))
+        return [np.asarray(_COMPARISONS[call.node.op](a, b)).astype(np.bool_)]
+
+
+def _comparable(call: Call, index: int) -> fixed.Int64:
+    """An operand's real number with 8 bits of headroom, R1 by its scale alone; int16 compares as stored."""
+    if call.scale(index) >= 1:
+        raise call.fault(
+            f"{call.dtype(index)} operands of scale {call.scale(index)} cannot be compared",
+            "LiteRT stops at scales from 1 on",
+        )
+    mantissa, shift = fixed.quantize_multiplier(float(call.scale(index)))
+    return fixed.multiply((call.wide(index) - call.zero_point(index)) << 8, mantissa, shift)
 
 
 _FLOATS: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
@@ -193,14 +228,31 @@ _FLOATS: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
 })  # fmt: skip
 
 
+def _squared_difference(call: Call) -> Array:
+    """SQUARED_DIFFERENCE of int8: both operands in the double of the larger scale with 7 bits of headroom."""
+    twice = 2.0 * float(max(call.scale(0), call.scale(1)))
+    scaled = [
+        fixed.multiply(
+            (call.wide(index) - call.zero_point(index)) << 7,
+            *fixed.quantize_multiplier(float(call.scale(index)) / twice),
+        )
+        for index in (0, 1)
+    ]
+    square = fixed.wrap32(np.square(scaled[0] - scaled[1]))
+    multiplier = fixed.quantize_multiplier(twice * twice / float(np.float32(np.float32(1 << 14) * call.made_scale())))
+    return clamp(call, fixed.multiply(square, *multiplier) + call.made_zero_point())
+
+
 @register
 class Plain(Broadcasting):
-    """Operators of two floats or two plain integers."""
+    """Operators of two floats or two plain integers; SQUARED_DIFFERENCE also of int8."""
 
     operators = tuple(_FLOATS)
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
+        if call.node.op == "SQUARED_DIFFERENCE" and call.dtype(0) == "int8":
+            return [_squared_difference(call)]
         self.require_plain(call)
         a, b = call.array(0), call.array(1)
         return [np.asarray(_FLOATS[call.node.op](a, b)).astype(a.dtype)]

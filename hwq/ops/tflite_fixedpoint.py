@@ -21,6 +21,7 @@ __all__ = [
     "divide_by_power",
     "double_high_multiply",
     "down_scale",
+    "leading_zeros",
     "multiply",
     "multiply_wide",
     "quantize_multiplier",
@@ -89,3 +90,8 @@ def down_scale(mantissa: Any) -> Int64:
 def saturating_shift(x: Int64, exponent: int, bits: int = 32) -> Int64:
     """``x * 2**exponent`` saturated to `bits` bits."""
     return saturate(x << exponent, bits)
+
+
+def leading_zeros(x: Int64) -> Int64:
+    """Leading zero bits of positive 32-bit values."""
+    return 31 - np.floor(np.log2(x.astype(np.float64))).astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwq.ops import tflite_fixedpoint as fixed
 
-__all__ = ["exponential", "hyperbolic_tangent", "logistic", "one_over_one_plus"]
+__all__ = ["exponential", "hyperbolic_tangent", "logarithm", "logistic", "one_over_one_plus"]
 
 Int64 = fixed.Int64
 # exp(-2**i) for i = -2 .. 4 in Q0.31.
@@ -84,3 +84,39 @@ def hyperbolic_tangent(a: Int64, integer_bits: int, bits: int = 16) -> Int64:
     power = exponential(-np.abs(a), integer_bits + 1, bits)
     result = fixed.saturating_shift(_reciprocal(power, bits) - (1 << (bits - 3)), 2, bits)
     return np.where(a == 0, 0, np.where(a < 0, -result, result))
+
+
+# In Q0.31: log 2, the fourth and the second root of 1/2; the rest with s = the fourth root of 2.
+_LOG_2, _ROOT_4, _ROOT_2 = 1488522236, 1805811301, 1518500250
+_ALPHA_N, _ALPHA_D = 117049297, 127690142  # 11 s / 240, s / 20
+_ALPHA_I, _ALPHA_F = 1057819769, 638450708  # 2 / s - s, s / 4
+
+
+def logarithm(x: Int64, integer_bits: int, made_bits: int) -> Int64:
+    """Natural logarithm of values >= 1 with `integer_bits` integer bits, as one with `made_bits`, in 32 bits.
+
+    A power of two, or of two times the root of 1/2, is taken out so that the rest r lies near the fourth root of 1/2; log r is
+    a quotient of polynomials in r less that root.
+    """
+    multiply, shift = fixed.double_high_multiply, fixed.saturating_shift
+    bits = made_bits + 1
+    unit, quarter = 31 - bits, int(fixed.divide_by_power(np.asarray(1 << 29), bits))
+    zeros = fixed.leading_zeros(x)
+    first = fixed.saturate(multiply(fixed.saturate(x << (zeros - 1), 32), _ROOT_2) << 1, 32)
+    scaled = multiply(x, _ROOT_2)
+    room = fixed.leading_zeros(scaled) - 1
+    powers = np.maximum(
+        fixed.saturate(fixed.saturate((integer_bits - zeros) << unit, 32) + quarter, 32),
+        fixed.saturate(fixed.saturate((integer_bits - room) << unit, 32) - quarter, 32),
+    )
+    rest = np.minimum(first, fixed.saturate(x << room, 32))
+    total = rest + _ROOT_4
+    middle = np.where(total >= 0, (total + 1) >> 1, -((1 - total) >> 1))
+    apart = fixed.wrap32(2 * fixed.wrap32(rest - _ROOT_4))
+    square = multiply(apart, apart)
+    above = fixed.wrap32(multiply(apart, rest) + multiply(multiply(apart, square), _ALPHA_N))
+    below = fixed.wrap32(
+        multiply(middle, fixed.wrap32(_ALPHA_I + apart + multiply(square, _ALPHA_D))) + multiply(apart, _ALPHA_F)
+    )
+    share = multiply(fixed.divide_by_power(above, bits), one_over_one_plus(below))
+    return shift(fixed.wrap32(multiply(powers, _LOG_2) + share), 1)

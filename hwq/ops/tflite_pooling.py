@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hwq.ops import accounting, dims
 from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.base import Inferred, register
-from hwq.ops.tflite_base import Call, TfliteOp, clamp, clamp_float, inferred, present, renamed
+from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, TfliteOp, clamp, clamp_float, inferred, present, renamed
 from hwq.work import Work
 
 __all__ = ["ArgExtremum", "Pool", "Reduction"]
@@ -118,11 +119,7 @@ class Reduction(TfliteOp):
             ]
         if op == "REDUCE_PROD":
             if call.quantized:
-                raise call.fault(
-                    f"quantized {call.dtype(0)} operands are not supported in this operator",
-                    None,
-                    "dequantize them first",
-                )
+                return [_product(call, axes, keep)]
             return [np.asarray(x.prod(axis=axes, keepdims=keep, dtype=x.dtype))]
         count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
         # BUILTIN_REF of 2.3.0 reads int8 as uint8 here, and writes what it makes of that.
@@ -130,6 +127,8 @@ class Reduction(TfliteOp):
         if call.quantized and op == "SUM" and (x.dtype == np.uint8 or misread):
             total = x.view(np.uint8).astype(np.int64).sum(axis=axes, keepdims=keep)
             return [_sum_of_bytes(call, total, count).view(x.dtype)]
+        if call.quantized and op == "SUM" and x.dtype == np.int16 and call.dialect == "litert-ref":
+            raise call.fault("int16 is not supported in this operator", "BUILTIN_REF leaves the result unset")
         if call.quantized:
             return [_rescaled(call, x.astype(np.int64).sum(axis=axes, keepdims=keep), count)]
         if x.dtype.kind == "f":
@@ -158,6 +157,27 @@ def _in_order(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     for part in moved:
         total += part
     return total.reshape([1 if axis in axes else dim for axis, dim in enumerate(x.shape)]) if keep else total
+
+
+def _product(call: Call, axes: tuple[int, ...], keep: bool) -> Array:
+    """REDUCE_PROD of int8 and int16: R5 after each factor, by ``s_in / s_out ** (1 / n)``, so that no product overflows."""
+    if call.dtype(0) == "uint8":
+        raise call.fault("uint8 is not supported in this operator", "LiteRT has no such kernel")
+    wide = call.wide(0) - call.zero_point(0)
+    shape = [1 if axis in axes else dim for axis, dim in enumerate(wide.shape) if keep or axis not in axes]
+    factors = np.moveaxis(wide, axes, range(len(axes))).reshape(math.prod(wide.shape[axis] for axis in axes), -1)
+    if not len(factors):
+        raise call.fault("a product of no factors", "LiteRT has no such kernel")
+    if len(factors) == 1 and call.dialect == DEFAULT_INTERPRETER:
+        return call.array(0).reshape(shape)  # copied, whatever the scales
+    real = float(call.scale(0)) / float(call.made_scale()) ** (1.0 / len(factors))
+    mantissa, shift = fixed.quantize_multiplier(real)
+    total = factors[0]
+    for factor in factors[1:]:
+        total = fixed.multiply_wide(total * factor, mantissa, shift)
+    info = np.iinfo(carrier(call.made_dtype()))
+    values = fixed.multiply_wide(total, mantissa, shift) + call.made_zero_point()
+    return np.clip(values, info.min, info.max).astype(info.dtype).reshape(shape)
 
 
 def _sum_of_bytes(call: Call, total: fixed.Int64, count: int) -> Array:

@@ -112,7 +112,7 @@ class Dequantize(TfliteOp):
 
 @register
 class Cast(TfliteOp):
-    """CAST between plain types; floats are truncated toward zero."""
+    """CAST between plain types; floats are truncated toward zero and saturate, no number gives the largest."""
 
     operators = ("CAST",)
 
@@ -126,5 +126,13 @@ class Cast(TfliteOp):
         """See `TfliteOp.compute`."""
         kind = carrier(str(call.attribute("to")))
         x = call.array(0)
+        if kind == np.bool_:
+            return [x != 0]
         with np.errstate(invalid="ignore"):
-            return [x != 0 if kind == np.bool_ else x.astype(kind)]
+            made = x.astype(kind)
+        if kind.kind in "iu" and x.dtype.kind == "f":
+            info = np.iinfo(kind)
+            # -2**31 and 2**31 are float32s, the largest integers of 32 and 64 bits are none.
+            made[x < float(info.min)] = info.min
+            made[~(x < float(info.max) + 1)] = info.max
+        return [made]

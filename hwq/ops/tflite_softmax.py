@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwq.graph import Array, Node, Tensor, carrier
 from hwq.ops import dims, functions
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops.base import Inferred, register
-from hwq.ops.tflite_base import Call, TfliteOp, inferred, present
+from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, TfliteOp, inferred, present
+from hwq.ops.tflite_interpolation import interpolate, interpolation_table
 
-__all__ = ["LogSoftmax", "Softmax", "interpolation_table", "leading_zeros"]
+__all__ = ["LogSoftmax", "Softmax"]
 
 Int64 = fixed.Int64
 
@@ -60,11 +60,6 @@ def _softmax_float(x: Array, beta: np.float32) -> Array:
     return np.asarray((powers / total).astype(x.dtype))
 
 
-def leading_zeros(x: Int64) -> Int64:
-    """Leading zero bits of positive 32-bit values."""
-    return 31 - np.floor(np.log2(x.astype(np.float64))).astype(np.int64)
-
-
 def _softmax8(call: Call, beta: np.float32) -> Array:
     """8-bit (T3): exponentials in Q0.31, their sum with 12 integer bits, one reciprocal a row."""
     real = min(float(beta) * float(call.scale(0)) * 2**26, 2.0**31 - 1)
@@ -76,43 +71,13 @@ def _softmax8(call: Call, beta: np.float32) -> Array:
     scaled = fixed.multiply(np.where(kept, away, 0), mantissa, left)
     powers = np.where(kept, gemmlowp.exponential(scaled, 5), 0)
     total = np.where(kept, fixed.divide_by_power(powers, 12), 0).sum(axis=-1, keepdims=True)
-    headroom = leading_zeros(total)
+    headroom = fixed.leading_zeros(total)
     reciprocal = gemmlowp.one_over_one_plus((total << headroom) - 2**31)
     kind = np.iinfo(carrier(call.made_dtype()))
     bits = 16 if call.made_dtype() == "int16" else 8
     exponent = (12 - headroom) + 31 - bits
     values = fixed.divide_by_power(fixed.double_high_multiply(powers, reciprocal), exponent) + int(kind.min)
     return np.where(kept, np.clip(values, kind.min, kind.max), kind.min).astype(kind.dtype)
-
-
-def interpolation_table(
-    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    scale: float,
-    zero_point: int,
-    made_scale: float,
-    made_zero_point: int,
-) -> Int64:
-    """513 int16 samples of a function, each shifted by half of the error in the middle of its interval (float64)."""
-    low, high = scale * (-32768 - zero_point), scale * (32767 - zero_point)
-    step = float(high - low) / 512
-    inverse = 65536 / (made_scale * (32767 - made_zero_point) - made_scale * (-32768 - made_zero_point))
-    index: NDArray[np.float64] = np.arange(512).astype(np.float64)
-    value, middle, following = (
-        function(low + index * step),
-        function(low + index * step + step / 2),
-        function(low + (index + 1) * step),
-    )
-    sample = fixed.away(value * inverse)
-    interpolated = fixed.away((following * inverse + fixed.away(value * inverse)) / 2)
-    bias = fixed.away((interpolated - fixed.away(middle * inverse)) / 2)
-    last = fixed.away(function(np.array([high])) * inverse)
-    return np.asarray(np.clip(np.concatenate([sample - bias, last]), -32768, 32767).astype(np.int64))
-
-
-def _interpolate(table: Int64, x: Int64) -> Int64:
-    index = 256 + (x >> 7)
-    base, slope = table[index], table[index + 1] - table[index]
-    return np.asarray(base + ((slope * (x & 0x7F) + 64) >> 7))
 
 
 def _softmax16(call: Call, beta: np.float32) -> Array:
@@ -123,11 +88,11 @@ def _softmax16(call: Call, beta: np.float32) -> Array:
     x = call.wide(0)
     away = x - x.max(axis=-1, keepdims=True)
     scaled = fixed.multiply(away, *fixed.quantize_multiplier(real))
-    powers = _interpolate(powers_of, fixed.saturate(scaled + 32767, 16))
+    powers = interpolate(powers_of, fixed.saturate(scaled + 32767, 16))
     total = powers.sum(axis=-1, keepdims=True)
-    headroom = leading_zeros(total)
+    headroom = fixed.leading_zeros(total)
     shifted = ((total << (headroom - 1)) + (1 << 13)) >> 14
-    reciprocal = _interpolate(reciprocal_of, fixed.saturate(shifted - (1 << 15) - (1 << 16), 16))
+    reciprocal = interpolate(reciprocal_of, fixed.saturate(shifted - (1 << 15) - (1 << 16), 16))
     right = 31 - headroom
     values = (powers * reciprocal + (np.int64(1) << (right - 1))) >> right
     return np.asarray(np.clip(values, 0, 32767).astype(np.int16))
@@ -135,7 +100,7 @@ def _softmax16(call: Call, beta: np.float32) -> Array:
 
 @register
 class LogSoftmax(TfliteOp):
-    """LOG_SOFTMAX over the last axis, on floats."""
+    """LOG_SOFTMAX over the last axis."""
 
     operators = ("LOG_SOFTMAX",)
 
@@ -147,8 +112,47 @@ class LogSoftmax(TfliteOp):
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
-        if call.quantized:
-            raise call.fault(
-                f"quantized {call.dtype(0)} operands are not supported in this operator", None, "dequantize them first"
-            )
-        return [functions.in_float64(functions.log_softmax, call.array(0), -1)]
+        if not call.quantized:
+            return [functions.in_float64(functions.log_softmax, call.array(0), -1)]
+        if call.array(0).size == 0:
+            return [call.array(0)]
+        by_table = call.dialect == DEFAULT_INTERPRETER and call.dtype(0) != "int16"
+        return [_log_softmax_table(call) if by_table else _log_softmax(call)]
+
+
+def _log_softmax(call: Call) -> Array:
+    """8 bits into steps of 1/16: exponentials in Q5.26, their sum with 12 integer bits, its logarithm in Q5.26."""
+    if call.dtype(0) == "int16":
+        raise call.fault("int16 is not supported in this operator", "LiteRT has no such kernel")
+    info = np.iinfo(carrier(call.made_dtype()))
+    mantissa, left = fixed.quantize_multiplier(min(float(call.scale(0)) * 2**26, 2.0**31 - 1))
+    back, right = fixed.quantize_multiplier(1.0 / math.ldexp(mantissa, left - 31))
+    least = -math.floor(31 * 2.0**26 / 2.0**left)
+    x = call.wide(0)
+    away = x - x.max(axis=-1, keepdims=True)
+    kept = away >= least
+    scaled = fixed.multiply(away, mantissa, left)
+    powers = np.where(kept, fixed.divide_by_power(gemmlowp.exponential(np.where(kept, scaled, 0), 5), 12), 0)
+    total = gemmlowp.logarithm(powers.sum(axis=-1, keepdims=True), 12, 5)
+    nearest = np.maximum(least - 1, fixed.multiply(total - 2**31, back, right))
+    values = np.clip(fixed.divide_by_power(scaled - total, 31 - 5 - 4) + int(info.max), info.min, info.max)
+    return np.where(away > nearest, values, info.min).astype(info.dtype)
+
+
+def _log_softmax_table(call: Call) -> Array:
+    """8 bits: exponentials from a table of 256, their sum in order, its logarithm in float32."""
+    f32 = np.float32
+    x = call.wide(0)
+    top = x.max(axis=-1, keepdims=True)
+    step = f32(-call.scale(0))
+    table = np.exp((step * np.arange(256).astype(f32)).astype(np.float64)).astype(f32)
+    powers = table[top - x]
+    total = np.zeros((*x.shape[:-1], 1), f32)
+    for column in range(x.shape[-1]):
+        total += powers[..., column : column + 1]
+    logarithm = np.log(total.astype(np.float64)).astype(f32)
+    scale = f32(call.scale(0) / call.made_scale())
+    shift = ((call.scale(0) * top.astype(f32) + logarithm) / call.made_scale()).astype(f32)
+    info = np.iinfo(carrier(call.made_dtype()))
+    values = np.rint((scale * x.astype(f32) - shift).astype(f32)) + f32(call.made_zero_point())
+    return np.asarray(np.clip(values, info.min, info.max).astype(info.dtype))

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hwq.graph import Array
 from hwq.verification import Bound
 from hwq.verification.tflite_builder import Builder, options
+from hwq.verification.tflite_drawing import RANGES, Draw, Generator, integer, scheme, table
+from hwq.verification.tflite_function_models import FUNCTIONS
 from hwq.verification.tflite_recurrent_models import lstm, svdf
 
-__all__ = ["CASES", "FLOATS", "WIDE", "Draw"]
-
-Generator = np.random.Generator
-# A model's bytes from a generator.
-Draw = Callable[[Generator], bytes]
+__all__ = ["CASES", "FLOATS", "WIDE"]
 
 ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
-RANGES = {"int8": (-128, 128), "uint8": (0, 256), "int16": (-32768, 32768)}
 WEIGHTS = {"int8": (-127, 128), "int4": (-7, 8), "uint8": (0, 256)}
 # The schema's number of int32, for the option that says that int16 layers have int32 biases.
 INT32_BIAS = 2
-
-
-def _integer(rng: Generator, low: int, high: int) -> int:
-    return int(rng.integers(low, high))
-
-
-def _scheme(rng: Generator, dtype: str) -> dict[str, Any]:
-    """A scale, often a power of two so that ties occur, and a zero point, often at an end of the range."""
-    if dtype == "float32":
-        return {}
-    scale = 2.0 ** _integer(rng, -9, 1) if rng.random() < 0.3 else np.exp(rng.uniform(-6, 0))
-    low, high = RANGES[dtype]
-    zero = 0 if dtype == "int16" else int(rng.choice([low, high - 1, *rng.integers(low, high, 2)]))
-    return {"scale": np.float32(scale), "zero": zero}
 
 
 def _filters(b: Builder, rng: Generator, dtype: str, shape: Sequence[int], axis: int) -> tuple[int, Array]:
@@ -47,7 +29,7 @@ def _filters(b: Builder, rng: Generator, dtype: str, shape: Sequence[int], axis:
     scales = (2.0 ** -rng.integers(4, 10, count) if rng.random() < 0.3 else np.exp(rng.uniform(-9, -2, count))).astype(
         np.float32
     )
-    zero = _integer(rng, 0, 256) if dtype == "uint8" else 0
+    zero = integer(rng, 0, 256) if dtype == "uint8" else 0
     return b.tensor(dtype, shape, rng.integers(*WEIGHTS[dtype], shape), scales, zero, axis), scales
 
 
@@ -62,11 +44,11 @@ def _result(b: Builder, rng: Generator, dtype: str, shape: Sequence[int], scale:
     if dtype == "float32":
         return b.tensor(dtype, shape)
     spread = scale * np.sqrt(depth) * rng.uniform(5, 80) / (10 if dtype == "int16" else 1)
-    return b.tensor(dtype, shape, scale=spread, zero=_scheme(rng, dtype).get("zero", 0))
+    return b.tensor(dtype, shape, scale=spread, zero=scheme(rng, dtype).get("zero", 0))
 
 
 def _space(rng: Generator, padding: str, kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    sizes = [_integer(rng, 1, 18) for _ in range(2)]
+    sizes = [integer(rng, 1, 18) for _ in range(2)]
     if padding == "SAME":
         return sizes
     return [max(size, (taps - 1) * step + 1) for size, taps, step in zip(sizes, kernel, dilations, strict=True)]
@@ -86,19 +68,19 @@ def _counts(
 def _convolution(rng: Generator, dtype: str, weight: str, bias: str, deep: bool = False) -> bytes:
     b = Builder()
     padding = str(rng.choice(["SAME", "VALID"]))
-    kernel, strides = ([_integer(rng, 1, high) for _ in range(2)] for high in (8 if rng.random() < 0.2 else 5, 4))
-    dilations = [_integer(rng, 1, 3) for _ in range(2)] if rng.random() < 0.3 else [1, 1]
+    kernel, strides = ([integer(rng, 1, high) for _ in range(2)] for high in (8 if rng.random() < 0.2 else 5, 4))
+    dilations = [integer(rng, 1, 3) for _ in range(2)] if rng.random() < 0.3 else [1, 1]
     space = _space(rng, padding, kernel, dilations)
-    groups, deep_like = _integer(rng, 1, 20) if deep else int(rng.choice([1, 1, 1, 2])), False
+    groups, deep_like = integer(rng, 1, 20) if deep else int(rng.choice([1, 1, 1, 2])), False
     if not deep and dtype == "float32" and weight == "float32" and rng.random() < 0.2:
-        deep_like, groups = True, _integer(rng, 1, 20)
-    channels = groups * (1 if deep or deep_like else _integer(rng, 1, 20))
-    filters = groups * _integer(rng, 1, 4 if deep or deep_like else 24)
+        deep_like, groups = True, integer(rng, 1, 20)
+    channels = groups * (1 if deep or deep_like else integer(rng, 1, 20))
+    filters = groups * integer(rng, 1, 4 if deep or deep_like else 24)
     shape = [1, *kernel, filters] if deep else [filters, *kernel, channels // groups]
-    scheme = _scheme(rng, dtype)
-    x = b.tensor(dtype, [_integer(rng, 1, 4), *space, channels], **scheme)
+    given = scheme(rng, dtype)
+    x = b.tensor(dtype, [integer(rng, 1, 4), *space, channels], **given)
     w, scales = _filters(b, rng, weight, shape, 3 if deep else 0)
-    step = scheme.get("scale", np.float32(1)) * scales
+    step = given.get("scale", np.float32(1)) * scales
     inputs = [x, w, _bias(b, rng, bias, filters, step)]
     counts = _counts(padding, space, kernel, strides, dilations)
     depth = kernel[0] * kernel[1] * (1 if deep else channels // groups)
@@ -123,20 +105,20 @@ def _transposed(rng: Generator, dtype: str, weight: str, bias: str, beyond: bool
     """`beyond`: the stride exceeds the filter; of floats otherwise not with SAME padding."""
     b = Builder()
     padding = "SAME" if beyond else str(rng.choice(["SAME", "VALID"]))
-    kernel, strides, space = ([_integer(rng, 1, high) for _ in range(2)] for high in (5, 5, 9))
+    kernel, strides, space = ([integer(rng, 1, high) for _ in range(2)] for high in (5, 5, 9))
     if beyond:
-        strides[0] = kernel[0] + _integer(rng, 1, 3)
+        strides[0] = kernel[0] + integer(rng, 1, 3)
     elif dtype == "float32" and padding == "SAME":
         strides = [min(pair) for pair in zip(strides, kernel, strict=True)]
-    batch, channels, filters = _integer(rng, 1, 3), _integer(rng, 1, 12), _integer(rng, 1, 12)
+    batch, channels, filters = integer(rng, 1, 3), integer(rng, 1, 12), integer(rng, 1, 12)
     target = [
         size * stride if padding == "SAME" else (size - 1) * stride + taps
         for size, stride, taps in zip(space, strides, kernel, strict=True)
     ]
-    scheme = _scheme(rng, dtype)
-    x = b.tensor(dtype, [batch, *space, channels], **scheme)
+    given = scheme(rng, dtype)
+    x = b.tensor(dtype, [batch, *space, channels], **given)
     w, scales = _filters(b, rng, weight, [filters, *kernel, channels], 0)
-    step = scheme.get("scale", np.float32(1)) * scales
+    step = given.get("scale", np.float32(1)) * scales
     y = _result(b, rng, dtype, [batch, *target, filters], float(step.mean()), channels * kernel[0])
     inputs = [b.constant([batch, *target, filters]), w, x, _bias(b, rng, bias, filters, step)]
     made = options("TransposeConv", padding=padding, strideH=strides[0], strideW=strides[1])
@@ -147,11 +129,11 @@ def _transposed(rng: Generator, dtype: str, weight: str, bias: str, beyond: bool
 
 def _fully_connected(rng: Generator, dtype: str, weight: str, bias: str) -> bytes:
     b = Builder()
-    rows, depth, outputs = _integer(rng, 1, 30), _integer(rng, 1, 300), _integer(rng, 1, 60)
-    scheme = _scheme(rng, dtype)
-    x = b.tensor(dtype, [rows, depth], **scheme)
+    rows, depth, outputs = integer(rng, 1, 30), integer(rng, 1, 300), integer(rng, 1, 60)
+    given = scheme(rng, dtype)
+    x = b.tensor(dtype, [rows, depth], **given)
     w, scales = _filters(b, rng, weight, [outputs, depth], 0)
-    step = scheme.get("scale", np.float32(1)) * scales
+    step = given.get("scale", np.float32(1)) * scales
     inputs = [x, w, *([_bias(b, rng, bias, outputs, step)] if rng.random() < 0.8 else [])]
     y = _result(b, rng, dtype, [rows, outputs], float(step.mean()), depth)
     made = options("FullyConnected", fusedActivationFunction=str(rng.choice(ACTIVATIONS)))
@@ -163,7 +145,7 @@ def _fully_connected(rng: Generator, dtype: str, weight: str, bias: str) -> byte
 def _long_rows(rng: Generator) -> bytes:
     """FULLY_CONNECTED of floats quantized over their range, whose weights may all lie at one end of theirs: their sums wrap."""
     b = Builder()
-    rows, depth, outputs = _integer(rng, 1, 6), _integer(rng, 1, 6000), _integer(rng, 1, 60)
+    rows, depth, outputs = integer(rng, 1, 6), integer(rng, 1, 6000), integer(rng, 1, 60)
     ends = np.where(rng.random((outputs, 1)) < 0.5, rng.choice([-127, 127], (outputs, 1)), 0)
     x = b.tensor("float32", [rows, depth])
     weights = np.where(ends, ends, rng.integers(-127, 128, (outputs, depth)))
@@ -175,9 +157,9 @@ def _long_rows(rng: Generator) -> bytes:
 
 def _matrices(rng: Generator, dtype: str) -> bytes:
     b = Builder()
-    batch, rows, depth, columns = (_integer(rng, 1, high) for high in (5, 20, 40, 20))
+    batch, rows, depth, columns = (integer(rng, 1, high) for high in (5, 20, 40, 20))
     first, second = (bool(rng.random() < 0.4) for _ in range(2))
-    left, right = _scheme(rng, dtype), _scheme(rng, dtype)
+    left, right = scheme(rng, dtype), scheme(rng, dtype)
     if right and rng.random() < 0.5:
         right["zero"] = 0
     x = b.tensor(dtype, [batch, depth, rows] if first else [batch, rows, depth], **left)
@@ -185,7 +167,7 @@ def _matrices(rng: Generator, dtype: str) -> bytes:
     w = b.tensor(dtype, [lead, columns, depth] if second else [lead, depth, columns], **right)
     scale = float(left.get("scale", 1) * right.get("scale", 1)) * float(rng.uniform(20, 400))
     y = b.tensor(
-        dtype, [batch, rows, columns], **({} if dtype == "float32" else {**_scheme(rng, dtype), "scale": scale})
+        dtype, [batch, rows, columns], **({} if dtype == "float32" else {**scheme(rng, dtype), "scale": scale})
     )
     b.operator("BATCH_MATMUL", [x, w], [y], options("BatchMatMul", adjX=first, adjY=second))
     return b.finish([x, w], [y])
@@ -193,13 +175,13 @@ def _matrices(rng: Generator, dtype: str) -> bytes:
 
 def _arithmetic(rng: Generator, name: str, dtype: str) -> bytes:
     b = Builder()
-    shape = [_integer(rng, 1, 9) for _ in range(_integer(rng, 2, 5))]
+    shape = [integer(rng, 1, 9) for _ in range(integer(rng, 2, 5))]
     other = list(shape)
     if rng.random() < 0.5:
-        other = [1 if rng.random() < 0.5 else size for size in shape][_integer(rng, 0, len(shape)) :]
+        other = [1 if rng.random() < 0.5 else size for size in shape][integer(rng, 0, len(shape)) :]
     shapes = [shape, other] if rng.random() < 0.7 else [other, shape]
-    x, y = (b.tensor(dtype, one, **_scheme(rng, dtype)) for one in shapes)
-    result = _scheme(rng, dtype)
+    x, y = (b.tensor(dtype, one, **scheme(rng, dtype)) for one in shapes)
+    result = scheme(rng, dtype)
     if name == "Mul" and result and rng.random() < 0.2:
         result["scale"] = np.float32(result["scale"] / 1000)
     made = b.tensor(dtype, shape, **result)
@@ -221,8 +203,8 @@ _PRESCRIBED: Mapping[str, Mapping[str, tuple[float, int]]] = {
 def _unary(rng: Generator, op: str, dtype: str) -> bytes:
     b = Builder()
     reduces = op in {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}
-    shape = [_integer(rng, 1, 24 if reduces else 12) for _ in range(_integer(rng, 1, 5))]
-    given, made = _scheme(rng, dtype), _scheme(rng, dtype)
+    shape = [integer(rng, 1, 24 if reduces else 12) for _ in range(integer(rng, 1, 5))]
+    given, made = scheme(rng, dtype), scheme(rng, dtype)
     out, extra, option = shape, [], None
     if op == "GELU":
         option = options("Gelu", approximate=bool(rng.random() < 0.5))
@@ -241,7 +223,7 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
         made = made and {**made, "scale": given["scale"] * rng.uniform(0.3, 1.0)}
         option = options("HardSwish")
     elif reduces:
-        axes = sorted(int(axis) for axis in rng.choice(len(shape), _integer(rng, 1, len(shape) + 1), replace=False))
+        axes = sorted(int(axis) for axis in rng.choice(len(shape), integer(rng, 1, len(shape) + 1), replace=False))
         keep = bool(rng.random() < 0.5)
         out = [1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes]
         made = given if op.startswith("REDUCE") else made
@@ -254,11 +236,11 @@ def _unary(rng: Generator, op: str, dtype: str) -> bytes:
 def _mean(rng: Generator, op: str, last: bool) -> bytes:
     """MEAN or SUM of floats over axes with the last or without it."""
     b = Builder()
-    shape = [_integer(rng, 1, 12) for _ in range(_integer(rng, 2, 5))]
+    shape = [integer(rng, 1, 12) for _ in range(integer(rng, 2, 5))]
     if rng.random() < 0.4:
-        shape[-1] = _integer(rng, 1, 200)
+        shape[-1] = integer(rng, 1, 200)
     count = len(shape) - 1
-    axes = [int(axis) for axis in rng.choice(count, _integer(rng, 0 if last else 1, count + 1), replace=False)]
+    axes = [int(axis) for axis in rng.choice(count, integer(rng, 0 if last else 1, count + 1), replace=False)]
     axes, keep = sorted([*axes, count] if last else axes), bool(rng.random() < 0.5)
     out = [1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes]
     x, y = b.tensor("float32", shape), b.tensor("float32", out)
@@ -268,17 +250,17 @@ def _mean(rng: Generator, op: str, last: bool) -> bytes:
 
 def _prelu(rng: Generator, dtype: str) -> bytes:
     b = Builder()
-    shape = [_integer(rng, 1, 12) for _ in range(_integer(rng, 1, 5))]
-    x, y = (b.tensor(dtype, shape, **_scheme(rng, dtype)) for _ in range(2))
-    slopes = b.tensor(dtype, shape[-1:], rng.integers(*RANGES[dtype], shape[-1:]), **_scheme(rng, dtype))
+    shape = [integer(rng, 1, 12) for _ in range(integer(rng, 1, 5))]
+    x, y = (b.tensor(dtype, shape, **scheme(rng, dtype)) for _ in range(2))
+    slopes = b.tensor(dtype, shape[-1:], rng.integers(*RANGES[dtype], shape[-1:]), **scheme(rng, dtype))
     b.operator("PRELU", [x, slopes], [y])
     return b.finish([x], [y])
 
 
 def _quantize(rng: Generator, dtype: str, to: str) -> bytes:
     b = Builder()
-    shape = [_integer(rng, 1, 40) for _ in range(2)]
-    x, y = b.tensor(dtype, shape, **_scheme(rng, dtype)), b.tensor(to, shape, **_scheme(rng, to))
+    shape = [integer(rng, 1, 40) for _ in range(2)]
+    x, y = b.tensor(dtype, shape, **scheme(rng, dtype)), b.tensor(to, shape, **scheme(rng, to))
     b.operator("DEQUANTIZE" if to == "float32" else "QUANTIZE", [x], [y])
     return b.finish([x], [y])
 
@@ -286,11 +268,11 @@ def _quantize(rng: Generator, dtype: str, to: str) -> bytes:
 def _pool(rng: Generator, op: str, dtype: str) -> bytes:
     b = Builder()
     padding = str(rng.choice(["SAME", "VALID"]))
-    kernel, strides = ([_integer(rng, 1, 5) for _ in range(2)] for _ in range(2))
+    kernel, strides = ([integer(rng, 1, 5) for _ in range(2)] for _ in range(2))
     space = _space(rng, padding, kernel, (1, 1))
-    batch, channels, scheme = _integer(rng, 1, 3), _integer(rng, 1, 24), _scheme(rng, dtype)
-    x = b.tensor(dtype, [batch, *space, channels], **scheme)
-    y = b.tensor(dtype, [batch, *_counts(padding, space, kernel, strides), channels], **scheme)
+    batch, channels, given = integer(rng, 1, 3), integer(rng, 1, 24), scheme(rng, dtype)
+    x = b.tensor(dtype, [batch, *space, channels], **given)
+    y = b.tensor(dtype, [batch, *_counts(padding, space, kernel, strides), channels], **given)
     made = options(
         "Pool2D", padding=padding, strideH=strides[0], strideW=strides[1], filterHeight=kernel[0], filterWidth=kernel[1],
         fusedActivationFunction=str(rng.choice(ACTIVATIONS)),
@@ -301,25 +283,18 @@ def _pool(rng: Generator, op: str, dtype: str) -> bytes:
 
 def _resize(rng: Generator, op: str, name: str, dtype: str) -> bytes:
     b = Builder()
-    batch, height, width, channels, tall, wide = (_integer(rng, 1, high) for high in (3, 12, 12, 9, 20, 20))
-    scheme, mode = _scheme(rng, dtype), _integer(rng, 0, 3)
-    x, y = (b.tensor(dtype, [batch, *size, channels], **scheme) for size in ((height, width), (tall, wide)))
+    batch, height, width, channels, tall, wide = (integer(rng, 1, high) for high in (3, 12, 12, 9, 20, 20))
+    given, mode = scheme(rng, dtype), integer(rng, 0, 3)
+    x, y = (b.tensor(dtype, [batch, *size, channels], **given) for size in ((height, width), (tall, wide)))
     b.operator(
         op, [x, b.constant([tall, wide])], [y], options(name, alignCorners=mode == 1, halfPixelCenters=mode == 2)
     )
     return b.finish([x], [y])
 
 
-def _table(kinds: Sequence[tuple[str, Callable[..., bytes], tuple[Any, ...]]]) -> dict[str, Draw]:
-    def draw(function: Callable[..., bytes], arguments: tuple[Any, ...]) -> Draw:
-        return lambda rng: function(rng, *arguments)
-
-    return {name: draw(function, arguments) for name, function, arguments in kinds}
-
-
 _INTEGERS = ("int8", "uint8", "int16")
 # One kind of model a line: every value must be the runtime's.
-CASES: Mapping[str, Draw] = _table([
+CASES: Mapping[str, Draw] = {**FUNCTIONS, **table([
     *((f"CONV_2D {x} x {w}, {b} bias", _convolution, (x, w, b)) for x, w, b in (
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int8", "int4", "int32"), ("int16", "int8", "int64"),
         ("int16", "int8", "int32"), ("float32", "int8", "float32"), ("float32", "int4", "float32"), ("float32", "float32", "float32"))),
@@ -354,7 +329,7 @@ CASES: Mapping[str, Draw] = _table([
     *((f"SVDF {x} x {w}", svdf, (x, w)) for x, w in (("int8", "int8"), ("float32", "int8"), ("float32", "float32"))),
     *((f"LSTM {x} x {w}", lstm, (x, w)) for x, w in (("int8", "int8"), ("float32", "int8"))),
     ("LSTM float32", lstm, ("float32", "float32", False)),
-])  # fmt: skip
+])}  # fmt: skip
 
 # Sums in an order that is the runtime's own, functions by its own polynomials: how many values may differ, how far; a
 # dialect that is not named has the runtime's bits.
@@ -371,6 +346,6 @@ FLOATS: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
 }  # fmt: skip
 # The default interpreter's order where the CPU has AVX-512; without it these kinds have the runtime's bits.
 WIDE: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
-    f"{op} float32 over the last axis": (_table([("", _mean, (op, True))])[""], {"litert-xnnpack": Bound(0.3, 128)})
+    f"{op} float32 over the last axis": (table([("", _mean, (op, True))])[""], {"litert-xnnpack": Bound(0.3, 128)})
     for op in ("MEAN", "SUM")
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hwq.verification.tflite_builder import Builder, options
+from hwq.verification.tflite_builder import TYPES, Builder, options
+from hwq.verification.tflite_function_models import FUNCTIONS
 
 # name -> function of a generator that returns the file's bytes
 CASES: dict[str, Callable[[np.random.Generator], bytes]] = {}
@@ -715,3 +717,19 @@ def lstm(
     )
     b.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], made, middle)
     return b.finish([x], [y])
+
+
+def far(rng: np.random.Generator, to: str) -> bytes:
+    """Floats to another type: cut off, saturated."""
+    b = Builder()
+    x, y = b.tensor("float32", [64]), b.tensor(to, [64])
+    w, z = b.constant(10.0 ** rng.uniform(-2, 20, 64), "float32"), b.tensor("float32", [64])
+    b.operator("MUL", [x, w], [z], options("Mul"))
+    b.operator("CAST", [z], [y], options("Cast", inDataType=TYPES["float32"], outDataType=TYPES[to]))
+    return b.finish([x], [y])
+
+
+for dtype in ("int8", "uint8", "int16", "int32", "int64", "bool"):
+    CASES[f"cast_far_to_{dtype}"] = functools.partial(far, to=dtype)
+for drawn in (FUNCTIONS,):
+    CASES.update({f"drawn_{kind.replace(' ', '_').lower()}": build for kind, build in drawn.items()})
