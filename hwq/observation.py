@@ -116,6 +116,8 @@ def litert_values(path: str | Path, feeds: Mapping[str, Array]) -> dict[str, Arr
         interpreter.invoke()
         found: dict[str, Array] = {}
         for detail in interpreter.get_tensor_details():
+            if detail["dtype"] is np.object_:  # a variable's handle: LiteRT 2.3.0 crashes when asked for its value
+                continue
             try:
                 found[detail["name"]] = np.array(interpreter.get_tensor(detail["index"]))
             except ValueError:  # a tensor without memory of its own

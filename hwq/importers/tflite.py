@@ -21,7 +21,8 @@ from hwq.graph import Array, Graph, Node, Tensor, carrier
 from hwq.importers import tflite_schema as schema
 from hwq.importers.flatbuffer import Reader, Table
 from hwq.importers.tflite_shapes import infer_shapes
-from hwq.importers.tflite_tensors import TensorRecord, read_buffer, read_tensor
+from hwq.importers.tflite_tensors import RESOURCE, TensorRecord, read_buffer, read_tensor
+from hwq.importers.tflite_variables import ASSIGN, HANDLE, ONCE, READ, Variables
 
 __all__ = ["DOMAIN", "is_tflite", "read"]
 
@@ -109,14 +110,9 @@ class _Import:
         main = self.subgraphs[0]
         steps = list(main.tables(3, "operators", MAX_ENTRIES))
         codes = [self._code_of(table) for table in steps]
-        if len(self.subgraphs) > 1:
-            raise Error(
-                f"the model has {len(self.subgraphs)} subgraphs",
-                where=self.where,
-                why="control flow and several entry points are not read; hwq reads one graph of operators",
-                remedy="export one signature without loops and branches",
-            )
         records = self._records(main)
+        self.variables = Variables(self.where, {record.name for record in records})
+        self._initialize(steps, codes)
         inputs = self._indices(main, 1, "inputs", records)
         outputs = self._indices(main, 2, "outputs", records)
         made = {index for table in steps for index in self._indices(table, 2, "outputs", records) if index >= 0}
@@ -129,9 +125,13 @@ class _Import:
             for read, written in node.attributes.get("states", ())
         }
         tensors: list[Tensor] = []
+        for state in self.variables:
+            made_next = [node.outputs[0] for node in nodes if node.op == ASSIGN and node.inputs[0] == state.name]
+            tensors += [state] if state.name in used else []
+            tensors += [Tensor(name, state.dtype, state.shape, None, state.quantization) for name in made_next]
         entries = []
         for index, record in enumerate(records):
-            if record.name not in used:
+            if record.name not in used or record.dtype == RESOURCE:
                 continue
             tensor = self._tensor(record, index in made, record.name in states)
             tensors.append(tensor)
@@ -216,9 +216,65 @@ class _Import:
                 raise self.reader.fault(f"{table.path}.{what} names tensor {index} of {len(records)}")
         return indices
 
+    def _initialize(self, steps: Sequence[Table], codes: Sequence[_Code]) -> None:
+        """Read the subgraphs that run once.
+
+        Raises
+        ------
+        Error
+            The file has other subgraphs.
+        """
+        called = {0}
+        for table, code in zip(steps, codes, strict=True):
+            if code.operator is None or code.operator.name != ONCE:
+                continue
+            number = int(self._attributes(table, code.operator, ())["subgraph"])
+            if not 0 < number < len(self.subgraphs):
+                raise self.reader.fault(f"{table.path} runs subgraph {number} of {len(self.subgraphs)}")
+            if number not in called:
+                called.add(number)
+                self._run_once(self.subgraphs[number])
+        if len(called) != len(self.subgraphs):
+            raise Error(
+                f"the model has {len(self.subgraphs)} subgraphs",
+                where=self.where,
+                why="control flow and several entry points are not read; hwq reads one graph of operators",
+                remedy="export one signature without loops and branches",
+            )
+
+    def _run_once(self, subgraph: Table) -> None:
+        records = self._records(subgraph)
+        steps = []
+        for table in subgraph.tables(3, "operators", MAX_ENTRIES):
+            code = self._code_of(table)
+            assert code.operator is not None
+            places = [
+                index
+                for field, what in ((1, "inputs"), (2, "outputs"))
+                for index in self._indices(table, field, what, records)
+            ]
+            steps.append((table, code.operator.name, [records[index] for index in places if index >= 0]))
+        self.variables.first(steps, self._content)
+
+    def _content(self, record: TensorRecord) -> Array | None:
+        if record.buffer >= len(self.buffers):
+            raise self.reader.fault(f"tensor {record.index} names buffer {record.buffer} of {len(self.buffers)}")
+        return read_buffer(self.buffers[record.buffer], record, self.contents, self.reader)
+
+    def _variable(self, table: Table, op: str, names: list[list[str]]) -> None:
+        """Names of a state in place of a variable's handle."""
+        if len(names[0]) != (1 if op == READ else 2) or len(names[1]) != (1 if op == READ else 0):
+            raise self.reader.fault(f"{table.path} ({op}) has {len(names[0])} operands and {len(names[1])} results")
+        if op == READ:
+            names[0][0] = self.variables.read(table, names[0][0])
+        else:
+            names[0][0], written = self.variables.assign(table, *names[0])
+            names[1].append(written)
+
     def _nodes(self, steps: Sequence[Table], codes: Sequence[_Code], records: Sequence[TensorRecord]) -> list[Node]:
         taken: set[str] = set()
         holders: dict[str, str] = {}
+        dtypes = {record.name: record.dtype for record in records}
         nodes = []
         for index, (table, code) in enumerate(zip(steps, codes, strict=True)):
             assert code.operator is not None
@@ -227,8 +283,15 @@ class _Import:
                 [records[value].name if value >= 0 else "" for value in self._indices(table, field, what, records)]
                 for field, what in ((1, "inputs"), (2, "outputs"))
             ]
+            if op in (READ, ASSIGN):
+                self._variable(table, op, names)
+            if op == ONCE:
+                continue
             if not names[1] or not names[1][0]:
                 raise self.reader.fault(f"{table.path} ({op}) makes nothing")
+            if op == HANDLE:
+                self.variables.declare(table, names[1][0])
+                continue
             origin = names[1][0]
             name = origin.split(";")[0][-200:] or f"{op}_{index}"
             if name in taken:
@@ -250,11 +313,13 @@ class _Import:
                 holders[state] = name
                 states.append((place, len(names[1])))
                 names[1].append(f"{state}:next")
+            if op in (READ, ASSIGN):
+                attributes["states"] = ((0, 0),) if op == ASSIGN else ()
             if states:
                 attributes["states"] = tuple(states)
             if op in {"QUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED", "SOFTMAX", "BATCH_MATMUL"} and names[1][0]:
                 # The result's type is stated by its tensor alone.
-                attributes["to"] = next(record.dtype for record in records if record.name == names[1][0])
+                attributes["to"] = dtypes[names[1][0]]
             nodes.append(Node(op, name, tuple(names[0]), tuple(names[1]), attributes, DOMAIN, origin, "NHWC"))
         return nodes
 
@@ -299,11 +364,10 @@ class _Import:
         if state:
             return self._state(record, made)
         content = None
-        if record.buffer >= len(self.buffers):
-            raise self.reader.fault(f"tensor {record.index} names buffer {record.buffer} of {len(self.buffers)}")
+        stored = self._content(record)
         if not (made or record.variable):
-            content = read_buffer(self.buffers[record.buffer], record, self.contents, self.reader)
-        elif made and read_buffer(self.buffers[record.buffer], record, self.contents, self.reader) is not None:
+            content = stored
+        elif made and stored is not None:
             raise Error("an operator writes into a constant", where=f"{self.where}, tensor {record.name}")
         if record.variable:
             raise Error(

@@ -29,7 +29,6 @@ CONTROL_FLOW: Mapping[int, str] = MappingProxyType(
         31: "CALL",
         118: "IF",
         119: "WHILE",
-        129: "CALL_ONCE",
         200: "STABLEHLO_WHILE",
         206: "STABLEHLO_COMPOSITE",
         209: "STABLEHLO_CASE",
@@ -153,6 +152,7 @@ OPTION_FIELDS: Mapping[int, tuple[Field, ...]] = MappingProxyType(
             Field("asymmetric_inputs", 2, "bool", False),
         ),
         102: (Field("exclusive", 0, "bool", False), Field("reverse", 1, "bool", False)),
+        103: (Field("subgraph", 0, "int32"),),
         116: (Field("approximate", 0, "bool", False),),
     }
 )
@@ -184,6 +184,8 @@ OPERATORS: Mapping[int, Operator] = MappingProxyType({
     99: Operator("SQUARED_DIFFERENCE", 76), 100: Operator("MIRROR_PAD", 77), 101: Operator("ABS", 78),
     102: Operator("SPLIT_V", 79), 104: Operator("CEIL"), 108: Operator("COS", 84), 111: Operator("ELU"),
     114: Operator("QUANTIZE", 89), 116: Operator("ROUND"), 117: Operator("HARD_SWISH", 91),
-    123: Operator("SELECT_V2", 98), 126: Operator("BATCH_MATMUL", 101), 130: Operator("BROADCAST_TO", 104),
+    123: Operator("SELECT_V2", 98), 126: Operator("BATCH_MATMUL", 101), 129: Operator("CALL_ONCE", 103),
+    130: Operator("BROADCAST_TO", 104), 142: Operator("VAR_HANDLE", 111), 143: Operator("READ_VARIABLE", 112),
+    144: Operator("ASSIGN_VARIABLE", 113),
     150: Operator("GELU", 116), 152: Operator("RELU_0_TO_1"), 158: Operator("SIGN", 123),
 })  # fmt: skip

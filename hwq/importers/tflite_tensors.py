@@ -14,9 +14,11 @@ from hwq.graph import BITS, Array, Quantization, carrier
 from hwq.importers import tflite_schema as schema
 from hwq.importers.flatbuffer import Reader, Table
 
-__all__ = ["TensorRecord", "read_buffer", "read_tensor", "unpack"]
+__all__ = ["RESOURCE", "TensorRecord", "read_buffer", "read_tensor", "unpack"]
 
 MAX_RANK = 16
+# The type of a variable's handle, which is no tensor of a graph.
+RESOURCE = "resource"
 # Elements of one tensor: 2**40 bytes hold no tensor that any runtime allocates.
 MAX_BITS = 8 << 40
 _RANGES = {name: np.iinfo(np.dtype(name)) for name in ("int8", "uint8", "int16", "uint16", "int32", "int64")}
@@ -54,6 +56,10 @@ def read_tensor(table: Table, index: int, where: str) -> TensorRecord:
     if not 0 <= number < len(schema.TENSOR_TYPES):
         raise table.reader.fault(f"tensor {index} has the unknown type {number}")
     dtype = schema.TENSOR_TYPES[number]
+    if (
+        schema.UNNUMERIC.get(number) == "RESOURCE"
+    ):  # a variable's handle; what else it may be, no operator of ours takes
+        return TensorRecord(index, name, RESOURCE, (), (), 0, None, False)
     if dtype is None:
         raise Error(
             f"tensors of type {schema.UNNUMERIC[number]} are not supported", where=place, why="hwq computes on numbers"

@@ -149,8 +149,10 @@ def _value(
     graph: Graph, node: Node, operands: Sequence[Tensor | None], made: Sequence[Tensor | None]
 ) -> list[Array] | None:
     """The node's outputs where they follow from shapes and constants alone: numbers, or numbers and symbols."""
-    if node.op in _KEPT or any(
-        tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made
+    if (
+        node.op in _KEPT
+        or "states" in node.attributes
+        or any(tensor is not None and tensor.concrete and tensor.elements > FOLDED_ELEMENTS for tensor in made)
     ):
         return None
     if node.kind == "tflite::SHAPE":

@@ -64,6 +64,7 @@ ONNX_NAMES = {
     "CEIL": "Ceil", "ROUND": "Round", "SIN": "Sin", "COS": "Cos", "SIGN": "Sign", "CAST": "Cast", "SHAPE": "Shape",
     "FILL": "Expand", "BROADCAST_TO": "Expand", "TILE": "Tile", "SELECT": "Where", "SELECT_V2": "Where",
     "DEPTH_TO_SPACE": "DepthToSpace", "SPACE_TO_DEPTH": "SpaceToDepth", "SQUARE": "Mul",
+    "READ_VARIABLE": "Identity", "ASSIGN_VARIABLE": "Identity",
 }  # fmt: skip
 
 

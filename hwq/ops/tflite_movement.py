@@ -44,6 +44,30 @@ def _permutation(node: Node, order: Sequence[int], rank: int) -> tuple[int, ...]
 
 
 @register
+class Variable(Moving):
+    """READ_VARIABLE: what a variable holds; ASSIGN_VARIABLE (state, value): what it holds in the next call."""
+
+    operators = ("READ_VARIABLE", "ASSIGN_VARIABLE")
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        state, *others = present(node, inputs, 1 if node.op == "READ_VARIABLE" else 2)
+        assert state is not None
+        for value in others:
+            if value is not None and (value.dtype, value.known_shape and value.shape) != (state.dtype, state.shape):
+                raise dims.fault(
+                    node,
+                    f"{value.dtype}{list(value.shape)} is assigned to a variable of {state.dtype}{list(state.shape)}",
+                    "hwq keeps a variable's type and shape",
+                )
+        return inferred(state.dtype, state.shape)
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        return [call.array(len(call.node.inputs) - 1).copy()]
+
+
+@register
 class Concatenation(Moving):
     """CONCATENATION along an axis. uint8 operands in other scales than the result's are rescaled in float32."""
 

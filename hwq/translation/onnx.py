@@ -16,7 +16,7 @@ from hwq.translation.onnx_windows import WINDOWS
 
 __all__ = ["to_onnx"]
 
-STATEFUL = frozenset({"SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM"})
+STATEFUL = frozenset({"SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM", "READ_VARIABLE", "ASSIGN_VARIABLE"})
 RULES = {**OPERATORS, **MOVERS, **WINDOWS}
 
 

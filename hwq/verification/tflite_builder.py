@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 TYPES = {
-    "float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9, "int4": 17,
+    "float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9, "resource": 13, "int4": 17,
 }  # fmt: skip
 ACTIVATIONS = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3, "TANH": 4}
 # Operators whose first version the runtime no longer has.
@@ -34,10 +34,22 @@ class Builder:
         self.model.operatorCodes = []
         self.empty = schema.BufferT()
         self.model.buffers = [self.empty]
-        self.graph = schema.SubGraphT()
-        self.graph.name = "main"
-        self.graph.tensors, self.graph.operators = [], []
-        self.model.subgraphs = [self.graph]
+        self.model.subgraphs = []
+        self.graph = self.subgraph("main")
+
+    def subgraph(self, name: str) -> Any:
+        """Add a subgraph; tensors and operators go to the one that `graph` names."""
+        made = schema.SubGraphT()
+        made.name = name
+        made.tensors, made.operators, made.inputs, made.outputs = [], [], [], []
+        self.model.subgraphs.append(made)
+        return made
+
+    def variable(self, name: str) -> int:
+        """A handle of the variable `name`, made in the current subgraph."""
+        handle = self.tensor("resource", [])
+        self.operator("VAR_HANDLE", [], [handle], options("VarHandle", container="", sharedName=name))
+        return handle
 
     def tensor(
         self,
