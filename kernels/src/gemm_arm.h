@@ -1,4 +1,4 @@
-/* Integer GEMM on AArch64: the driver that neon, neondot and i8mm share. A path brings one tile function; the rest is here.
+/* Integer GEMM on AArch64: the driver that neon, neondot and i8mm share. A path brings its tiles; the rest is here.
  *
  * Bytes are read as int8 (u8 minus 128, its zero point likewise), so one signed tile serves both ops:
  *   sum (a - za)(w - zw) = sum a w - za sum w - zw sum a + K za zw    modulo 2^32, where every step is exact.
@@ -14,7 +14,7 @@
 
 enum { HWQ_ARM_ROWS = 64, HWQ_ARM_PANEL = 4, HWQ_ARM_COLUMNS = 256 };
 
-/* c[r * stride + j] = sum of a * w for 4 rows and 16 columns over `quads` quads. */
+/* c[r * stride + j] = sum of a * w for 4 rows, or the first of them, and 16 columns over `quads` quads. */
 typedef void hwq_arm_tile(int64_t quads, const int8_t *a, const int8_t *b, int32_t *c, int64_t stride);
 
 /* A panel of at most 4 rows of k, padded with 0 to `padded` (whole quads), and the sums of its rows, `step` apart. */
@@ -45,7 +45,7 @@ static inline __attribute__((always_inline)) void hwq_arm_panel(const uint8_t *a
     }
 }
 
-static inline __attribute__((always_inline)) void hwq_arm_multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point, hwq_arm_tile *tile)
+static inline __attribute__((always_inline)) void hwq_arm_multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point, hwq_arm_tile *tile, hwq_arm_tile *single)
 {
     const hwq_packed *w = args->weights;
     const int64_t k = w->k, n = w->n, k4 = (k + 3) / 4 * 4, base = args->group * n;
@@ -72,7 +72,7 @@ static inline __attribute__((always_inline)) void hwq_arm_multiply(const hwq_gem
                 }
                 for (int64_t r = 0; r < rows; r += HWQ_ARM_PANEL) {
                     int32_t *c = block + r * HWQ_ARM_COLUMNS + column - first;
-                    tile(k4 / 4, panels + r * k4, packed + column / HWQ_STRIP * k4 * HWQ_STRIP, c, HWQ_ARM_COLUMNS);
+                    (rows - r == 1 ? single : tile)(k4 / 4, panels + r * k4, packed + column / HWQ_STRIP * k4 * HWQ_STRIP, c, HWQ_ARM_COLUMNS);
                     for (int64_t i = r; i < rows && i < r + HWQ_ARM_PANEL; i++, c += HWQ_ARM_COLUMNS)
                         for (int j = 0; j < HWQ_STRIP; j++) c[j] = (int32_t)((uint32_t)c[j] + terms[j] - points[j] * (uint32_t)sums[i]);
                 }

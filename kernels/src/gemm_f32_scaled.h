@@ -1,6 +1,6 @@
 /* Float a with scaled integer weights, the columns in lanes; included once by each path and width of the weights, which define
  * VECTOR, FLOATS and their operations, LANES, ONE_STRIPS and FOUR_STRIPS (that a tile of one row and of four walks side by side),
- * TOGETHER (vectors unpacked at a time), the types PACKED and ARGS, STORED (the packed bytes), DEPTH (k in a line of 64 bytes),
+ * TOGETHER (vectors unpacked at a time), MANY_FROM, MANY_ROWS and MANY_STRIPS, the types PACKED and ARGS, STORED (the packed bytes), DEPTH (k in a line of 64 bytes),
  * prepare(v, half, weights) and element(v, i, zero_point, weights): the i-th k of every lane, as float.
  * SHIFT, unless 0: symmetric weights may come 2^SHIFT too great, and a 2^-SHIFT as great. Both are exact where no a that is not 0 lies
  * below 2^(SHIFT - 126), the least normal float being 2^-126, and then the products are the same real numbers, rounded once.
@@ -9,7 +9,7 @@
  * first-level cache, once for all rows that are held, and tiles of MANY_ROWS x MANY_STRIPS strips multiply them as any floats. */
 
 enum { PER_STRIP = HWQ_STRIP / LANES, MOST_VECTORS = (ONE_STRIPS > FOUR_STRIPS ? ONE_STRIPS : FOUR_STRIPS) * PER_STRIP };
-enum { MANY_FROM = 8, PART = 64 /* of k */, HELD = 90 /* rows */, MANY_COLUMNS = MANY_STRIPS * PER_STRIP /* vectors */ };
+enum { PART = 64 /* of k */, HELD = 90 /* rows */, MANY_COLUMNS = MANY_STRIPS * PER_STRIP /* vectors */ };
 
 typedef struct {
     float weights[PART * MANY_STRIPS * HWQ_STRIP];                              /* [k][column] */
@@ -214,7 +214,7 @@ static void multiply(const ARGS *args)
     const int64_t end = args->first_strip + args->strips < last_strip ? args->first_strip + args->strips : last_strip;
     float *done = args->workspace, *shifted = (float *)((char *)args->workspace + HWQ_GEMM_FIXED);
     for (int64_t r = 0, rows; r < args->m; r += rows) {
-        rows = args->m - r >= 4 ? 4 : 1;
+        rows = MANY_FROM > 4 && args->m - r >= 4 ? 4 : 1;
         const float *a = (const float *)args->a + r * args->a_stride;
         int64_t a_stride = args->a_stride;
         int weights = w->symmetric ? SYMMETRIC : ANY;

@@ -7,6 +7,6 @@
 #define SET1_FLOAT _mm256_set1_ps
 #define FMA _mm256_fmadd_ps
 #define ZERO_FLOATS _mm256_setzero_ps()
-enum { LANES = 8, ONE_STRIPS = 3, REST_STRIPS = 1, FOUR_STRIPS = 1, TOGETHER = 3, MANY_ROWS = 6, MANY_STRIPS = 1 };
+enum { LANES = 8, ONE_STRIPS = 3, REST_STRIPS = 1, FOUR_STRIPS = 1, TOGETHER = 3, MANY_FROM = 8, MANY_ROWS = 6, MANY_STRIPS = 1 };
 
 static inline __attribute__((always_inline)) __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }

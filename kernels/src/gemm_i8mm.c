@@ -1,6 +1,6 @@
 /* Exact int8 GEMM by SMMLA: 2 rows x 8 k times 2 columns x 8 k into 2 x 2 int32. Two quads of a panel and of the weights,
  * zipped by 32 bits, are the 8 k that it wants; an odd last quad is zipped with 0.
- * 4 rows x 16 columns: 16 accumulators; per 8 k 16 SMMLA (512 MACs), 10 loads, 10 zips. */
+ * 4 rows x 16 columns: 16 accumulators; per 8 k 16 SMMLA (512 MACs) of 36 instructions, 10 of them zips. */
 #include "isa.h"
 
 #if HWQ_ARM
@@ -42,8 +42,18 @@ static void tile(int64_t quads, const int8_t *a, const int8_t *b, int32_t *c, in
         }
 }
 
-void hwq_gemm_u8s8__i8mm(const hwq_gemm_args *args) { hwq_arm_multiply(args, 0x80, args->a_zero_point - 128, tile); }
-void hwq_gemm_s8s8__i8mm(const hwq_gemm_args *args) { hwq_arm_multiply(args, 0, args->a_zero_point, tile); }
+/* A single row would waste half of every SMMLA: SDOT does as much without the zips. */
+void hwq_gemm_u8s8__i8mm(const hwq_gemm_args *args)
+{
+    if (args->m == 1) hwq_gemm_u8s8__neondot(args);
+    else hwq_arm_multiply(args, 0x80, args->a_zero_point - 128, tile, tile);
+}
+
+void hwq_gemm_s8s8__i8mm(const hwq_gemm_args *args)
+{
+    if (args->m == 1) hwq_gemm_s8s8__neondot(args);
+    else hwq_arm_multiply(args, 0, args->a_zero_point, tile, tile);
+}
 
 HWQ_TARGET_END
 #endif

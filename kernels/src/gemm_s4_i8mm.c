@@ -1,5 +1,5 @@
 /* INT4 x INT8 by SMMLA: 2 rows x 8 k times 2 columns x 8 k into 2 x 2 int32. Nibbles are parted so that the 8 k of a column lie together; two quads of a
- * panel are zipped as in gemm_i8mm.c. 4 rows x 16 columns: 16 SMMLA (512 MACs) for 10 loads and 2 zips. A single row would waste half of every
+ * panel are zipped as in gemm_i8mm.c. 4 rows x 16 columns: 16 SMMLA (512 MACs) of 29 instructions, of 42 from nibbles. A single row would waste half of every
  * SMMLA: SDOT does as much without the zips. */
 #include "isa.h"
 

@@ -1,5 +1,6 @@
 /* INT4 x INT8 on plain Advanced SIMD: smlal adds products to int16 sums, |a u| <= 128 * 15 = 1920. 16 of them, 30,720, stay below 2^15, so 64 k
- * pass before the sums are widened: an instruction for 8 MACs where full bytes (gemm_neon.c) need two. 2 rows x 16 columns at a time: 16 sums. */
+ * pass before the sums are widened: an instruction for 8 MACs where full bytes (gemm_neon.c) need two. 2 rows x 16 columns at a time: 16 sums;
+ * 32 smlal of 51 instructions, 58 where nibbles are parted in registers. */
 #include "isa.h"
 
 #if HWQ_ARM

@@ -1,5 +1,5 @@
-/* INT4 x INT8 by SDOT: nibbles of 0..15 as int8 against the 4 k of a row, straight into int32. 4 rows x 16 columns: 32 SDOT (512 MACs) for 10 loads, or
- * for 6 and 8 operations that take nibbles apart. One row: 8 SDOT, and low and high nibbles in sums of their own, so that 8 chains are in flight. */
+/* INT4 x INT8 by SDOT: nibbles of 0..15 as int8 against the 4 k of a row, straight into int32. 4 rows x 16 columns: 32 SDOT (512 MACs) of 44
+ * instructions, of 55 where nibbles are parted in registers. One row: 8 SDOT, and low and high nibbles in sums of their own, so that 8 chains are in flight. */
 #include "isa.h"
 
 #if HWQ_ARM
