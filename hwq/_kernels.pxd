@@ -98,6 +98,15 @@ cdef extern from "hwq/kernels.h" nogil:
         int32_t accumulate
         float *out
         int64_t out_stride
+    ctypedef struct hwq_gemm_f64_args:
+        int64_t m, k, n
+        const double *a
+        int64_t a_row, a_step
+        const double *b
+        int64_t b_stride
+        int32_t accumulate
+        double *out
+        int64_t out_stride
     ctypedef struct hwq_gemm_planes_args:
         int64_t m, n, k
         int32_t bits
@@ -163,6 +172,7 @@ cdef extern from "hwq/kernels.h" nogil:
     int64_t hwq_ceiling(const char *, int64_t)
     void hwq_gemm_f32(const hwq_gemm_f32_args *)
     void hwq_gemm_sequential(const hwq_gemm_sequential_args *)
+    void hwq_gemm_f64(const hwq_gemm_f64_args *)
     void hwq_gemm_planes(const hwq_gemm_planes_args *)
     void hwq_sum_f32(int64_t, int64_t, int64_t, const float *, float *)
     int64_t hwq_conv_workspace(const hwq_conv *)

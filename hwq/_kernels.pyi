@@ -176,6 +176,9 @@ def gemm_f32(
 def gemm_sequential(
     a: Buffer, first_row: int, rows: int, k: int, n: int, block: int, b: Buffer, accumulate: bool, out: Buffer
 ) -> None: ...
+def gemm_f64(
+    a: Buffer, columns: bool, m: int, first: int, rows: int, k: int, n: int, b: Buffer, accumulate: bool, out: Buffer
+) -> None: ...
 def gemm_planes(
     a: Buffer, first_row: int, rows: int, k: int, n: int, bits: int, planes: Buffer, out: Buffer, scratch: Buffer
 ) -> None: ...

@@ -390,6 +390,25 @@ def gemm_sequential(a, int64_t first_row, int64_t rows, int64_t k, int64_t n, in
         hwq_state_leave(state)
 
 
+def gemm_f64(a, bint columns, int64_t m, int64_t first, int64_t rows, int64_t k, int64_t n, b, bint accumulate, out):
+    """Rows `first` to `first + rows` of m; `a` is m x k, or k x m where it holds columns."""
+    cdef _Views v = _Views()
+    cdef hwq_gemm_f64_args args
+    if first < 0 or rows < 0 or first + rows > m:
+        raise ValueError("rows beyond the matrix")
+    args.m, args.k, args.n, args.accumulate = rows, k, n, accumulate
+    args.a_row, args.a_step = 1 if columns else k, m if columns else 1
+    args.b_stride, args.out_stride = n, n
+    args.a = <const double *>v.read(a, m * k * 8) + first * args.a_row
+    args.b = <const double *>v.read(b, k * n * 8)
+    args.out = <double *>v.write(out, m * n * 8) + first * n
+    cdef uint64_t state
+    with nogil:
+        state = hwq_state_enter()
+        hwq_gemm_f64(&args)
+        hwq_state_leave(state)
+
+
 def sum_f32(int64_t outer, int64_t k, int64_t inner, x, out):
     cdef _Views v = _Views()
     cdef const float *px = <const float *>v.read(x, outer * k * inner * 4)

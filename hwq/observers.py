@@ -109,7 +109,7 @@ def _searched(statistics: Statistics, low: float, high: float, how: Activations)
             np.minimum(np.maximum(errors, lowest, out=errors), highest, out=errors)
             np.multiply(np.subtract(errors, zero, out=errors), step, out=errors)
             np.square(np.subtract(errors, values, out=errors), out=errors)
-            known[key] = float(weights @ errors)
+            known[key] = float(np.multiply(errors, weights, out=errors).sum())
         return known[key]
 
     if how.symmetric:

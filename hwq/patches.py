@@ -72,13 +72,16 @@ def rows_of(layer: Linear, x: Array) -> NDArray[np.float32]:
 
 def moments_of(layer: Linear, x: Array) -> Moments:
     """Sum of the outer products of the layer's input rows, sample by sample so that the patches stay small."""
+    from hwq import kernels  # cost asks for layers and needs no kernels
+
     matrix = np.zeros((layer.groups, layer.k, layer.k))
     total = np.zeros((layer.groups, layer.k))
     count = 0
     step = max(1, _ELEMENTS // max(1, x[0].size * int(np.prod(layer.kernel, dtype=np.int64)))) if x.ndim > 1 else len(x)
     for start in range(0, len(x), step):
         rows = rows_of(layer, x[start : start + step]).astype(np.float64)
-        matrix += rows.transpose(0, 2, 1) @ rows
+        for group, one in enumerate(rows):
+            kernels.matmul_f64(one, one, transposed=True, out=matrix[group], accumulate=True)
         total += rows.sum(axis=1)
         count += rows.shape[1]
     return Moments(count, matrix, total)

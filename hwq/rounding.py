@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.cholesky import inverse_factor, product
+
 __all__ = ["Quadratic", "coordinate", "gptq", "nearest"]
 
 Floats = NDArray[np.float64]
@@ -52,13 +54,20 @@ class Quadratic:
     def factor(self) -> Floats:
         """Upper triangular U with inv(H) = U^T U, in `order`."""
         ordered = self.matrix[..., self.order[:, None], self.order]
-        return np.swapaxes(np.linalg.cholesky(np.linalg.inv(ordered)), -1, -2)
+        return inverse_factor(ordered)
+
+    def solved(self, rows: Floats) -> Floats:
+        """``rows inv(H)``: rows of (n, K) under the shared matrix, of (channels, n, K) under each its own."""
+        upper = self.factor
+        made = np.empty(rows.shape)
+        made[..., self.order] = product(product(rows[..., self.order], np.swapaxes(upper, -1, -2)), upper)
+        return made
 
     def times(self, difference: Floats) -> Floats:
         """``d H`` for each channel."""
         if self.shared:
-            return np.asarray(difference @ self.matrix)
-        return np.asarray(np.einsum("ck,ckj->cj", difference, self.matrix))
+            return product(difference, self.matrix)
+        return np.asarray((difference[:, :, None] * self.matrix).sum(axis=1))
 
     def column(self, k: int, channels: NDArray[np.int64]) -> Floats:
         """Row k of H for these channels."""
@@ -96,7 +105,10 @@ def gptq(weights: Floats, scale: Floats, zero: Floats, low: int, high: int, quad
             left[column:stop] -= (row[:, None] if quadratic.shared else row) * off
             handed[column - start] = off
         rest = factor[..., start:stop, stop:]
-        left[stop:] -= rest.T @ handed if quadratic.shared else np.einsum("bc,cbk->kc", handed, rest)
+        if quadratic.shared:
+            left[stop:] -= product(rest.T, handed)
+        else:
+            left[stop:] -= (rest * handed.T[:, :, None]).sum(axis=1).T
     made = np.empty(weights.shape)
     made[:, order] = stored.T
     return made

@@ -64,6 +64,19 @@ def test_values_are_close_to_float64() -> None:
     assert np.all(np.abs(kernels.matmul_f32(a, b) - exact) <= bound)
 
 
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (6, 31, 13), (5, 700, 25), (3, 0, 4), (0, 4, 3)])
+def test_float64_is_one_chain_however_it_is_cut(m: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(5)
+    a, b = (rng.standard_normal(shape) * 10.0 ** rng.uniform(-4, 4, shape) for shape in ((m, k), (k, n)))
+    with kernels.use_isa("ref"):
+        want = kernels.matmul_f64(a, b)
+    got = kernels.matmul_f64(a, b, threads=3)
+    assert got.tobytes() == want.tobytes() == kernels.matmul_f64(a.T, b, transposed=True).tobytes()
+    first = kernels.matmul_f64(a[:, : k // 3], b[: k // 3])
+    assert kernels.matmul_f64(a[:, k // 3 :], b[k // 3 :], out=first, accumulate=True).tobytes() == want.tobytes()
+    assert np.all(np.abs(got - a @ b) <= 2.0 * k * 2.0**-53 * (np.abs(a) @ np.abs(b)))
+
+
 def test_subnormals_infinities_and_nan() -> None:
     tiny = np.full((1, 3), 1e-30, np.float32)
     assert kernels.matmul_f32(tiny, tiny.T * np.float32(1e-10)).item() == np.float32(3e-70)
@@ -94,6 +107,9 @@ def test_bad_shapes_and_types() -> None:
         lambda: kernels.matmul_f32(one, one.T, bias=np.ones(3, np.float32)),
         lambda: kernels.matmul_f32(np.ones((2, 2, 3), np.float32), np.ones((3, 3, 2), np.float32)),
         lambda: kernels.matmul_f32(np.float32(1), one),
+        lambda: kernels.matmul_f64(one, one.T),
+        lambda: kernels.matmul_f64(np.ones((2, 3)), np.ones((2, 3))),
+        lambda: kernels.matmul_f64(np.ones((2, 3)), np.ones((3, 2)), accumulate=True),
         lambda: kernels.sum_f32(one, 2),
         lambda: kernels.sum_f32(one, (0, 0)),
         lambda: kernels.gemm(one, kernels.pack_float(one.T), epilogue=kernels.Epilogue()),

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from hwq.cholesky import inverse_factor
 from hwq.rounding import Quadratic, coordinate, gptq, nearest
 
 
@@ -54,6 +55,18 @@ def test_close_to_the_best_of_all_roundings():
         found = of(quadratic, weights, coordinate(weights, scale, np.zeros((1, 1)), -64, 63, quadratic), scale)
         ratios.append(float(found[0] / errors.min()))
     assert np.mean(ratios) < 1.05
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (64, 64), (200, 200), (3, 9, 9), (2, 70, 70)])
+def test_inverse_factors_are_upper_triangles_of_the_inverse(shape):
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(*shape[:-2], 3 * shape[-1], shape[-1]))
+    matrix = np.swapaxes(rows, -1, -2) @ rows
+    upper = inverse_factor(matrix)
+    assert np.array_equal(upper, np.triu(upper))
+    assert np.allclose(np.swapaxes(upper, -1, -2) @ upper @ matrix, np.eye(shape[-1]), atol=1e-10)
+    quadratic, right = Quadratic(matrix), rng.normal(size=(*shape[:-2], 4, shape[-1]))
+    assert np.allclose(quadratic.solved(right) @ quadratic.matrix, right)
 
 
 def test_independent_inputs_leave_nothing_to_gain():

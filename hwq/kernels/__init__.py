@@ -32,7 +32,7 @@ from hwq.kernels.int16 import gemm_int16, lut_int16
 from hwq.kernels.packing import Packed, pack, pack_conv, pack_float
 from hwq.kernels.paths import available_isas, isa, matrix, use_isa
 from hwq.kernels.planes import Planes, gemm_planes, pack_planes
-from hwq.kernels.products import gemm, gemm_saturating, gemm_sequential, matmul, matmul_f32, sum_f32
+from hwq.kernels.products import gemm, gemm_saturating, gemm_sequential, matmul, matmul_f32, matmul_f64, sum_f32
 from hwq.kernels.rows import dynamic_quantize, layer_norm, softmax
 from hwq.kernels.state import default_state
 from hwq.kernels.windows import average_pool, conv2d, max_pool
@@ -66,6 +66,7 @@ __all__ = [
     "lut_int16",
     "matmul",
     "matmul_f32",
+    "matmul_f64",
     "matrix",
     "max_pool",
     "mul",

@@ -28,7 +28,7 @@ from hwq.kernels.operands import (
 from hwq.kernels.packing import Packed, pack, pack_float
 from hwq.kernels.scaled import gemm_scaled
 
-__all__ = ["gemm", "gemm_saturating", "gemm_sequential", "matmul", "matmul_f32", "sum_f32"]
+__all__ = ["gemm", "gemm_saturating", "gemm_sequential", "matmul", "matmul_f32", "matmul_f64", "sum_f32"]
 
 _PLAIN, _INT16 = Epilogue(), np.dtype(np.int16)
 BYTES = frozenset({"int8", "uint8"})
@@ -289,6 +289,37 @@ def matmul_f32(a: Any, b: Any, *, bias: Any = None, out: Array | None = None, th
         return whole
     output(out, whole.shape, np.float32)[...] = whole
     return out
+
+
+def matmul_f64(
+    a: Any, b: Any, *, transposed: bool = False, out: Array | None = None, accumulate: bool = False, threads: int = 1
+) -> Array:
+    """``a @ b`` in float64, every element one chain of fused multiply-adds in increasing k: the same bits on every path.
+
+    Parameters
+    ----------
+    a : float64 array (M, K); (K, M) if `transposed`
+    b : float64 array (K, N)
+    transposed : bool
+        Multiply by the transpose of `a`, in place.
+    out : float64 array (M, N), optional
+    accumulate : bool
+        Go on from what `out` holds, so that a sum over k may be cut anywhere.
+    threads : int
+    """
+    left, right = dense(a, "a", ["float64"]), dense(b, "b", ["float64"])
+    if left.ndim != 2 or right.ndim != 2 or left.shape[0 if transposed else 1] != right.shape[0]:
+        raise Error(f"shapes {left.shape} and {right.shape} do not multiply", why=f"transposed is {transposed}")
+    if accumulate and out is None:
+        raise Error("accumulate needs out")
+    (k, n), rows = right.shape, left.shape[1 if transposed else 0]
+    result = output(out, (rows, n), np.float64, left, right)
+
+    def work(first: int, last: int) -> None:
+        _kernels.gemm_f64(left, transposed, rows, first, last - first, k, n, right, accumulate, result)
+
+    over_ranges(rows, threads, work, grain=4)
+    return result
 
 
 def matmul(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from hwq.cholesky import product
 from hwq.errors import Error
 from hwq.graph import Graph
 from hwq.names import display_name
@@ -121,4 +122,4 @@ def _error(graph: Graph, scales: Scales, reader: Linear, constant: Constant, fac
     stored = quantize(scaled, step, zero, how.dtype, constant.axis, constant.block)
     made = columns(reader, dequantize(stored, step, zero, constant.axis, constant.block), 1.0 / factor)
     difference = rows_first(reader, made - weight)[0, :, :, 0]
-    return float(((difference @ second) * difference).sum())
+    return float((product(difference.astype(np.float64), second) * difference).sum())

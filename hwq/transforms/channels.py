@@ -306,6 +306,8 @@ def rescale(graph: Graph, factors: Mapping[str, Floats], found: tuple[Site, ...]
         factor = factors.get(site.tensor)
         if factor is None or (factor == 1.0).all():
             continue
+        # The last bit of a power depends on the CPU; a float32 does not.
+        factor = factor.astype(np.float32).astype(np.float64)
         rescaled += [name for name in site.passed if name not in rescaled]
         for change in site.changes:
             data = value(change.node, change.slot)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.batches import Batches
+from hwq.cholesky import product
 from hwq.errors import Error
 from hwq.floating import in_one_type
 from hwq.graph import Array, Graph, Node, carrier
@@ -123,12 +124,9 @@ class _Data:
         """T, the least-squares weights for x^; `weights` are (channels, K), channels of a group together."""
         groups = len(self.moment)
         split = weights.reshape(groups, -1, weights.shape[1])
-        made = np.empty_like(split)
-        for group in range(groups):
-            matrix = Quadratic(self.moment[group]).matrix
-            right = self.cross[group] + matrix - self.moment[group]
-            made[group] = np.linalg.solve(matrix, (split[group] @ right).T).T
-        return made.reshape(weights.shape)
+        quadratic = Quadratic(self.moment)
+        right = self.cross + quadratic.matrix - self.moment
+        return quadratic.solved(product(split, right)).reshape(weights.shape)
 
 
 def _product(left: Array, right: Array, off: Floats | None, off_right: Floats | None, unit: float) -> Floats:
@@ -139,7 +137,7 @@ def _product(left: Array, right: Array, off: Floats | None, off_right: Floats | 
             (one[:, start : start + 4096] - (0.0 if about is None else about[:, None, :])) / unit
             for one, about in ((left, off), (right, off_right))
         )
-        total += rows.astype(np.float32).transpose(0, 2, 1) @ others.astype(np.float32)
+        total += kernels.matmul_f32(rows.astype(np.float32).transpose(0, 2, 1), others.astype(np.float32))
     return np.asarray(total / right.shape[1])
 
 
@@ -212,7 +210,7 @@ def _corrected(scales: Scales, layer: Linear, name: str, data: _Data, used: Arra
 def _by_group(rows: Floats, mean: Floats) -> Floats:
     """``W E[x]``: rows of (channels, K) by the mean of their group, (groups, K)."""
     split = rows.reshape(len(mean), -1, rows.shape[1])
-    return np.asarray(np.einsum("gmk,gk->gm", split, mean).reshape(-1))
+    return np.asarray((split * mean[:, None]).sum(axis=-1).reshape(-1))
 
 
 def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> Array:

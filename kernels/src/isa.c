@@ -166,6 +166,7 @@ void hwq_gemm_f32s8(const hwq_gemm_f32s8_args *args) { HWQ_FIND(gemm_f32s8)(args
 void hwq_gemm_planes(const hwq_gemm_planes_args *args) { HWQ_FIND(gemm_planes)(args); }
 void hwq_gemm_f32(const hwq_gemm_f32_args *args) { HWQ_FIND(gemm_f32)(args); }
 void hwq_gemm_sequential(const hwq_gemm_sequential_args *args) { HWQ_FIND(gemm_sequential)(args); }
+void hwq_gemm_f64(const hwq_gemm_f64_args *args) { HWQ_FIND(gemm_f64)(args); }
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out) { HWQ_FIND(sum_f32)(outer, k, inner, x, out); }
 void hwq_conv_s32(const hwq_conv *conv) { HWQ_FIND(conv_s32)(conv); }
 int hwq_conv_takes_winograd(const hwq_conv *conv)

@@ -15,7 +15,7 @@
 /* op, type of its function */
 #define HWQ_OPS(X)                                                                                                            \
     X(gemm_u8s8, hwq_gemm_fn) X(gemm_s8s8, hwq_gemm_fn) X(gemm_s4, hwq_gemm_s4_fn) X(gemm_f32s4, hwq_gemm_s4_fn) X(gemm_f32s8, hwq_gemm_f32s8_fn) X(gemm_f32, hwq_gemm_f32_fn) X(sum_f32, hwq_sum_f32_fn)               \
-    X(gemm_sequential, hwq_gemm_sequential_fn) X(gemm_saturating, hwq_gemm_fn)                                                                                \
+    X(gemm_sequential, hwq_gemm_sequential_fn) X(gemm_f64, hwq_gemm_f64_fn) X(gemm_saturating, hwq_gemm_fn)                                                                                \
     X(conv_s32, hwq_conv_fn) X(conv_f32, hwq_conv_fn) X(depthwise_s32, hwq_conv_fn) X(depthwise_f32, hwq_conv_fn)             \
     X(pool_run, hwq_pool_fn) X(requantize, hwq_requantize_fn) X(binary_run, hwq_binary_fn) X(quantize, hwq_quantize_fn)       \
     X(dequantize, hwq_dequantize_fn) X(lut, hwq_lut_fn) X(unpack_int4, hwq_unpack_int4_fn)                                       \
@@ -27,7 +27,7 @@
 
 #define HWQ_ROW_ref(X) HWQ_OPS(X)
 #define HWQ_ROW_avx2(X)                                                                                                       \
-    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(gemm_saturating, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
+    X(gemm_u8s8, ) X(gemm_s8s8, ) X(gemm_s4, ) X(gemm_f32s4, ) X(gemm_f32s8, ) X(gemm_f32, ) X(gemm_sequential, ) X(gemm_f64, ) X(gemm_saturating, ) X(sum_f32, ) X(conv_s32, ) X(conv_f32, )                 \
     X(depthwise_s32, )                                                                                                        \
     X(depthwise_f32, ) X(pool_run, ) X(requantize, ) X(binary_run, ) X(quantize, ) X(dequantize, )                            \
     X(lut, ) X(unpack_int4, ) X(gemm_s16s8, ) X(widen, ) X(narrow, ) X(dynamic_quantize, ) X(lut_s16, ) X(softmax_run, )      \
@@ -56,6 +56,7 @@ typedef void hwq_gemm_s4_fn(const hwq_gemm_s4_args *);
 typedef void hwq_gemm_f32s8_fn(const hwq_gemm_f32s8_args *);
 typedef void hwq_gemm_f32_fn(const hwq_gemm_f32_args *);
 typedef void hwq_gemm_sequential_fn(const hwq_gemm_sequential_args *);
+typedef void hwq_gemm_f64_fn(const hwq_gemm_f64_args *);
 typedef void hwq_sum_f32_fn(int64_t, int64_t, int64_t, const float *, float *);
 typedef void hwq_conv_fn(const hwq_conv *);
 typedef void hwq_pool_fn(const hwq_pool *);
@@ -88,6 +89,7 @@ hwq_gemm_s4_fn hwq_gemm_s4__avx2, hwq_gemm_s4__avxvnni, hwq_gemm_s4__avx512vnni,
 hwq_gemm_f32s8_fn hwq_gemm_f32s8__avx2, hwq_gemm_f32s8__avx512vnni;
 hwq_gemm_f32_fn hwq_gemm_f32__avx2, hwq_gemm_f32__avx512vnni;
 hwq_gemm_sequential_fn hwq_gemm_sequential__avx2;
+hwq_gemm_f64_fn hwq_gemm_f64__avx2;
 hwq_requantize_fn hwq_requantize__avx2, hwq_requantize__avx512vnni;
 hwq_sum_f32_fn hwq_sum_f32__avx2;
 hwq_pool_fn hwq_pool_run__avx2, hwq_pool_nines; /* the latter without intrinsics */

@@ -67,6 +67,29 @@ static void sequential(int64_t m, int64_t k, int64_t n, int64_t block, int accum
     free(before);
 }
 
+/* One chain of float64 over rows or columns of a; every path against fma. */
+static void doubles(int64_t m, int64_t k, int64_t n, int columns, int accumulate)
+{
+    guarded a = guard((size_t)(m * k) * 8, 0), b = guard((size_t)(k * n) * 8, 0), out = guard((size_t)(m * n) * 8, 0);
+    double *x = a.data, *v = b.data, *y = out.data, *before = calloc((size_t)(m * n + 1), 8);
+    for (int64_t i = 0; i < m * k; i++) x[i] = (double)wild() * (1.0 + 1e-9 * real());
+    for (int64_t i = 0; i < k * n; i++) v[i] = (double)wild() * (1.0 + 1e-9 * real());
+    for (int64_t i = 0; i < m * n; i++) y[i] = before[i] = wild();
+    const hwq_gemm_f64_args args = {.m = m, .k = k, .n = n, .a = x, .a_row = columns ? 1 : k, .a_step = columns ? m : 1, .b = v, .b_stride = n,
+                                    .accumulate = accumulate, .out = y, .out_stride = n};
+    hwq_gemm_f64(&args);
+    int equal = 1;
+    for (int64_t r = 0; r < m; r++)
+        for (int64_t j = 0; j < n; j++) {
+            double want = accumulate ? before[r * n + j] : 0.0;
+            for (int64_t i = 0; i < k; i++) want = fma(x[columns ? i * m + r : r * k + i], v[i * n + j], want);
+            equal &= memcmp(&y[r * n + j], &want, 8) == 0;
+        }
+    check_true(equal, "the chain");
+    check_guard(&a), check_guard(&b), check_guard(&out);
+    free(before);
+}
+
 static void sums(int64_t outer, int64_t k, int64_t inner)
 {
     guarded in = guard((size_t)(outer * k * inner) * 4, 0), out = guard((size_t)(outer * inner) * 4, 0);
@@ -120,6 +143,9 @@ void check_float(void)
         for (int64_t n = 0; n <= 34; n++) sequential(1 + n % 5, 3 + n % 7, n, 1 + n % 4, (int)(n & 1));
         for (int64_t k = 0; k <= 9; k++) sequential(5, k, 17, 4, (int)(k & 1));
         sequential(9, 300, 40, 128, 0), sequential(0, 3, 4, 1, 0), sequential(4, 5, 16, INT64_MAX / 2, 1);
+        check_begin("gemm_f64", path);
+        for (int64_t n = 0; n <= 26; n++) doubles(n % 6, 3 + n % 7, n, (int)(n & 1), (int)(n & 2));
+        doubles(9, 300, 30, 1, 0), doubles(3, 0, 4, 0, 0), doubles(3, 0, 4, 0, 1), doubles(5, 600, 13, 0, 1);
         check_begin("scale_sums", path);
         for (int64_t n = 0; n <= 34; n++) row_scales(path, 4, n, 1 + n % 2);
         check_begin("sum_f32", path);

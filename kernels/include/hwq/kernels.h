@@ -239,6 +239,19 @@ typedef struct {
     int64_t out_stride;
 } hwq_gemm_sequential_args;
 void hwq_gemm_sequential(const hwq_gemm_sequential_args *args);
+/* Float64: out[i][j] = y, from +0 (what `out` holds, if accumulate) by y = fma(a[i][k], b[k][j], y) in increasing k, so any tile and
+ * any cut of k give the same bits. a[i][k] stands at a[i * a_row + k * a_step]: rows, or columns of a matrix as it is. */
+typedef struct {
+    int64_t m, k, n;
+    const double *a;
+    int64_t a_row, a_step;
+    const double *b;             /* k rows of n */
+    int64_t b_stride;
+    int32_t accumulate;
+    double *out;                 /* m rows of n */
+    int64_t out_stride;
+} hwq_gemm_f64_args;
+void hwq_gemm_f64(const hwq_gemm_f64_args *args);
 /* out[o][i] = sum over k of x[o][k][i] in hwq_gemm_f32's lanes and tree, by plain additions. */
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out);
 
