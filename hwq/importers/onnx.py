@@ -163,13 +163,15 @@ def _opset(model: onnx.ModelProto) -> int:
 class _Reader:
     """Collects the nodes and tensors of one model."""
 
-    def __init__(self, model: onnx.ModelProto, budget: Budget, older: bool):
-        self.model, self.budget, self.older = model, budget, older
+    def __init__(self, model: onnx.ModelProto, budget: Budget, opset: int):
+        self.model, self.budget, self.opset = model, budget, opset
+        older = opset < onnx_older.RAISED
         self.taken = {output for node in model.graph.node for output in node.output} if older else set[str]()
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.names: set[str] = set()
         self.inputs: list[str] = []
+        self.stated = dict(self._values())
         self.defaults: list[str] = []
 
     def initializers(self) -> None:
@@ -201,7 +203,7 @@ class _Reader:
                 self.inputs.append(value.name)
                 self.tensors[value.name] = _described(value, f"input {value.name}")
 
-    def values(self) -> Iterator[tuple[str, Tensor]]:
+    def _values(self) -> Iterator[tuple[str, Tensor]]:
         """What the file says about computed values, where it can be read; inference has the last word."""
         for value in (*self.model.graph.value_info, *self.model.graph.output):
             try:
@@ -231,23 +233,29 @@ class _Reader:
         while inputs and not inputs[-1]:
             inputs.pop()
         _normalize(proto.op_type, attributes, types, where)
-        moved = onnx_older.raised(proto.op_type, attributes) if self.older and not domain else None
-        if moved is not None:
-            constant = self._free(f"{name}_{proto.op_type.lower()}")
-            self.tensors[constant] = Tensor(constant, "int64", moved.shape, moved)
-            inputs[1:] = [constant]
+        op = proto.op_type
+        if self.opset < onnx_older.RAISED and not domain and inputs:
+            known = self.tensors.get(inputs[0]) or self.stated.get(inputs[0])
+            op, raised = onnx_older.raised(op, self.opset, inputs, attributes, known.dtype if known else "float32")
+            inputs = [one if isinstance(one, str) else self._hold(f"{name}_{op.lower()}", one) for one in raised]
         self.nodes.append(
             Node(
-                proto.op_type,
+                op,
                 name,
                 tuple(inputs),
                 tuple(proto.output),
                 attributes,
                 domain,
                 proto.name,
-                "NCHW" if proto.op_type in _SPATIAL else "",
+                "NCHW" if op in _SPATIAL else "",
             )
         )
+
+    def _hold(self, name: str, value: Array) -> str:
+        """The name of a constant that the file does not have."""
+        held = self._free(name)
+        self.tensors[held] = Tensor(held, str(value.dtype), value.shape, value)
+        return held
 
     def _free(self, name: str) -> str:
         """A tensor's name that the file does not use."""
@@ -338,17 +346,16 @@ def _dim(dim: Any, name: str, axis: int) -> Dim:
 
 def _graph(model: onnx.ModelProto, name: str, budget: Budget) -> Graph:
     opset = _opset(model)
-    reader = _Reader(model, budget, opset < onnx_older.RAISED)
+    reader = _Reader(model, budget, opset)
     reader.initializers()
     reader.graph_inputs()
     for index, proto in enumerate(inlined(model)):
         reader.node(index, proto)
     _require_known(reader.nodes)
-    stated = dict(reader.values())
     for node in reader.nodes:
         for output in node.outputs:
             if output and output not in reader.tensors:
-                reader.tensors[output] = stated.get(output) or Tensor(output, known_shape=False)
+                reader.tensors[output] = reader.stated.get(output) or Tensor(output, known_shape=False)
             elif output:
                 raise Error(
                     "this value is made twice",

@@ -1,7 +1,9 @@
-"""Operators of opsets 11 and 12 in the form that opset 13 gave them.
+"""Operators of opsets 7 to 12 in the form that opset 13 gave them.
 
-Axes and parts moved from attributes to inputs (Squeeze, Unsqueeze, ReduceSum, Split), Dropout's ratio too; Softmax and its
-logarithm took everything from their axis on as one row, by default from axis 1. The other operators kept their meaning.
+Axes and parts moved from attributes to inputs (Squeeze, Unsqueeze, ReduceSum, Split; before them Slice, TopK, Pad and Clip), Dropout's
+ratio too; Softmax and its logarithm took everything from their axis on as one row, by default from axis 1. Upsample, and Resize
+before opset 11, counted positions from the corner and took the one below. The other operators kept their meaning: opset 7
+brought NumPy's broadcasting, and is where onnxruntime begins too.
 """
 
 from __future__ import annotations
@@ -14,28 +16,74 @@ from typing import Any
 import numpy as np
 
 from hwq.errors import Error
-from hwq.graph import Array, Graph, Node
+from hwq.graph import Array, Graph, Node, carrier
 from hwq.names import display_name
 
 __all__ = ["OLDEST", "RAISED", "raise_rows", "raised"]
 
-OLDEST, RAISED = 11, 13
-_MOVED: Mapping[str, str] = MappingProxyType(
-    {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
-)
+OLDEST, RAISED = 7, 13
+# Operator: the opset that made inputs of these attributes. Clip's and Pad's values have the operand's type, the others are int64.
+_MOVED: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType({
+    "Squeeze": (13, ("axes",)), "Unsqueeze": (13, ("axes",)), "ReduceSum": (13, ("axes",)), "Split": (13, ("split",)),
+    "Clip": (11, ("min", "max")), "Pad": (11, ("pads", "value")), "TopK": (10, ("k",)), "Slice": (10, ("starts", "ends", "axes")),
+    "Upsample": (9, ("scales",)),
+})  # fmt: skip
 _ROWS = frozenset({"Softmax", "LogSoftmax"})
 # Marks a node of `_ROWS` until shapes are known.
 MARK = "rows_from"
 
 
-def raised(op: str, attributes: dict[str, Any]) -> Array | None:
-    """Change one node's attributes in place; what becomes its second input, if anything."""
+def raised(
+    op: str, opset: int, inputs: list[str], attributes: dict[str, Any], dtype: str
+) -> tuple[str, list[str | Array]]:
+    """The operator of opset 13: its name and its inputs, names or constants; attributes are changed in place.
+
+    Parameters
+    ----------
+    op : str
+    opset : int
+        The model's, at least `OLDEST`.
+    inputs : list of str
+    attributes : dict
+    dtype : str
+        Element type of the first operand.
+
+    Raises
+    ------
+    Error
+        It meant something that opset 13 cannot say.
+    """
+    given: list[str | Array] = list(inputs)
     if op == "Dropout":
         attributes.pop("ratio", None)
     if op in _ROWS:
         attributes[MARK] = int(attributes.pop("axis", 1))
-    values = attributes.pop(_MOVED[op], None) if op in _MOVED else None
-    return None if values is None else np.asarray(values, np.int64).reshape(-1)
+    if op == "BatchNormalization" and opset < 9 and not attributes.pop("spatial", 1):
+        raise Error(
+            "BatchNormalization of every place by itself (spatial = 0) is not supported", where=f"node of {inputs[:1]}"
+        )
+    until, names = _MOVED.get(op, (0, ()))
+    if opset < until:
+        moved = [attributes.pop(name, None) for name in names]
+        if op == "Pad" and not moved[1]:
+            moved.pop()
+        while moved and moved[-1] is None:
+            moved.pop()
+        kinds: list[Any] = [np.int64] * len(moved)
+        if op == "Clip":
+            kinds = [carrier(dtype)] * len(moved)
+        elif op == "Pad":
+            kinds[1:] = [carrier(dtype)] * (len(moved) - 1)
+        elif op == "Upsample":
+            kinds = [np.dtype(np.float32)] * len(moved)
+        constants = ["" if value is None else np.asarray(value, kind) for value, kind in zip(moved, kinds, strict=True)]
+        given[1:] = [one.reshape(() if op == "Clip" or (op == "Pad" and place) else -1) if isinstance(one, np.ndarray) else one
+                     for place, one in enumerate(constants)]  # fmt: skip
+    if op in {"Upsample", "Resize"} and opset < 11:
+        # Upsample's scales are at least 1; where a Resize shrank, onnxruntime floors too.
+        attributes.update(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        return "Resize", [*given[:1], "", *given[1:]]
+    return op, given
 
 
 def raise_rows(graph: Graph) -> Graph:

@@ -156,3 +156,92 @@ class GroupNormalization(Op):
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
         return accounting.vector(node, graph)
+
+
+@register
+class LRN(Op):
+    """``x (bias + alpha / size * s) ** -beta``, `s` the sum of squares over `size` channels around each; in float64, rounded once."""
+
+    names = ("LRN",)
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        (x,) = operands(node, inputs, 1, 1)
+        require_float(node, x)
+        if int(node.attributes.get("size", 0)) < 1 or (x.known_shape and len(x.shape) < 2):
+            raise dims.fault(node, f"size {node.attributes.get('size')} and a tensor of rank {len(x.shape)} do not fit")
+        return [(x.dtype, x.shape, x.known_shape)]
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        (x,) = inputs
+        assert x is not None
+        size, channels = int(node.attributes["size"]), x.shape[1]
+        alpha, beta, bias = (
+            float(np.float32(node.attributes.get(name, default)))
+            for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+        )
+        wide = x.astype(np.float64)
+        before = np.zeros((x.shape[0], channels + 1, *x.shape[2:]))
+        np.cumsum(np.square(wide), axis=1, out=before[:, 1:])
+        places = np.arange(channels)
+        first = np.maximum(places - (size - 1) // 2, 0)
+        last = np.minimum(places + size // 2 + 1, channels)
+        total = before[:, last] - before[:, first]
+        return [np.asarray(wide * (bias + alpha / size * total) ** -beta).astype(x.dtype)]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`: a multiplication for each square and an addition for each of the window, a power and a product."""
+        return accounting.vector(
+            node, graph, operations=(int(node.attributes["size"]) + 4) * graph.tensors[node.inputs[0]].elements
+        )
+
+
+@register
+class Along(Op):
+    """LpNormalization: over the 1- or 2-norm along `axis`; Hardmax: 1 at the first largest element along `axis`, 0 elsewhere.
+
+    MeanVarianceNormalization: less the mean and over the standard deviation (plus 1e-9) of `axes`. In float64, rounded once.
+    """
+
+    names = ("LpNormalization", "Hardmax", "MeanVarianceNormalization")
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        (x,) = operands(node, inputs, 1, 1)
+        require_float(node, x)
+        if x.known_shape:
+            self.axes(node, len(x.shape))
+        return [(x.dtype, x.shape, x.known_shape)]
+
+    @staticmethod
+    def axes(node: Node, rank: int) -> tuple[int, ...]:
+        """The axes that are taken together."""
+        if node.op == "MeanVarianceNormalization":
+            return dims.axes_of(node, dims.ints_attribute(node, "axes", (0, 2, 3)), rank)
+        return (dims.axis_of(node, int(node.attributes.get("axis", -1)), rank),)
+
+    def evaluate(self, node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+        """See `Op.evaluate`."""
+        (x,) = inputs
+        assert x is not None
+        axes, wide = self.axes(node, x.ndim), x.astype(np.float64)
+        if node.op == "Hardmax":
+            places = np.arange(x.shape[axes[0]]).reshape([-1 if axis in axes else 1 for axis in range(x.ndim)])
+            return [(places == x.argmax(axes[0], keepdims=True)).astype(x.dtype)]
+        if node.op == "MeanVarianceNormalization":
+            centered = wide - wide.mean(axis=axes, keepdims=True)
+            return [(centered / (np.sqrt(np.square(centered).mean(axis=axes, keepdims=True)) + 1e-9)).astype(x.dtype)]
+        power = int(node.attributes.get("p", 2))
+        if power not in (1, 2):
+            raise dims.fault(node, f"p = {power}: ONNX has the norms 1 and 2")
+        size = (
+            np.abs(wide).sum(axis=axes, keepdims=True)
+            if power == 1
+            else np.sqrt(np.square(wide).sum(axis=axes, keepdims=True))
+        )
+        return [np.divide(wide, size, out=np.zeros_like(wide), where=size != 0).astype(x.dtype)]
+
+    def work(self, node: Node, graph: Graph) -> Work:
+        """See `Op.work`: three operations for each element."""
+        return accounting.vector(node, graph, operations=3 * graph.tensors[node.inputs[0]].elements)
