@@ -231,7 +231,7 @@ MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "sparse initializer": (sparse, "sparse"),
     "sequence input": (sequence_input, "tensors"),
     "no operator set": (lambda: edit(lambda m: m.ClearField("opset_import")), "operator set"),
-    "opset 10": (lambda: model(opset=10), "opset 10"),
+    "opset 6": (lambda: model(opset=6), "opset 6"),
     "opset 1": (lambda: model(opset=1), "opset 1"),
     "opset 9999": (lambda: model(opset=9999), "opset 9999"),
     "no graph": (lambda: edit(lambda m: m.ClearField("graph")), "no graph"),
