@@ -17,6 +17,21 @@ pytest.importorskip("onnxruntime")
 RUNTIMES = {"ort": "onnxruntime", "ort-unfused": "onnxruntime", "onnx": "onnx"}
 
 
+def test_the_width_of_vectors_is_the_dialect_s_or_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float convolutions, means and softmax: exact where the runtime's vectors are as wide as the dialect's."""
+    from hwq.verification import onnx_dialects
+
+    own = {8: "ort", 16: "ort-avx512"}[onnx_dialects.lanes()]
+    monkeypatch.setattr(onnx_dialects, "CASES", {})
+    monkeypatch.setattr(onnx_dialects, "RATES", {})
+    made = verify(own, values=20_000)
+    assert made.passed and made.differing == 0 and made.values >= 60_000
+    assert all(case.rate_only for case in verify("ort", values=1).cases) == (own != "ort")
+    monkeypatch.setattr(onnx_dialects, "lanes", lambda: 8)
+    with pytest.raises(Error, match="cannot be verified on this CPU"):
+        verify("ort-avx512", values=1)
+
+
 @pytest.mark.parametrize("dialect", RUNTIMES)
 def test_installed_runtime_agrees(dialect: str) -> None:
     made = verify(dialect, values=1)

@@ -48,8 +48,6 @@ SPLIT, REACH = f32(0.921875), f32(3.925)
 EIGEN_EVEN = tuple(f32(c) for c in (1.37449637986719608306884765625e-3, 4.166965186595916748046875e-2, 0.49999988079071044921875))  # fmt: skip
 EIGEN_ODD = (f32(8.36894474923610687255859375e-3), f32(0.16666518151760101318359375))
 EIGEN_LN2, EIGEN_REACH = (f32(-0.693359375), f32(2.12194440e-4)), (f32(-104), f32(88.723))
-# Lanes of softmax's sum.
-LANES = 8
 
 
 def _fused(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
@@ -108,15 +106,24 @@ def erf(x: Array) -> Array:
     return np.asarray(np.copysign(np.where(size > SPLIT, big, small), x))
 
 
-def softmax(x: Array) -> Array:
-    """Shares along the last axis: exponentials, their sum in lanes, its reciprocal."""
+def softmax(x: Array, lanes: int = 8) -> Array:
+    """Shares along the last axis: exponentials, their sum in 8 or 16 lanes, its reciprocal."""
     if not x.size:
         return x.copy()
-    whole, rest = _reduced(np.maximum(SUMMED_REACH, x - x.max(axis=-1, keepdims=True)))
-    # The power of 2 is made of its bits: what would be subnormal is 0.
-    powers = _fused(_polynomial(rest, EXPONENTIAL), rest, f32(1)) * np.where(whole < -126, f32(0), _power(whole))
-    lanes = np.pad(powers.reshape(-1, x.shape[-1]), ((0, 0), (0, -x.shape[-1] % LANES))).reshape(-1, -(-x.shape[-1] // LANES), LANES)  # fmt: skip
-    a, b, c, d = np.add.accumulate(lanes, axis=1)[:, -1].reshape(-1, 2, 4).transpose(2, 1, 0)
+    less = x - x.max(axis=-1, keepdims=True)
+    if lanes == 8:  # the power of 2 is made of its bits: what would be subnormal is 0
+        whole, rest = _reduced(np.maximum(SUMMED_REACH, less))
+        factor = np.where(whole < -126, f32(0), _power(whole))
+        powers = _fused(_polynomial(rest, EXPONENTIAL), rest, f32(1)) * factor
+    else:  # AVX-512 scales, and rounds once
+        whole, rest = _reduced(np.maximum(less, f32(-256)))
+        grown = _fused(_polynomial(rest, EXPONENTIAL), rest, f32(1))
+        powers = np.ldexp(grown.astype(np.float64), np.nan_to_num(whole).astype(np.int32)).astype(f32)
+    rows = np.pad(powers.reshape(-1, x.shape[-1]), ((0, 0), (0, -x.shape[-1] % lanes)))
+    total = np.add.accumulate(rows.reshape(len(rows), -1, lanes), axis=1)[:, -1]
+    if lanes == 16:
+        total = total[:, :8] + total[:, 8:]
+    a, b, c, d = total.reshape(-1, 2, 4).transpose(2, 1, 0)
     halves = (a + b) + (c + d)
     return np.asarray(powers * (f32(1) / (halves[0] + halves[1])).reshape(*x.shape[:-1], 1))
 
@@ -189,10 +196,12 @@ def float_softmax(scope: Scope) -> Kernel:
     if scope.dialect.formulas.get("float-function") != "mlas" or x is None or x.dtype != "float32":
         return interpret(scope)
 
+    lanes = int(scope.dialect.formulas["float-lanes"])
+
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         axis = int(node.attributes.get("axis", -1))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            made = softmax(np.ascontiguousarray(np.moveaxis(present(operands[0]), axis, -1)))
+            made = softmax(np.ascontiguousarray(np.moveaxis(present(operands[0]), axis, -1)), lanes)
         return np.ascontiguousarray(np.moveaxis(made, -1, axis))
 
     return adapt(run)

@@ -383,12 +383,7 @@ def average_pool(scope: Scope) -> Kernel:
 
 def _over_whole_kernel(real: Array, windows: spatial.Windows) -> Array:
     """Means that divide by the kernel's size wherever the window stands, padding and ceil_mode's margin included."""
-    reach = [
-        (count - 1) * stride + extent
-        for count, stride, extent in zip(windows.sizes, windows.strides, windows.extents, strict=True)
-    ]
-    end = [max(0, one - space - begin) for one, space, begin in zip(reach, real.shape[2:], windows.begin, strict=True)]
-    padded = arithmetic.padded(real, windows.begin, end)
+    padded = arithmetic.padded(real, windows.begin, windows.reach(real.shape[2:]))
     taps = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, windows.sizes)
     total = np.zeros(taps.shape[: real.ndim], np.float32)
     for index in np.ndindex(*windows.kernel):

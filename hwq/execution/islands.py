@@ -8,57 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution import halves, mlas
+from hwq.execution import halves, mlas, nchwc
 from hwq.execution.emission import Site, geometry
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
 from hwq.graph import Array, Node
 from hwq.ops import arithmetic, contributed, einsum, spatial
 
 __all__: list[str] = []
-
-
-@register("float:AveragePool", "float:GlobalAveragePool")
-def float_average(scope: Scope) -> Kernel:
-    """A float32 mean in the dialect's order; unusual forms as `hwq.ops` computes them."""
-    node, x = scope.node, scope.operand(0)
-    get = node.attributes.get
-    padding = bool(get("count_include_pad", 0))
-    plain = not (padding and get("ceil_mode", 0))
-    stated = scope.graph.source.get("opset")
-    # AveragePool-19, which brought dilations, is not MLAS's: it runs through every window in memory order.
-    dilated = isinstance(stated, int) and stated >= 19
-    named = scope.dialect.formulas.get("float-average") == "mlas"
-    if x is None or x.dtype != "float32" or not named or not plain:
-        return interpret(scope, None if named or node.op != "AveragePool" else lambda site: _emit_average(scope, site))
-
-    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        image = np.ascontiguousarray(spatial.channels_first(present(operands[0]), node))
-        if node.op == "GlobalAveragePool":
-            return spatial.from_channels_first(mlas.average_whole(image), node)
-        size = tuple(int(one) for one in node.attributes["kernel_shape"])
-        windows = spatial.windows_of(node, image.shape[2:], size)
-        still = not any(windows.begin) and not any(windows.end) and set(windows.strides) == {1}
-        if image.shape[2:] == size and still and not dilated:
-            return spatial.from_channels_first(mlas.average_whole(image), node)
-        made = mlas.average(image, windows, padding, in_order=dilated)
-        return spatial.from_channels_first(made, node)
-
-    return adapt(run)
-
-
-def _emit_average(scope: Scope, site: Site) -> bool:
-    """The mean of windows as `hwq.ops` has it."""
-    get = scope.node.attributes.get
-    if get("ceil_mode", 0) or site.dtype(0) != np.float32 or not 1 <= len(site.space(0)) <= 3:
-        return False
-    windows = spatial.windows_of(
-        scope.node, site.space(0), tuple(int(one) for one in scope.node.attributes["kernel_shape"])
-    )
-    x, y, batch, channels = site.read(0, site.turns), site.make(site.turns), site.shape(0)[0], site.channels(0)
-    site.step([x], y, lambda steps, at: steps.pool(
-        at(x), "average", geometry(windows, site.space(0)), windows.end, batch, channels, np.float32, layout="NHWC",
-        count_include_pad=bool(get("count_include_pad", 0)), out=at(y)))  # fmt: skip
-    return True
 
 
 def _space(x: Array, node: Node) -> tuple[int, ...]:
@@ -75,6 +31,9 @@ def float_conv(scope: Scope) -> Kernel:
     if {x.dtype, weights.dtype} != {"float32"} or not 3 <= len(weights.shape) <= 5:
         return interpret(scope)
     if scope.dialect.formulas.get("float-product") == "mlas":
+        blocked = nchwc.convolution(scope)
+        if blocked is not None:
+            return blocked
 
         def by_mlas(operands: Sequence[Array | None], settings: Settings) -> Array:
             x, filters, added = present(operands[0]), present(operands[1]), operands[2] if len(operands) > 2 else None

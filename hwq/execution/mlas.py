@@ -15,14 +15,12 @@ from hwq.graph import Array, Node
 from hwq.numerics import fused_multiply_add
 from hwq.ops import arithmetic, spatial, transposed
 
-__all__ = ["average", "average_whole", "block_length", "convolve", "convolve_transposed", "product"]
+__all__ = ["block_length", "convolve", "convolve_transposed", "product"]
 
 # Steps of k in one chain when the right operand was packed beforehand (a constant matrix).
 PACKED_BLOCK = 256
 # Where the search for a shape's strides starts: columns and steps of k (MLAS_SGEMM_STRIDEN, MLAS_SGEMM_STRIDEK).
 STRIDE_N = STRIDE_K = 128
-# Pooling kernels up to this size in every dimension take the vector code.
-SMALL_KERNEL = 32
 
 
 def block_length(columns: int, k: int, turned: bool = False) -> int:
@@ -188,49 +186,3 @@ def _single_filters(view: Array, filters: Array, made: Array, depth: int, rank: 
         for k in range(first + 1, last):
             run += term(k)
         made += run
-
-
-def average(image: Array, windows: spatial.Windows, padding: bool, in_order: bool = False) -> Array:
-    """Means of windows over [N, C, *space]; taps in the padding add nothing.
-
-    Small windows that move by at most 2 along the last dimension sum each of their columns, then the columns; others,
-    and all with `in_order`, run through the window in memory order.
-
-    Parameters
-    ----------
-    image : float32 array
-    windows : Windows
-    padding : bool
-        Divide by the kernel's size instead of the taps inside the image.
-    """
-    padded = arithmetic.padded(image, windows.begin, windows.end)
-    view = arithmetic.windows(padded, windows.kernel, windows.strides, windows.dilations, windows.sizes)
-    total = np.zeros(view.shape[: image.ndim], np.float32)
-    small = len(windows.kernel) > 1 and windows.strides[-1] <= 2 and max(windows.kernel) <= SMALL_KERNEL
-    if small and not in_order:
-        for column in range(windows.kernel[-1]):
-            part = np.zeros_like(total)
-            for tap in np.ndindex(*windows.kernel[:-1]):
-                part += view[(..., *tap, column)]
-            total += part
-    else:
-        for tap in np.ndindex(*windows.kernel):
-            total += view[(..., *tap)]
-    if padding:
-        return total / np.float32(np.prod(windows.kernel))
-    inside = arithmetic.padded(np.ones((1, 1, *image.shape[2:]), np.float32), windows.begin, windows.end)
-    taps = arithmetic.windows(inside, windows.kernel, windows.strides, windows.dilations, windows.sizes)
-    return np.asarray(total / taps.sum(axis=tuple(range(image.ndim, taps.ndim)), dtype=np.float32))
-
-
-def average_whole(image: Array) -> Array:
-    """Means over the whole space of [N, C, *space]: 4 lanes, (l0 + l2) + (l1 + l3), then what is left of the last 4."""
-    flat = image.reshape(*image.shape[:2], -1)
-    count = flat.shape[-1]
-    lanes = np.zeros((*image.shape[:2], 4), np.float32)
-    for first in range(0, count - count % 4, 4):
-        lanes += flat[..., first : first + 4]
-    total = (lanes[..., 0] + lanes[..., 2]) + (lanes[..., 1] + lanes[..., 3])
-    for index in range(count - count % 4, count):
-        total = total + flat[..., index]
-    return np.asarray(total / np.float32(count)).reshape(*image.shape[:2], *([1] * (image.ndim - 2)))

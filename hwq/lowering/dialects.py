@@ -68,6 +68,7 @@ _INTEGRAL = (
 RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
     {
         "ort": _ORT,
+        "ort-avx512": _ORT,
         "ort-avx2-saturating": _ORT,
         "ort-unfused": ((adopt_integer_ops,),),
         "hwq": _HWQ,

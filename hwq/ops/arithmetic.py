@@ -69,8 +69,17 @@ def wrap_int32(x: NDArray[np.int64]) -> NDArray[np.int32]:
 def windows(
     x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], counts: Sequence[int]
 ) -> Array:
-    """A read-only view of padded `x` [N, C, *space] as [N, C, *counts, *kernel]."""
+    """A read-only view of padded `x` [N, C, *space] as [N, C, *counts, *kernel].
+
+    Raises
+    ------
+    ValueError
+        A window would leave `x`.
+    """
     space = x.strides[2:]
+    for size, width, stride, dilation, count in zip(x.shape[2:], kernel, strides, dilations, counts, strict=True):
+        if count > 0 and width > 0 and (count - 1) * stride + (width - 1) * dilation >= size:
+            raise ValueError(f"{count} windows of {width} by {stride} leave {size} elements")
     shape = (*x.shape[:2], *counts, *kernel)
     steps = (
         *x.strides[:2],

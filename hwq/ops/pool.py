@@ -77,18 +77,6 @@ class Pool(Op):
         )
 
 
-def _reach(windows: spatial.Windows, space: Sequence[int]) -> tuple[int, ...]:
-    """Elements behind the image that the last window touches (ceil_mode may need more than `end`)."""
-    last = [
-        (count - 1) * stride + extent
-        for count, stride, extent in zip(windows.sizes, windows.strides, windows.extents, strict=True)
-    ]
-    return tuple(
-        max(end, reach - begin - size)
-        for end, reach, begin, size in zip(windows.end, last, windows.begin, space, strict=True)
-    )
-
-
 def _taps(windows: spatial.Windows) -> itertools.product[tuple[int, ...]]:
     return itertools.product(*(range(size) for size in windows.kernel))
 
@@ -113,7 +101,7 @@ def _average(node: Node, image: Array, windows: spatial.Windows) -> Array:
             dilations=windows.dilations, count_include_pad=bool(node.attributes.get("count_include_pad", 0)), layout="NHWC",
         )  # fmt: skip
         return np.moveaxis(made, -1, 1)
-    reach = _reach(windows, space)
+    reach = windows.reach(space)
     wide = image.astype(np.float32) if image.dtype != np.float64 else image
     padded = arithmetic.padded(wide, windows.begin, reach)
     counted = np.zeros(
@@ -139,7 +127,7 @@ def _maximum(node: Node, image: Array, windows: spatial.Windows) -> tuple[Array,
     space = image.shape[2:]
     floating = image.dtype.kind not in "iu"
     lowest = -np.inf if floating else np.iinfo(image.dtype).min
-    padded = arithmetic.padded(image, windows.begin, _reach(windows, space), np.asarray(lowest).astype(image.dtype))
+    padded = arithmetic.padded(image, windows.begin, windows.reach(space), np.asarray(lowest).astype(image.dtype))
     result: Array | None = None
     if len(node.outputs) < 2 or not node.outputs[1]:
         for tap in _taps(windows):
@@ -151,7 +139,7 @@ def _maximum(node: Node, image: Array, windows: spatial.Windows) -> tuple[Array,
     numbers = numbers.reshape(space[::-1]).T if node.attributes.get("storage_order", 0) else numbers.reshape(space)
     planes = np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[0], image.shape[1], *([1] * len(space)))
     indices = arithmetic.padded(
-        numbers[None, None] + planes * int(np.prod(space)), windows.begin, _reach(windows, space), -1
+        numbers[None, None] + planes * int(np.prod(space)), windows.begin, windows.reach(space), -1
     )
     chosen: Array | None = None
     for tap in _taps(windows):

@@ -34,6 +34,17 @@ class Windows:
         """Elements from a window's first tap to its last, both included."""
         return tuple((size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True))
 
+    def reach(self, space: Sequence[int]) -> tuple[int, ...]:
+        """Elements behind the image that the last window touches, `end` at least (ceil_mode may need more)."""
+        last = (
+            (count - 1) * stride + extent
+            for count, stride, extent in zip(self.sizes, self.strides, self.extents, strict=True)
+        )
+        return tuple(
+            max(end, one - begin - size)
+            for end, one, begin, size in zip(self.end, last, self.begin, space, strict=True)
+        )
+
 
 def split_shape(node: Node, shape: Shape) -> tuple[Dim, Dim, Shape]:
     """(batch, channels, space) of an activation.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hwq.verification.onnx_builder import Builder
 
 __all__ = [
-    "FUNCTIONS", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",
+    "FUNCTIONS", "average", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",
 ]  # fmt: skip
 
 # onnxruntime's own domain.
@@ -53,6 +53,21 @@ def softmax(columns: tuple[int, int]) -> Callable[[Builder], str]:
         return b.add("Softmax", b.dequantized(x, scale, b.point()), axis=-1)
 
     return draw
+
+
+def average(b: Builder) -> str:
+    """A float mean of windows or of the whole image: of 1 to 3 dimensions, channels in whole blocks or not, before opset 19 or later."""
+    b.opset = int(b.rng.choice([13, 17, 21]))
+    rank = int(b.rng.choice([1, 2, 2, 2, 3]))
+    space = tuple(int(one) for one in b.rng.integers(5, 14, rank))
+    real = b.dequantized(b.feed(b.stored((2, int(b.rng.choice([3, 8, 16, 32])), *space))), b.scale(), b.point())
+    if b.rng.random() < 0.2:
+        return b.add("GlobalAveragePool", real)
+    kernel = [int(one) for one in b.rng.integers(1, 5, rank)]
+    pads = [int(b.rng.integers(0, one)) for one in (*kernel, *kernel)]
+    flags: dict[str, Any] = {"count_include_pad": int(b.rng.integers(0, 2)), "ceil_mode": int(b.rng.integers(0, 2))}
+    strides = [int(one) for one in b.rng.integers(1, 4, rank)]
+    return b.add("AveragePool", real, kernel_shape=kernel, strides=strides, pads=pads, **flags)
 
 
 def product(b: Builder) -> str:

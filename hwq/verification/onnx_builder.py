@@ -35,6 +35,7 @@ class Builder:
         self.constants: list[onnx.TensorProto] = []
         self.feeds: Feeds = {}
         self.overridable = False
+        self.opset = 21
 
     def name(self) -> str:
         """A name that is not taken."""
@@ -102,7 +103,7 @@ class Builder:
         """QuantizeLinear with constant parameters."""
         return self.add("QuantizeLinear", value, self.constant(scale), self.constant(point), **attributes)
 
-    def model(self, *outputs: str, opset: int = 21) -> onnx.ModelProto:
+    def model(self, *outputs: str) -> onnx.ModelProto:
         """The model; types and shapes of its outputs are left open."""
         graph = helper.make_graph(
             self.nodes,
@@ -119,5 +120,5 @@ class Builder:
             [onnx.ValueInfoProto(name=name) for name in outputs],
             initializer=self.constants,
         )
-        opsets = [helper.make_opsetid("", opset), helper.make_opsetid(OWN, 1)]
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(OWN, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)

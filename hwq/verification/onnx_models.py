@@ -19,7 +19,7 @@ from hwq.verification import float_models as floats
 from hwq.verification.onnx_builder import OWN, Builder
 from hwq.verification.recurrent_models import integer_lstm, lstm
 
-__all__ = ["BOUNDS", "CASES", "RATES", "Draw"]
+__all__ = ["BOUNDS", "CASES", "RATES", "VECTORS", "Draw"]
 
 Array = NDArray[Any]
 
@@ -326,12 +326,14 @@ def _table() -> dict[str, Draw]:
 
 
 CASES: Mapping[str, Draw] = MappingProxyType(_table())
+# Their bits are those of the CPU's vectors: promised where the dialect's are as wide as the runtime's, else within bounds.
+VECTORS: Mapping[str, Draw] = MappingProxyType(
+    {"island Conv": _float_conv, "float Softmax": floats.softmax((17, 200)), "float AveragePool": floats.average}
+)
 # Compared, and allowed to differ within bounds: their float order is the runtime's own.
 RATES: Mapping[str, Draw] = MappingProxyType(
     {
         "island LayerNormalization": floats.layer_normalization,
-        "island Conv": _float_conv,
-        "float Softmax": floats.softmax((17, 200)),
         "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
     }
 )
@@ -340,6 +342,7 @@ BOUNDS: Mapping[str, Bound] = MappingProxyType(
         "island LayerNormalization": Bound(0.0005, 1),
         "island Conv": Bound(0.9, 64),
         "float Softmax": Bound(0.8, 4),
+        "float AveragePool": Bound(0.9, 16),
         "MatMulNBits 4 bits, one row": Bound(1.0, 64),
     }
 )
