@@ -117,3 +117,22 @@ def test_verbs_take_it(tmp_path: object) -> None:
 def test_refused(damage: str, told: str) -> None:
     with pytest.raises(hwq.Error, match=told):
         read(stream(damage), "m")
+
+
+def test_of_several_subgraphs_the_first_is_read() -> None:
+    """A file of several signatures; what the others hold is not looked at, loops in the first are refused by name."""
+    from hwq.verification.tflite_builder import Builder, options
+
+    b = Builder()
+    x, y = b.tensor("float32", [2]), b.tensor("float32", [2])
+    loop = options("While", condSubgraphIndex=1, bodySubgraphIndex=1)
+    first, second = b.graph, b.subgraph("second")
+    for graph, op, made in ((first, "ABS", None), (second, "WHILE", loop)):
+        b.graph = graph
+        b.operator(op, [x], [y], made)
+    b.graph = first
+    graph = read(b.finish([x], [y]), "two.tflite")
+    assert [node.op for node in graph.nodes] == ["ABS"] and graph.source["subgraphs"] == 2
+    b.operator("WHILE", [x], [y], loop)
+    with pytest.raises(hwq.Error, match="control flow operator WHILE"):
+        read(b.finish([x], [y]), "loop.tflite")

@@ -5,6 +5,9 @@ Operators keep the source's own names, layouts and options in the domain ``tflit
 
 A variable tensor (the state of SVDF and LSTM) becomes a constant that holds its initial value, and its operator gets
 one more output, the state after the step; the attribute ``states`` pairs them: ``((input index, output index), ...)``.
+
+Of several subgraphs (a file's signatures) the first is read, as LiteRT's interpreter runs it; others only where operators
+name them.
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ def read(data: bytes, name: str, *, shapes: Mapping[str, Sequence[int]] | None =
     Raises
     ------
     Error
-        The file is damaged, or holds what hwq does not read: custom operators, control flow, several subgraphs,
+        The file is damaged, or holds what hwq does not read: custom operators, control flow,
         external or sparse tensors, strings, unknown quantization.
     """
     if not is_tflite(data):
@@ -167,6 +170,7 @@ class _Import:
             "format": "tflite",
             "producer": self.model.text(3, "description") or "",
             "opset": "TFLite schema 3",
+            **({"subgraphs": len(self.subgraphs)} if len(self.subgraphs) > 1 else {}),
         }
 
     def _code_of(self, table: Table) -> _Code:
@@ -217,13 +221,7 @@ class _Import:
         return indices
 
     def _initialize(self, steps: Sequence[Table], codes: Sequence[_Code]) -> None:
-        """Read the subgraphs that run once.
-
-        Raises
-        ------
-        Error
-            The file has other subgraphs.
-        """
+        """Read the subgraphs that run once."""
         called = {0}
         for table, code in zip(steps, codes, strict=True):
             if code.operator is None or code.operator.name != ONCE:
@@ -234,13 +232,6 @@ class _Import:
             if number not in called:
                 called.add(number)
                 self._run_once(self.subgraphs[number])
-        if len(called) != len(self.subgraphs):
-            raise Error(
-                f"the model has {len(self.subgraphs)} subgraphs",
-                where=self.where,
-                why="control flow and several entry points are not read; hwq reads one graph of operators",
-                remedy="export one signature without loops and branches",
-            )
 
     def _run_once(self, subgraph: Table) -> None:
         records = self._records(subgraph)

@@ -719,6 +719,32 @@ def lstm(
     return b.finish([x], [y])
 
 
+@case("variables_int8", "int8")
+@case("variables_float", "float32")
+@case("variables_assigned_twice", "int8", times=2)
+def variables(rng: np.random.Generator, dtype: str, times: int = 1) -> bytes:
+    """A stream as keyword spotters keep it: what was heard before is a variable, joined with what comes in."""
+    b = Builder()
+    scheme = {"scale": 0.1, "zero": -5} if dtype == "int8" else {}
+    b.operator("CALL_ONCE", [], [], options("CallOnce", initSubgraphIndex=1))
+    handle, x = b.variable("stream"), b.tensor(dtype, [1, 1, 8], **scheme)
+    for _ in range(times):
+        held, whole, last = (b.tensor(dtype, [1, size, 8], **scheme) for size in (3, 4, 3))
+        b.operator("READ_VARIABLE", [handle], [held])
+        b.operator("CONCATENATION", [held, x], [whole], options("Concatenation", axis=1))
+        bounds = [b.constant(values) for values in ([0, 1, 0], [1, 4, 8], [1, 1, 1])]
+        b.operator("STRIDED_SLICE", [whole, *bounds], [last], options("StridedSlice"))
+        b.operator("ASSIGN_VARIABLE", [handle, last], [])
+    w = b.tensor(dtype, [6, 32], rng.integers(-127, 128, [6, 32]), *((0.01,) if scheme else ()))
+    y = b.tensor(dtype, [1, 6], **({"scale": 0.3, "zero": 3} if scheme else {}))
+    b.operator("FULLY_CONNECTED", [whole, w], [y], options("FullyConnected"))
+    b.graph = b.subgraph("once")
+    start = b.tensor(dtype, [1, 3, 8], rng.integers(-9, 10, [1, 3, 8]), **scheme)
+    b.operator("ASSIGN_VARIABLE", [b.variable("stream"), start], [])
+    b.graph = b.model.subgraphs[0]
+    return b.finish([x], [y])
+
+
 def far(rng: np.random.Generator, to: str) -> bytes:
     """Floats to another type: cut off, saturated."""
     b = Builder()
