@@ -308,7 +308,10 @@ class _Import:
                 attributes["states"] = ((0, 0),) if op == ASSIGN else ()
             if states:
                 attributes["states"] = tuple(states)
-            if op in {"QUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED", "SOFTMAX", "BATCH_MATMUL"} and names[1][0]:
+            if (
+                op in {"QUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED", "SOFTMAX", "BATCH_MATMUL", "EMBEDDING_LOOKUP"}
+                and names[1][0]
+            ):
                 # The result's type is stated by its tensor alone.
                 attributes["to"] = dtypes[names[1][0]]
             nodes.append(Node(op, name, tuple(names[0]), tuple(names[1]), attributes, DOMAIN, origin, "NHWC"))

@@ -158,6 +158,9 @@ def _value(
     if node.kind == "tflite::SHAPE":
         (x,) = operands
         return [np.array(x.shape, made[0].dtype)] if x is not None and x.concrete and made[0] is not None else None
+    if node.kind == "tflite::RANK":
+        (x,) = operands
+        return [np.array(len(x.shape), np.int32)] if x is not None and x.known_shape else None
     if node.op in {"Shape", "Size"} and not node.domain:
         (x,) = operands
         if x is None or not x.known_shape:

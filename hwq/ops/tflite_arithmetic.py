@@ -222,9 +222,25 @@ def _comparable(call: Call, index: int) -> fixed.Int64:
     return fixed.multiply((call.wide(index) - call.zero_point(index)) << 8, mantissa, shift)
 
 
+def _floored(a: Array, b: Array, rest: bool) -> Array:
+    """FLOOR_DIV, in float64 and saturated, and FLOOR_MOD."""
+    if a.dtype.kind == "f":
+        if not rest:
+            return np.asarray(np.floor(a.astype(np.float64) / b.astype(np.float64)))
+        found = np.fmod(a, b)
+        return np.where((found != 0) & ((b < 0) != (found < 0)), found + b, found)
+    if not np.all(b):
+        raise ValueError("integer division by zero")
+    if rest:
+        return np.asarray(np.mod(a, b))
+    info = np.iinfo(a.dtype)
+    return np.asarray(np.clip(np.floor_divide(a.astype(np.int64), b.astype(np.int64)), info.min, info.max))
+
+
 _FLOATS: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({
     "POW": lambda a, b: np.power(a.astype(np.float64), b.astype(np.float64)) if a.dtype.kind == "f" else np.power(a, b),
-    "SQUARED_DIFFERENCE": lambda a, b: np.square(a - b),
+    "SQUARED_DIFFERENCE": lambda a, b: np.square(a - b), "FLOOR_DIV": lambda a, b: _floored(a, b, False),
+    "FLOOR_MOD": lambda a, b: _floored(a, b, True),
 })  # fmt: skip
 
 
@@ -253,9 +269,34 @@ class Plain(Broadcasting):
         """See `TfliteOp.compute`."""
         if call.node.op == "SQUARED_DIFFERENCE" and call.dtype(0) == "int8":
             return [_squared_difference(call)]
-        self.require_plain(call)
+        if not call.node.op.startswith("FLOOR_"):  # these take stored integers for numbers
+            self.require_plain(call)
         a, b = call.array(0), call.array(1)
         return [np.asarray(_FLOATS[call.node.op](a, b)).astype(a.dtype)]
+
+
+@register
+class AddMany(TfliteOp):
+    """ADD_N of floats or plain integers, one operand after the other."""
+
+    operators = ("ADD_N",)
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        given = [tensor for tensor in present(node, inputs, 1, max(len(inputs), 1)) if tensor is not None]
+        dtype = same_dtype(node, *given)
+        if len(given) != len(inputs) or any(tensor.known_shape and tensor.shape != given[0].shape for tensor in given):
+            raise dims.fault(node, "only operands of one shape can be added")
+        return inferred(dtype, given[0].shape if given[0].known_shape else None)
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        if call.quantized:
+            raise call.fault(f"{call.dtype(0)} is not supported in this operator", "LiteRT has no such kernel")
+        total = call.array(0)
+        for index in range(1, len(call.arrays)):
+            total = total + call.array(index)
+        return [total]
 
 
 @register

@@ -13,7 +13,17 @@ from hwq.ops import accounting, dims
 from hwq.ops import tflite_accumulators as sums
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops.base import Inferred, register
-from hwq.ops.tflite_base import DEFAULT_INTERPRETER, Call, TfliteOp, clamp, clamp_float, inferred, present, renamed
+from hwq.ops.tflite_base import (
+    DEFAULT_INTERPRETER,
+    Call,
+    TfliteOp,
+    clamp,
+    clamp_float,
+    contiguous,
+    inferred,
+    present,
+    renamed,
+)
 from hwq.work import Work
 
 __all__ = ["ArgExtremum", "Pool", "Reduction"]
@@ -83,9 +93,9 @@ class Pool(TfliteOp):
 
 @register
 class Reduction(TfliteOp):
-    """MEAN, SUM, REDUCE_MAX, REDUCE_MIN and REDUCE_PROD over the axes that operand 1 names."""
+    """MEAN, SUM, the extrema, the product, and whether any or all are true, over the axes that operand 1 names."""
 
-    operators = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD")
+    operators = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY", "REDUCE_ALL")
 
     def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
         """See `Op.infer`."""
@@ -117,6 +127,10 @@ class Reduction(TfliteOp):
                     function(x, axis=axes, keepdims=keep, initial=info.min if op == "REDUCE_MAX" else info.max)
                 ).astype(x.dtype)
             ]
+        if op in {"REDUCE_ANY", "REDUCE_ALL"}:
+            if x.dtype != np.bool_:
+                raise call.fault(f"{call.dtype(0)} is not supported in this operator", "it reduces truth values")
+            return [np.asarray((np.any if op == "REDUCE_ANY" else np.all)(x, axis=axes, keepdims=keep))]
         if op == "REDUCE_PROD":
             if call.quantized:
                 return [_product(call, axes, keep)]
@@ -204,6 +218,32 @@ def _rescaled(call: Call, total: fixed.Int64, count: int) -> Array:
         mantissa, shift = (mantissa << room) // count, shift - room
     values = fixed.multiply(fixed.wrap32(total - call.zero_point(0) * count), mantissa, shift) + call.made_zero_point()
     return np.clip(values, info.min, info.max).astype(info.dtype)
+
+
+@register
+class CumulativeSum(TfliteOp):
+    """CUMSUM along an axis, one element after the other."""
+
+    operators = ("CUMSUM",)
+
+    def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
+        """See `Op.infer`."""
+        x, _ = present(node, inputs, 2)
+        assert x is not None
+        return inferred(x.dtype, x.shape if x.known_shape else None)
+
+    def compute(self, call: Call) -> list[Array]:
+        """See `TfliteOp.compute`."""
+        x, (axis,) = call.array(0), call.numbers(1)
+        if call.quantized:
+            raise call.fault(f"{call.dtype(0)} is not supported in this operator", "LiteRT has no such kernel")
+        place = dims.axis_of(call.node, axis, x.ndim)
+        turned = np.flip(x, place) if call.attribute("reverse", False) else x
+        made = np.add.accumulate(turned, axis=place, dtype=x.dtype)
+        if call.attribute("exclusive", False):
+            made = np.roll(made, 1, place)
+            np.moveaxis(made, place, 0)[:1] = 0
+        return [contiguous(np.flip(made, place) if call.attribute("reverse", False) else made)]
 
 
 @register

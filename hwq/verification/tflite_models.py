@@ -11,6 +11,7 @@ from hwq.verification import Bound
 from hwq.verification.tflite_builder import Builder, options
 from hwq.verification.tflite_drawing import RANGES, Draw, Generator, integer, scheme, table
 from hwq.verification.tflite_function_models import FUNCTIONS
+from hwq.verification.tflite_movement_models import MOVEMENTS
 from hwq.verification.tflite_recurrent_models import lstm, svdf
 
 __all__ = ["CASES", "FLOATS", "WIDE"]
@@ -294,7 +295,7 @@ def _resize(rng: Generator, op: str, name: str, dtype: str) -> bytes:
 
 _INTEGERS = ("int8", "uint8", "int16")
 # One kind of model a line: every value must be the runtime's.
-CASES: Mapping[str, Draw] = {**FUNCTIONS, **table([
+CASES: Mapping[str, Draw] = {**FUNCTIONS, **MOVEMENTS, **table([
     *((f"CONV_2D {x} x {w}, {b} bias", _convolution, (x, w, b)) for x, w, b in (
         ("int8", "int8", "int32"), ("uint8", "uint8", "int32"), ("int8", "int4", "int32"), ("int16", "int8", "int64"),
         ("int16", "int8", "int32"), ("float32", "int8", "float32"), ("float32", "int4", "float32"), ("float32", "float32", "float32"))),

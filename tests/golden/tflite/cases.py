@@ -10,6 +10,7 @@ import numpy as np
 
 from hwq.verification.tflite_builder import TYPES, Builder, options
 from hwq.verification.tflite_function_models import FUNCTIONS
+from hwq.verification.tflite_movement_models import MOVEMENTS
 
 # name -> function of a generator that returns the file's bytes
 CASES: dict[str, Callable[[np.random.Generator], bytes]] = {}
@@ -757,5 +758,5 @@ def far(rng: np.random.Generator, to: str) -> bytes:
 
 for dtype in ("int8", "uint8", "int16", "int32", "int64", "bool"):
     CASES[f"cast_far_to_{dtype}"] = functools.partial(far, to=dtype)
-for drawn in (FUNCTIONS,):
-    CASES.update({f"drawn_{kind.replace(' ', '_').lower()}": build for kind, build in drawn.items()})
+for drawn in (FUNCTIONS, MOVEMENTS):
+    CASES.update({f"drawn_{kind.replace(', ', '_').replace(' ', '_').lower()}": build for kind, build in drawn.items()})
