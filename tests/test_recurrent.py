@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import hwq
 from hwq.errors import Error
 from hwq.importers.onnx import read
+from hwq.plan import Plan
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -86,6 +88,24 @@ def test_lstm_has_onnxruntimes_bits(name: str) -> None:
         theirs = onnxruntime_outputs(model, feeds, "ort")
         ours = hwq.execute(read(model), feeds, "ort")
         assert ours.dtype == theirs.dtype and np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_lstm_of_16_bit_floats_computes_in_float32(half: str) -> None:
+    """onnxruntime casts around the operator, which it has in float32 alone."""
+    rng = np.random.default_rng(4)
+    feeds = {"x": rng.standard_normal((5, 3, 6)).astype(np.float32)}
+    constants = {name: rng.standard_normal((1, *shape)).astype(np.float32) * 0.4 for name, shape in (("w", (16, 6)), ("r", (16, 4)), ("b", (32,)))}  # fmt: skip
+    graph = read(one_node("LSTM", feeds, constants, 3, hidden_size=4))
+    types = {"weights": {"dtype": half}, "activations": {"dtype": half, "mode": "float"}}
+    quantized = hwq.quantize(graph, Plan.model_validate({"schema": 1, "dialect": "hwq", "default": types}))
+    ours = hwq.execute(quantized, feeds)
+    kind = np.float16 if half == "float16" else ml_dtypes.bfloat16
+    rounded = {name: value.astype(kind).astype(np.float32) for name, value in {**feeds, **constants}.items()}
+    wide = read(one_node("LSTM", {"x": rounded.pop("x")}, rounded, 3, hidden_size=4))
+    theirs = hwq.execute(wide, {"x": feeds["x"].astype(kind).astype(np.float32)})
+    for mine, other in zip(ours.values(), theirs.values(), strict=True):
+        assert np.array_equal(mine, other.astype(kind).astype(np.float32))
 
 
 def test_both_products_of_an_integer_lstm_saturate_without_vnni() -> None:

@@ -238,6 +238,27 @@ def test_smoothing_keeps_the_function_and_follows_the_formula(strength):
     assert np.allclose(factor, peaks**strength / weights ** (1 - strength), rtol=1e-4)
 
 
+@pytest.mark.parametrize("bound", [None, 2.0])
+def test_smoothing_between_convolutions(bound):
+    graph, samples, x = mobile(3, bound), tiny.images(48), tiny.images(64)
+    cal = hwq.calibrate(graph, samples)
+    made = smooth(graph, cal, 0.5, {"depthwise"})
+    assert relative(run(graph, samples), run(made, samples)) < 1e-5
+    again = hwq.calibrate(made, samples)
+    before, after = (one["r1"].maxima for one in (cal, again))
+    if bound is None:  # a depthwise layer takes whole factors: every channel fills the range
+        assert np.ptp(before) > 0.5 and np.allclose(after, 1.0, rtol=1e-5)
+    else:  # channels at the bound stay, the others come up to it
+        assert np.allclose(after[before > 0.0], bound, rtol=1e-5) and (after <= bound).all()
+    dynamic = {"weights": {"dtype": "int8"}, "activations": {"dtype": "uint8", "mode": "dynamic"}}
+    for planned in ({}, dynamic):
+        errors = []
+        for transforms in ({}, {"smooth": 0.5}):
+            quantized = hwq.quantize(graph, plan_of(transforms, **planned), cal, samples)
+            errors.append(sqnr(run(graph, x), hwq.execute(quantized, x)))
+        assert errors[1] > errors[0] + (3.0 if bound is None else -0.5)
+
+
 def test_awq_lowers_the_error_of_weight_only_groups():
     samples, x = tokens(64), tokens(64, 3)
     graph = attention()

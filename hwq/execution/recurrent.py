@@ -71,6 +71,10 @@ class Lstm:
         """See `Kernel`."""
         weights, recurrent = operands[1], operands[2]
         assert weights is not None and recurrent is not None
+        if self.node.op == "LSTM" and weights.dtype != f32:
+            # onnxruntime has no kernel of 16-bit floats either: it casts around the operator.
+            widened = [one if one is None or one.dtype.kind in "iu" else one.astype(f32) for one in operands]
+            return [np.asarray(one).astype(weights.dtype) for one in self(widened, (), settings)]
         if self.node.op == "LSTM":
             sides = [[np.ascontiguousarray(one.T) for one in stack] for stack in (weights, recurrent)]
             cells = Cells(self.node, operands, self._float(sides[0]), self._float(sides[1]))

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwq.calibration import channel_axis
+from hwq.calibration import Calibration, channel_axis
 from hwq.graph import Array, Graph, Node
 from hwq.ops.convolution import filters_first
 from hwq.patches import Linear, linears
 
-__all__ = ["RESCALED", "Site", "columns", "outputs_of", "rescale", "rows_first", "sites"]
+__all__ = ["RESCALED", "Site", "columns", "least_factors", "outputs_of", "rescale", "rows_first", "sites"]
 
 Floats = NDArray[np.float64]
 
@@ -246,6 +246,17 @@ class _Walk:
         features = np.broadcast_to(along, sizes).reshape(-1)
         # One view only: the index of a second one would not be a plain count of features.
         return (first, features[index], at) if np.array_equal(index, np.arange(len(index))) else None
+
+
+def least_factors(site: Site, cal: Calibration | None) -> Floats:
+    """The smallest factor each channel may have behind the site's clamps; infinite: it must keep 1."""
+    least = np.zeros(site.channels)
+    for name, upper in site.clamps:
+        assert cal is not None  # such sites are left out without one
+        top = cal[name].maxima.astype(np.float64)
+        share = np.maximum(top, 0.0) / upper if top.size == site.channels else np.ones(site.channels)
+        least = np.maximum(least, np.where(share >= 1.0, np.inf, share))
+    return least
 
 
 def outputs_of(node: Node, weight: Array) -> int:

@@ -15,7 +15,7 @@ from hwq.calibration import Calibration
 from hwq.errors import Error
 from hwq.graph import Graph
 from hwq.patches import linears
-from hwq.transforms.channels import Site, rescale, rows_first, sites
+from hwq.transforms.channels import Site, least_factors, rescale, rows_first, sites
 
 __all__ = ["equalize"]
 
@@ -60,7 +60,7 @@ def equalize(graph: Graph, cal: Calibration | None = None) -> Graph:
             remedy="leave the key out",
         )
     magnitudes = _magnitudes(graph, found)
-    bounds = {site.tensor: _least(site, cal) for site in found}
+    bounds = {site.tensor: least_factors(site, cal) for site in found}
     factors = {site.tensor: np.ones(site.channels) for site in found}
     for _ in range(ROUNDS):
         moved = 0.0
@@ -105,14 +105,3 @@ def _apply(site: Site, step: Floats, magnitudes: dict[str, Floats]) -> None:
     for reader in site.readers:
         read = magnitudes[reader.node.name]
         read *= step[site.index].reshape(read.shape[0], 1, read.shape[2])
-
-
-def _least(site: Site, cal: Calibration | None) -> Floats:
-    """The smallest factor each channel may have behind the site's clamps; infinite: it must keep 1."""
-    least = np.zeros(site.channels)
-    for name, upper in site.clamps:
-        assert cal is not None  # such sites are left out without one
-        top = cal[name].maxima.astype(np.float64)
-        share = np.maximum(top, 0.0) / upper if top.size == site.channels else np.ones(site.channels)
-        least = np.maximum(least, np.where(share >= 1.0, np.inf, share))
-    return least

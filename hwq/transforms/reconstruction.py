@@ -48,7 +48,7 @@ __all__ = ["needs_samples", "reconstruct"]
 Floats = NDArray[np.float64]
 
 # Bytes of activations (float and quantized together) that are held for all samples at once; more samples are left out.
-SAMPLE_BYTES = 768 << 20
+SAMPLE_BYTES = 480 << 20
 # Rows of one layer that its moments are taken from: spread evenly over the samples.
 ROWS = 1 << 17
 # Shares of a channel's largest weight that a scale search tries.
@@ -62,8 +62,8 @@ MEAN_SAMPLES = 128
 VARYING = 1e-2
 # Share of the second moment that its difference from the squared mean may be off by.
 CANCELLED = 1e-10
-# Bytes that a moment for each channel of a grouped layer may take.
-MOMENT_BYTES = 256 << 20
+# Inputs of a group up to which the channels of all groups are rounded side by side, each with its own copy of the matrix.
+SMALL = 64
 
 
 def needs_samples(weights: Weights) -> bool:
@@ -165,7 +165,8 @@ def reconstruct(scales: Scales, batches: Batches | None, correct: bool) -> Graph
     """
     if batches is None:
         return _from_moments(scales, correct)
-    pieces = pieces_within(scales.graph, batches, SAMPLE_BYTES)
+    bytes_of = {name: carrier(how.dtype).itemsize for name, how in scales.placement.points.items()}
+    pieces = pieces_within(scales.graph, batches, SAMPLE_BYTES, bytes_of)
     if not any(needs_samples(one.weights) for one in scales.placement.constants.values()):
         pieces = thinned(scales.graph, pieces, MEAN_SAMPLES)
     return _Walk(scales, correct).run(pieces)
@@ -227,8 +228,8 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     low = low if minimum is None else max(low, minimum)
     target = data.target(matrix_of(layer, weight).astype(np.float64))
     aim = _weight(layer, target, weight).astype(np.float32)
-    quadratic, diagonal = _quadratic(data, len(target))
-    importance = _weight(layer, np.broadcast_to(diagonal, target.shape), weight)
+    problem = _Problem(data, len(target))
+    importance = _weight(layer, np.broadcast_to(problem.diagonal, target.shape), weight)
     best: tuple[Floats, Array, Array, Floats] | None = None
     for scale, zero in _candidates(scales, layer.node, constant, aim, importance, minimum):
         step, point = (
@@ -237,8 +238,8 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
         if how.rounding == "nearest":
             stored = nearest(target, step, point, low, high)
         else:
-            stored = gptq(target, step, point, low, high, quadratic)
-        error = quadratic.error(target, stored, step, point)
+            stored = problem.rounded(target, step, point, low, high)
+        error = problem.error(target, stored, step, point)
         if best is None:
             best = error, scale, zero, stored
             continue
@@ -258,21 +259,38 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
         step, point = (
             matrix_of(layer, _expanded(one, weight.shape, constant)).astype(np.float64) for one in (scale, zero)
         )
-        stored = coordinate(target, step, point, low, high, quadratic, start=stored)
+        stored = problem.rounded(target, step, point, low, high, start=stored)
     made = np.ascontiguousarray(_weight(layer, stored, weight)).astype(carrier(how.dtype))
     scales.weights[key] = scale.astype(np.float32), zero.astype(carrier(how.dtype)), made
     return _dequantized(made, scales.weights[key][0], scales.weights[key][1], constant)
 
 
-def _quadratic(data: _Data, channels: int) -> tuple[Quadratic, Floats]:
-    """The layer's quadratic problem, and E[x_k^2] for each channel and weight."""
-    groups = len(data.moment)
-    if groups == 1:
-        return Quadratic(data.moment[0]), np.diag(data.moment[0])
-    every = np.repeat(data.moment, channels // groups, axis=0)
-    if every.nbytes > MOMENT_BYTES:
-        every = np.repeat(data.moment * np.eye(data.moment.shape[1]), channels // groups, axis=0)
-    return Quadratic(every), np.diagonal(every, axis1=1, axis2=2)
+class _Problem:
+    """A layer's quadratic problem: one matrix for all channels, one for each, or one for the channels of each group."""
+
+    def __init__(self, data: _Data, channels: int):
+        moment, each = data.moment, channels // len(data.moment)
+        self.diagonal = np.repeat(np.diagonal(moment, axis1=1, axis2=2), each, axis=0)
+        if len(moment) == 1:
+            self.parts = [(slice(None), Quadratic(moment[0]))]
+        elif moment.shape[1] <= SMALL:
+            self.parts = [(slice(None), Quadratic(np.repeat(moment, each, axis=0)))]
+        else:
+            self.parts = [(slice(at * each, (at + 1) * each), Quadratic(one)) for at, one in enumerate(moment)]
+
+    def rounded(
+        self, weights: Floats, steps: Floats, points: Floats, low: int, high: int, start: Floats | None = None
+    ) -> Floats:
+        """By GPTQ; by coordinate descent from `start`."""
+        made = []
+        for rows, one in self.parts:
+            given = weights[rows], steps[rows], points[rows], low, high, one
+            made.append(gptq(*given) if start is None else coordinate(*given, start=start[rows]))
+        return np.concatenate(made)
+
+    def error(self, weights: Floats, stored: Floats, steps: Floats, points: Floats) -> Floats:
+        """Of every channel."""
+        return np.concatenate([one.error(weights[r], stored[r], steps[r], points[r]) for r, one in self.parts])
 
 
 def _candidates(
@@ -308,6 +326,11 @@ def _dequantized(stored: Array, scale: Array, zero: Array, constant: Constant) -
     return ((stored.astype(np.float32) - points.astype(np.float32)) * steps).astype(np.float32)
 
 
+def _dense(value: Array) -> Array:
+    """The values without gaps, in the order of memory that they have."""
+    return value if np.may_share_memory(value.ravel("K"), value) else np.ascontiguousarray(value)
+
+
 class _Walk:
     """Runs float and quantized model side by side, node by node, over all pieces."""
 
@@ -337,27 +360,41 @@ class _Walk:
                 again = evaluate_node(node, in_one_type(node, given), self.graph)
                 plain.update(zip(node.outputs, made, strict=False))
                 rounded.update(zip(node.outputs, again, strict=False))
-            self._shift(node, before, after)
-            for plain, rounded in zip(before, after, strict=True):
-                for name in node.outputs:
-                    rounded[name] = self._stored(name, rounded[name])
+                # Piece by piece, so that what is read for the last time and what is made of it are never all there at once.
                 for name in self.dying[index]:
                     plain.pop(name, None)
                     rounded.pop(name, None)
+            self._shift(node, before, after)
+            for rounded in after:
+                for name in node.outputs:
+                    rounded[name] = self._stored(name, rounded[name])
         return _with(self.graph, self.biases)
 
     def _operands(self, node: Node, values: Mapping[str, Array]) -> list[Array | None]:
         return [
-            None if not name else values[name] if name in values else self.graph.constant(name) for name in node.inputs
+            None if not name else self._read(name, values[name]) if name in values else self.graph.constant(name)
+            for name in node.inputs
         ]
 
     def _stored(self, name: str, value: Array) -> Array:
-        """What the quantized model reads in the place of a value."""
+        """What the quantized model holds in the place of a value: integers, a quarter of its bytes."""
         how = self.scales.placement.points.get(name)
         if how is None or value.dtype.kind != "f":
             return value
         scale, zero = self.scales.activation(name)
-        return kernels.fake_quantize(value.astype(np.float32, copy=False), scale, int(zero), how.dtype)
+        given = _dense(value.astype(np.float32, copy=False))
+        made = np.empty_like(given, dtype=carrier(how.dtype))
+        kernels.quantize(given.ravel("K"), scale, int(zero), how.dtype, out=made.ravel("K"))
+        return made
+
+    def _read(self, name: str, value: Array) -> Array:
+        """A value of either model as its readers see it."""
+        if name not in self.scales.placement.points or value.dtype.kind == "f":
+            return value
+        scale, zero = self.scales.activation(name)
+        made = np.empty_like(value, dtype=np.float32)
+        kernels.dequantize(value.ravel("K"), scale, int(zero), out=made.ravel("K"))
+        return made
 
     def _layer(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> dict[int, Array]:
         """Choose the layer's integers and its bias; the weight that the quantized model has instead, by input slot."""
@@ -415,5 +452,5 @@ class _Walk:
             taken = value[(-at) % stride :: stride] if first * total > ROWS else value
             at += len(value)
             if len(taken):
-                found.append(rows_of(layer, taken.astype(np.float32, copy=False)))
+                found.append(rows_of(layer, self._read(layer.operand, _dense(taken)).astype(np.float32, copy=False)))
         return np.concatenate(found, axis=1)

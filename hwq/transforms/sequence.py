@@ -58,7 +58,9 @@ class Sequence:
         if asked.equalize:
             self._change(equalize(self.graph, self.cal))
         if asked.smooth is not None:
-            self._change(smooth(self.graph, self._measured("smooth"), asked.smooth))
+            constants = place(self.graph, self.plan, self.dialect).constants
+            alone = {name for (name, slot), one in constants.items() if slot == 1 and one.axis is not None}
+            self._change(smooth(self.graph, self._measured("smooth"), asked.smooth, alone))
         if asked.clip is not None:
             clipped = clip(self.graph, self._measured("clip"), asked.clip)
             self.stale |= set(clipped.tensors) - set(self.graph.tensors)

@@ -30,13 +30,15 @@ def kept(graph: Graph, batches: Batches | None) -> Batches | None:
     return found
 
 
-def pieces_within(graph: Graph, batches: Batches, limit: int) -> Pieces:
-    """Pieces of the samples, as many as `limit` bytes hold the activations of."""
+def pieces_within(graph: Graph, batches: Batches, limit: int, stored: Mapping[str, int] | None = None) -> Pieces:
+    """Pieces of the samples, as many as `limit` bytes hold the activations of; `stored`: bytes of an element of values that the
+    quantized model holds as integers.
+    """
     kept: Pieces = []
     spent = 0
     for feed in feeds(graph, batches):
         for piece in cut(graph, feed):
-            spent += _piece_bytes(graph, piece)
+            spent += _piece_bytes(graph, piece, stored or {})
             if kept and spent > limit:
                 return kept
             kept.append(piece)
@@ -60,17 +62,16 @@ def thinned(graph: Graph, pieces: Pieces, most: int) -> Pieces:
     return found
 
 
-def _piece_bytes(graph: Graph, piece: Mapping[str, Array]) -> int:
-    """A bound on what the float and the quantized model hold of a piece at once: inputs and the largest two values."""
+def _piece_bytes(graph: Graph, piece: Mapping[str, Array], stored: Mapping[str, int]) -> int:
+    """A bound on what the float and the quantized model hold of a piece at once: inputs and the largest three values of either,
+    one of them not stored yet.
+    """
     from hwq.ops.inference import infer_shapes
 
     shapes = {name: value.shape for name, value in piece.items()}
-    sizes = sorted(
-        (
-            one.bytes
-            for one in infer_shapes(widened(graph), shapes).tensors.values()
-            if one.concrete and not one.constant
-        ),
-        reverse=True,
-    )
-    return 2 * (sum(value.nbytes for value in piece.values()) + sum(sizes[:3]))
+    known = infer_shapes(widened(graph), shapes).tensors
+    sizes = {name: one.bytes for name, one in known.items() if one.concrete and not one.constant}
+    held = {name: size * stored.get(name, 4) // 4 for name, size in sizes.items()}
+    plain, rounded = (sorted(one.values(), reverse=True) for one in (sizes, held))
+    inputs = 2 * sum(value.nbytes for value in piece.values())
+    return inputs + sum(plain[:3]) + sum(plain[:1]) + sum(rounded[:2])
