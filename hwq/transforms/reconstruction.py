@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.batches import Batches
-from hwq.cholesky import product
 from hwq.errors import Error
 from hwq.floating import in_one_type
 from hwq.graph import Array, Graph, Node, carrier
@@ -35,9 +34,9 @@ from hwq.ops.storage import integer_range
 from hwq.patches import Linear, linears, rows_of
 from hwq.placement import Constant
 from hwq.plan import Weights
-from hwq.rounding import Quadratic, coordinate, gptq, nearest
-from hwq.statistics import Moments
+from hwq.rounding import nearest
 from hwq.transforms.biases import bias_of, matrix_of
+from hwq.transforms.problem import Data, Problem
 from hwq.transforms.subsets import pieces_within, thinned
 
 if TYPE_CHECKING:
@@ -58,12 +57,6 @@ COARSE_SHARES = np.linspace(0.4, 1.0, 13)
 FINE_BITS = 7
 # Samples that bias correction alone looks at, spread evenly over all: means settle soon (some 100; Nagel et al. 2019).
 MEAN_SAMPLES = 128
-# Where the variance is less than this share of the second moment, float32 products are taken about the mean.
-VARYING = 1e-2
-# Share of the second moment that its difference from the squared mean may be off by.
-CANCELLED = 1e-10
-# Inputs of a group up to which the channels of all groups are rounded side by side, each with its own copy of the matrix.
-SMALL = 64
 
 
 def needs_samples(weights: Weights) -> bool:
@@ -79,66 +72,6 @@ def _weight(layer: Linear, matrix: Array, like: Array) -> Array:
         made = matrix.reshape(filters_first(like, layer.node).shape)
         return np.moveaxis(made, 1, -1) if layer.node.layout == "NHWC" else made
     return matrix if layer.node.op == "Gemm" and layer.node.attributes.get("transB", 0) else matrix.T
-
-
-class _Data:
-    """Means of x and x^, H and E[x x^^T] of one layer, about the means if they are corrected; groups lead each.
-
-    H and E[x x^^T] are in a unit of their own: what is done with them does not depend on it.
-    """
-
-    def __init__(self, mean: Floats, mean_after: Floats, moment: Floats, cross: Floats):
-        self.mean, self.mean_after, self.moment, self.cross = mean, mean_after, moment, cross
-
-    @staticmethod
-    def of(before: Array, after: Array, center: bool) -> _Data:
-        """From the rows (groups, rows, K) of both."""
-        mean, mean_after = (rows.mean(axis=1, dtype=np.float64) for rows in (before, after))
-        # Squares of float32 leave float32 from 2^64 on and below 2^-75; a power of two takes nothing away.
-        largest = max(abs(float(edge)) for rows in (before, after) for edge in (rows.min(), rows.max()))
-        unit = float(np.exp2(np.frexp(largest)[1])) if largest else 1.0
-        moment, cross = (_product(one, after, None, None, unit) for one in (after, before))
-        if center:
-            units, units_after = mean / unit, mean_after / unit
-            size = np.trace(moment.sum(axis=0))
-            moment = moment - units_after[:, :, None] * units_after[:, None, :]
-            cross = cross - units[:, :, None] * units_after[:, None, :]
-            if np.trace(moment.sum(axis=0)) < VARYING * size:
-                moment, cross = (
-                    _product(one, after, about, mean_after, unit)
-                    for one, about in ((after, mean_after), (before, mean))
-                )
-        return _Data(mean, mean_after, moment, cross)
-
-    @staticmethod
-    def known(found: Moments, center: bool) -> _Data:
-        """From a calibration's second moments: x^ = x."""
-        mean, moment = found.total / found.count, found.matrix / found.count
-        if center:
-            # What the subtraction rounds stays below what is added (1e-16 a term), so inputs that hardly vary keep H positive.
-            size = moment.diagonal(axis1=1, axis2=2).mean(axis=1)[:, None, None]
-            moment = moment - mean[:, :, None] * mean[:, None, :] + CANCELLED * size * np.eye(moment.shape[1])
-        return _Data(mean, mean, moment, moment)
-
-    def target(self, weights: Floats) -> Floats:
-        """T, the least-squares weights for x^; `weights` are (channels, K), channels of a group together."""
-        groups = len(self.moment)
-        split = weights.reshape(groups, -1, weights.shape[1])
-        quadratic = Quadratic(self.moment)
-        right = self.cross + quadratic.matrix - self.moment
-        return quadratic.solved(product(split, right)).reshape(weights.shape)
-
-
-def _product(left: Array, right: Array, off: Floats | None, off_right: Floats | None, unit: float) -> Floats:
-    """Mean over the rows of the outer products about `off` and `off_right`, in float64 over slices of float32."""
-    total = np.zeros((left.shape[0], left.shape[2], right.shape[2]))
-    for start in range(0, left.shape[1], 4096):
-        rows, others = (
-            (one[:, start : start + 4096] - (0.0 if about is None else about[:, None, :])) / unit
-            for one, about in ((left, off), (right, off_right))
-        )
-        total += kernels.matmul_f32(rows.astype(np.float32).transpose(0, 2, 1), others.astype(np.float32))
-    return np.asarray(total / right.shape[1])
 
 
 def reconstruct(scales: Scales, batches: Batches | None, correct: bool) -> Graph:
@@ -186,7 +119,7 @@ def _from_moments(scales: Scales, correct: bool) -> Graph:
                 remedy="pass batches= to quantize, or calibrate with moments=True",
             )
         bias = bias_of(graph, layer) if correct else ""
-        data = _Data.known(known[name], bool(bias))
+        data = Data.known(known[name], bool(bias))
         chosen = _choose(scales, layer, constant, data)
         if bias:
             biases[bias] = _corrected(scales, layer, bias, data, chosen)
@@ -198,7 +131,7 @@ def _with(graph: Graph, biases: Mapping[str, Array]) -> Graph:
     return graph.replace(tensors=changed)
 
 
-def _corrected(scales: Scales, layer: Linear, name: str, data: _Data, used: Array) -> Array:
+def _corrected(scales: Scales, layer: Linear, name: str, data: Data, used: Array) -> Array:
     """``b + W E[x] - W^ E[x^]`` in float64, rounded to the bias's type."""
     graph = scales.graph
     bias, weight = graph.constant(name), graph.constant(layer.node.inputs[1])
@@ -214,7 +147,7 @@ def _by_group(rows: Floats, mean: Floats) -> Floats:
     return np.asarray((split * mean[:, None]).sum(axis=-1).reshape(-1))
 
 
-def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> Array:
+def _choose(scales: Scales, layer: Linear, constant: Constant, data: Data) -> Array:
     """Scale and integers of one layer, put into `scales`; returns the dequantized weight."""
     weight = scales.graph.constant(constant.tensor)
     assert weight is not None
@@ -228,7 +161,7 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     low = low if minimum is None else max(low, minimum)
     target = data.target(matrix_of(layer, weight).astype(np.float64))
     aim = _weight(layer, target, weight).astype(np.float32)
-    problem = _Problem(data, len(target))
+    problem = Problem(data, len(target))
     importance = _weight(layer, np.broadcast_to(problem.diagonal, target.shape), weight)
     best: tuple[Floats, Array, Array, Floats] | None = None
     for scale, zero in _candidates(scales, layer.node, constant, aim, importance, minimum):
@@ -263,34 +196,6 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: _Data) -> A
     made = np.ascontiguousarray(_weight(layer, stored, weight)).astype(carrier(how.dtype))
     scales.weights[key] = scale.astype(np.float32), zero.astype(carrier(how.dtype)), made
     return _dequantized(made, scales.weights[key][0], scales.weights[key][1], constant)
-
-
-class _Problem:
-    """A layer's quadratic problem: one matrix for all channels, one for each, or one for the channels of each group."""
-
-    def __init__(self, data: _Data, channels: int):
-        moment, each = data.moment, channels // len(data.moment)
-        self.diagonal = np.repeat(np.diagonal(moment, axis1=1, axis2=2), each, axis=0)
-        if len(moment) == 1:
-            self.parts = [(slice(None), Quadratic(moment[0]))]
-        elif moment.shape[1] <= SMALL:
-            self.parts = [(slice(None), Quadratic(np.repeat(moment, each, axis=0)))]
-        else:
-            self.parts = [(slice(at * each, (at + 1) * each), Quadratic(one)) for at, one in enumerate(moment)]
-
-    def rounded(
-        self, weights: Floats, steps: Floats, points: Floats, low: int, high: int, start: Floats | None = None
-    ) -> Floats:
-        """By GPTQ; by coordinate descent from `start`."""
-        made = []
-        for rows, one in self.parts:
-            given = weights[rows], steps[rows], points[rows], low, high, one
-            made.append(gptq(*given) if start is None else coordinate(*given, start=start[rows]))
-        return np.concatenate(made)
-
-    def error(self, weights: Floats, stored: Floats, steps: Floats, points: Floats) -> Floats:
-        """Of every channel."""
-        return np.concatenate([one.error(weights[r], stored[r], steps[r], points[r]) for r, one in self.parts])
 
 
 def _candidates(
@@ -411,7 +316,7 @@ class _Walk:
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
         bias = bias_of(self.graph, layer) if self.correct else ""
-        data = _Data.of(self._rows(layer, before), self._rows(layer, after), bool(bias))
+        data = Data.of(self._rows(layer, before), self._rows(layer, after), bool(bias))
         used = _choose(self.scales, layer, constant, data)
         if bias:
             self.biases[bias] = _corrected(self.scales, layer, bias, data, used)
