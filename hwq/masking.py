@@ -1,7 +1,8 @@
 """An AVX2-only CPU in a process of its own: every library in it finds neither AVX-512 nor VNNI, AVX-VNNI or AMX.
 
 ``python -m hwq.masking SCRIPT [ARGUMENT]...`` and ``python -m hwq.masking -m MODULE [ARGUMENT]...`` run a program so, at native
-speed. Linux on x86-64, where the processor can make CPUID fault (Intel since Ivy Bridge, hypervisors that pass it on).
+speed. Linux on x86-64, where the processor can make CPUID fault (Intel since Ivy Bridge, hypervisors that pass it on) or the C
+library is glibc, whose dynamic linker lets every CPUID instruction be replaced before the library that holds it runs.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def command(*arguments: str) -> list[str]:
 def _refusal() -> Error:
     return Error(
         "this machine cannot show a program a lesser CPU",
-        why="CPUID faulting takes Linux on x86-64 and a processor, or hypervisor, that has it (cpuid_fault in /proc/cpuinfo)",
+        why="hiding takes Linux on x86-64, and glibc or a processor whose CPUID can fault (cpuid_fault in /proc/cpuinfo)",
         remedy="use such a machine, or a CPU that has AVX2 alone",
     )
 

@@ -196,7 +196,7 @@ def main() -> None:
         "requantized to int8 unless the case says float, through the public Python API, weights packed beforehand. Each contender is first held "
         "against int64: EXACT, or WRONG with its greatest error and the share of outputs; floats are EXACT within K rounding errors. "
         "Networks: our dialect is the runtime's, onnxruntime with `session.x64quantprecision`, LiteRT as it comes. Path avx2 on a processor that has more: every contender is "
-        "shown neither AVX-512 nor VNNI, AVX-VNNI or AMX (`hwq bench --cpu avx2`: CPUID faulting hides them, where a processor has that), so each runs the kernels that it has for such a CPU.",
+        "shown neither AVX-512 nor VNNI, AVX-VNNI or AMX (`hwq bench --cpu avx2`: by CPUID faulting, or every CPUID replaced), so each runs the kernels that it has for such a CPU.",
     ]
     for part in parts:
         lines += section(part)

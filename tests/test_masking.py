@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,7 @@ import pytest
 from hwq import masking
 from hwq.errors import Error
 
-needs_faulting = pytest.mark.skipif(
-    not masking.maskable(), reason="no CPUID faulting here (cpuid_fault in /proc/cpuinfo)"
-)
+needs_masking = pytest.mark.skipif(not masking.maskable(), reason="neither CPUID faulting nor glibc")
 
 
 def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +24,7 @@ def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(masking.command(str(script), *arguments), capture_output=True, text=True, timeout=120)
 
 
-@needs_faulting
+@needs_masking
 def test_every_library_believes_it(tmp_path: Path) -> None:
     code = """
 import sys, threading
@@ -49,7 +48,7 @@ print(*found[0], *sys.argv[1:])
     assert "avx2" in paths or "avx2" not in Path("/proc/cpuinfo").read_text()
 
 
-@needs_faulting
+@needs_masking
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 def test_onnxruntime_saturates_there(tmp_path: Path) -> None:
     # 255 x 127 twice is 64770; VPMADDUBSW gives 32767, VPDPBUSD the sum. Eight rows and columns, so that the packed kernel runs.
@@ -68,13 +67,53 @@ print(*np.unique(session.run(None, {"x": np.full((8, 64), 255, np.uint8)})[0]))
     assert done.stdout.split() == [str(32 * 32767)]
 
 
-@needs_faulting
+@needs_masking
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_only_cpuid_instructions_change(tmp_path: Path) -> None:
+    # The bytes 0F A2 as an immediate, a displacement, a vector instruction's tail and data stay; in a constructor CPUID is hidden already.
+    source = """
+unsigned leaf7[4];
+__attribute__((constructor)) static void ask(void)
+{
+    __asm__ volatile("cpuid" : "=a"(leaf7[0]), "=b"(leaf7[1]), "=c"(leaf7[2]), "=d"(leaf7[3]) : "0"(7), "2"(0));
+}
+unsigned ask_later(void)
+{
+    unsigned a = 7, b, c = 0, d;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    return b;
+}
+unsigned immediate(void) { unsigned x; __asm__ volatile("movl $0x11a20f22, %0" : "=r"(x)); return x; }
+unsigned long wide(void) { unsigned long x; __asm__ volatile("movabs $0xa20fa20fa20fa20f, %0" : "=r"(x)); return x; }
+long displaced(void) { long x; __asm__ volatile("leaq 0xa20f(%1), %0" : "=r"(x) : "r"(0L)); return x; }
+unsigned tested(void) { unsigned x; __asm__ volatile("vzeroupper; movl $0xa20f, %%eax; testl $0xa20f, %%eax; setne %%al; movzbl %%al, %0" : "=r"(x) : : "eax"); return x; }
+unsigned evex(void) { unsigned x = 1; __asm__ volatile("jmp 1f; vpaddd 0x0fa20f00(%%rax,%%rbx,4), %%ymm1, %%ymm2; .byte 0x62, 0xf1, 0x7d, 0x48, 0xfe, 0x90, 0x0f, 0xa2, 0, 0; cpuid; 1: addl $0x0fa2, %0" : "+r"(x)); return x; }
+"""
+    (tmp_path / "pairs.c").write_text(source)
+    library = tmp_path / "pairs.so"
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "pairs.c")], check=True)
+    code = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+library.wide.restype = ctypes.c_ulong
+hidden = 1 << 16 | 1 << 30 | 1 << 31
+seen = (ctypes.c_uint * 4).in_dll(library, "leaf7")
+assert not seen[1] & hidden and not seen[2] & 1 << 11
+assert not library.ask_later() & hidden and library.ask_later() & 0xFFFFFFFF == seen[1]
+print(library.immediate(), library.wide(), library.displaced(), library.tested(), library.evex())
+"""
+    done = run(tmp_path, code, str(library))
+    assert done.returncode == 0, done.stderr
+    assert [int(text) for text in done.stdout.split()] == [0x11A20F22, 0xA20FA20FA20FA20F, 0xA20F, 1, 0x0FA3]
+
+
+@needs_masking
 def test_a_real_fault_stays_a_fault(tmp_path: Path) -> None:
     for code in ("import ctypes; ctypes.string_at(8)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"):
         assert run(tmp_path, code).returncode == -signal.SIGSEGV, code
 
 
-@needs_faulting
+@needs_masking
 def test_faults_go_to_the_handler_that_was_there(tmp_path: Path) -> None:
     code = "import sys, ctypes, faulthandler; faulthandler.enable(); from hwq import masking; masking.mask(); import numpy; ctypes.string_at(8)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -83,7 +122,7 @@ def test_faults_go_to_the_handler_that_was_there(tmp_path: Path) -> None:
     )
 
 
-@needs_faulting
+@needs_masking
 def test_what_has_seen_the_cpu_cannot_be_masked() -> None:
     import numpy  # noqa: F401
 
@@ -100,7 +139,7 @@ def test_what_cannot_be_masked_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         masking.command("script.py")
 
 
-@needs_faulting
+@needs_masking
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 def test_the_benchmark_runs_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hwq", "bench", "--cpu", "avx2", "--only", "int8 256x", "--quick", "--json"]

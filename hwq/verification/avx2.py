@@ -45,7 +45,7 @@ def command(dialect: str, script: Path) -> tuple[list[str], str]:
     if found is None:
         raise Error(
             f"dialect {dialect} cannot be verified on this CPU",
-            why="it has VNNI, where the runtime's products are exact, and cannot hide it (no CPUID faulting)",
+            why="it has VNNI, where the runtime's products are exact, and cannot hide it (neither CPUID faulting nor glibc)",
             remedy="install qemu-user-static, which emulates a CPU without it, or use such a CPU",
         )
     return [found, "-cpu", CPU, sys.executable, str(script)], f"{Path(found).name} -cpu {CPU} python {script.name}"

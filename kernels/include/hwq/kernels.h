@@ -470,8 +470,8 @@ const char *hwq_op_name(int op);
 int hwq_op_present(int op, int path); /* does the path have its own code for the op (on its own architecture) */
 
 /* From now on CPUID shows this thread, and all that it starts, no AVX-512, VNNI, AVX-VNNI and AMX: call it before the
- * libraries that shall believe it are loaded. Takes SIGSEGV for that and hands on every other fault. x86-64 Linux on
- * processors with CPUID faulting; 0, or -1 elsewhere. */
+ * libraries that shall believe it are loaded. Takes SIGSEGV for that and hands on every other fault. x86-64 Linux
+ * with glibc, or on processors with CPUID faulting; 0, or -1 elsewhere. */
 int hwq_cpuid_mask(void);
 int hwq_cpuid_masked(void); /* 1, 0 where it could be, -1 where it cannot */
 
