@@ -48,6 +48,17 @@ SPLIT, REACH = f32(0.921875), f32(3.925)
 EIGEN_EVEN = tuple(f32(c) for c in (1.37449637986719608306884765625e-3, 4.166965186595916748046875e-2, 0.49999988079071044921875))  # fmt: skip
 EIGEN_ODD = (f32(8.36894474923610687255859375e-3), f32(0.16666518151760101318359375))
 EIGEN_LN2, EIGEN_REACH = (f32(-0.693359375), f32(2.12194440e-4)), (f32(-104), f32(88.723))
+# Eigen's ln(1 + t) = p(t) / q(t) on [sqrt(1/2) - 1, sqrt(2) - 1], the highest powers first.
+LOGARITHM = (
+    tuple(f32(c) for c in (0.18256296349849254, 1.0000000190281063, 1.0000000190281136)),
+    tuple(f32(c) for c in (0.049616247954120038, 0.59923249590823520, 1.4999999999999927, 1.0)),
+)
+ROOT_HALF, LN2_WHOLE = f32(0.707106781186547524), f32(np.log(2.0))
+# Eigen's sine and cosine: pi / 2 in four parts, exact up to where it goes over to another reduction; powers of r^2, the highest first.
+HALF_PI = tuple(f32(c) for c in (-1.5703125, -0.000483989715576171875, 1.62865035235881805419921875e-07, 5.5644315544167710640977020375430583953857421875e-11))  # fmt: skip
+TURNS, SINE_REACH, COSINE_REACH = f32(0.636619746685028076171875), f32(25966), f32(18838)
+COSINE = tuple(f32(c) for c in (2.4372266125283204019069671630859375e-05, -0.00138865201734006404876708984375, 0.041666619479656219482421875, -0.5, 1.0))  # fmt: skip
+SINE = tuple(f32(c) for c in (-0.00019592341140837, 0.00833268736556168517, -0.16666662039822982556))
 
 
 def _fused(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
@@ -106,10 +117,8 @@ def erf(x: Array) -> Array:
     return np.asarray(np.copysign(np.where(size > SPLIT, big, small), x))
 
 
-def softmax(x: Array, lanes: int = 8) -> Array:
-    """Shares along the last axis: exponentials, their sum in 8 or 16 lanes, its reciprocal."""
-    if not x.size:
-        return x.copy()
+def _exponentials(x: Array, lanes: int) -> tuple[Array, Array]:
+    """exp(x - largest) along the last axis, and a row's sum of them in 8 or 16 lanes."""
     less = x - x.max(axis=-1, keepdims=True)
     if lanes == 8:  # the power of 2 is made of its bits: what would be subnormal is 0
         whole, rest = _reduced(np.maximum(SUMMED_REACH, less))
@@ -125,7 +134,23 @@ def softmax(x: Array, lanes: int = 8) -> Array:
         total = total[:, :8] + total[:, 8:]
     a, b, c, d = total.reshape(-1, 2, 4).transpose(2, 1, 0)
     halves = (a + b) + (c + d)
-    return np.asarray(powers * (f32(1) / (halves[0] + halves[1])).reshape(*x.shape[:-1], 1))
+    return powers, (halves[0] + halves[1]).reshape(*x.shape[:-1], 1)
+
+
+def softmax(x: Array, lanes: int = 8) -> Array:
+    """Shares along the last axis: exponentials, their sum in 8 or 16 lanes, its reciprocal."""
+    if not x.size:
+        return x.copy()
+    powers, total = _exponentials(x, lanes)
+    return np.asarray(powers * (f32(1) / total))
+
+
+def log_softmax(x: Array, lanes: int = 8) -> Array:
+    """Logarithms of shares along the last axis: the C library's of the sum of exponentials, off the distance to the largest."""
+    if not x.size:
+        return x.copy()
+    _, total = _exponentials(x, lanes)
+    return np.asarray((x - x.max(axis=-1, keepdims=True)) - np.log(total.astype(np.float64)).astype(np.float32))
 
 
 def _eigen_exponential(x: Array) -> Array:
@@ -143,6 +168,57 @@ def _eigen_exponential(x: Array) -> Array:
 def _grown(x: Array) -> Array:
     """exp(x) where Eigen computes it: what is left behind the last whole vector takes the C library's."""
     return apply_vectors(_eigen_exponential, exp_c, x, 0)
+
+
+def _eigen_logarithm(x: Array) -> Array:
+    """Eigen's ln of float32 on vectors without fused multiply-add: 2^e times what lies between sqrt(1/2) and sqrt(2)."""
+    part, power = np.frexp(x)
+    low = part < ROOT_HALF
+    rest = (part - f32(1)) + np.where(low, part, f32(0))
+    whole = power.astype(np.float32) - low.astype(np.float32)
+    above, below = (np.full_like(rest, terms[0]) for terms in LOGARITHM)
+    for term in LOGARITHM[0][1:]:
+        above = rest * above + term
+    for term in LOGARITHM[1][1:]:
+        below = rest * below + term
+    made = whole * LN2_WHOLE + rest * above / below
+    made = np.where(np.isnan(x) | (x < 0), f32(np.nan), np.where(x == np.inf, x, made))
+    return np.asarray(np.where(x == 0, f32(-np.inf), made), np.float32)
+
+
+def _log(x: Array) -> Array:
+    """ln(x): Eigen's vectors, and the C library's function (within a half ulp and a little) behind the last whole one."""
+    return apply_vectors(_eigen_logarithm, lambda rest: np.log(rest.astype(np.float64)).astype(np.float32), x, 0)
+
+
+def _eigen_wave(x: Array, sine: bool) -> Array:
+    """Eigen's sine or cosine of float32 on vectors without fused multiply-add; of large numbers the exact one."""
+    size = np.abs(x)
+    shifted = size * TURNS + MAGIC
+    turns, quarter = shifted - MAGIC, shifted.view(np.int32)
+    rest = size
+    for part in HALF_PI:
+        rest = turns * part + rest
+    square = rest * rest
+    even, odd = np.full_like(rest, COSINE[0]), np.full_like(rest, SINE[0])
+    for term in COSINE[1:]:
+        even = even * square + term
+    for term in SINE[1:]:
+        odd = odd * square + term
+    odd = (odd * square) * rest + rest
+    flat = (quarter & 1) == 0
+    made = np.where(flat, odd, even) if sine else np.where(flat, even, odd)
+    negative = ((quarter & 2) != 0) ^ np.signbit(x) if sine else ((quarter + 1) & 2) != 0
+    exact = (np.sin if sine else np.cos)(x.astype(np.float64)).astype(np.float32)
+    return np.asarray(np.where(size >= (SINE_REACH if sine else COSINE_REACH), exact, np.where(negative, -made, made)))
+
+
+def _wave(x: Array, sine: bool) -> Array:
+    """sin(x) or cos(x): Eigen's vectors, and the C library's function behind the last whole one."""
+    rest = np.sin if sine else np.cos
+    return apply_vectors(
+        lambda part: _eigen_wave(part, sine), lambda part: rest(part.astype(np.float64)).astype(np.float32), x, 0
+    )
 
 
 def _hard_sigmoid(x: Array, node: Node) -> Array:
@@ -166,6 +242,9 @@ FUNCTIONS: Mapping[str, Callable[[Array, Node], Array]] = MappingProxyType(
         "Tanh": lambda x, node: tanh(x),
         "Erf": lambda x, node: erf(x),
         "Exp": lambda x, node: exponential(x),
+        "Log": lambda x, node: _log(x),
+        "Sin": lambda x, node: _wave(x, True),
+        "Cos": lambda x, node: _wave(x, False),
         "HardSigmoid": _hard_sigmoid,
         "HardSwish": lambda x, node: x * np.maximum(f32(0), np.minimum(f32(1), x * f32(1 / 6) + f32(0.5))),
         "Softsign": lambda x, node: x * (f32(1) / (f32(1) + np.abs(x))),
@@ -183,15 +262,15 @@ def function(scope: Scope) -> Kernel:
         return interpret(scope)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             return np.asarray(FUNCTIONS[node.op](present(operands[0]), node), np.float32)
 
     return adapt(run)
 
 
-@register("float:Softmax")
+@register("float:Softmax", "float:LogSoftmax")
 def float_softmax(scope: Scope) -> Kernel:
-    """A float32 softmax along any axis, as `function`."""
+    """A float32 softmax, or its logarithm, along any axis, as `function`."""
     node, x = scope.node, scope.operand(0)
     if scope.dialect.formulas.get("float-function") != "mlas" or x is None or x.dtype != "float32":
         return interpret(scope)
@@ -201,7 +280,8 @@ def float_softmax(scope: Scope) -> Kernel:
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         axis = int(node.attributes.get("axis", -1))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            made = softmax(np.ascontiguousarray(np.moveaxis(present(operands[0]), axis, -1)), lanes)
+            along = softmax if node.op == "Softmax" else log_softmax
+            made = along(np.ascontiguousarray(np.moveaxis(present(operands[0]), axis, -1)), lanes)
         return np.ascontiguousarray(np.moveaxis(made, -1, axis))
 
     return adapt(run)

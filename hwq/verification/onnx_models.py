@@ -334,7 +334,9 @@ VECTORS: Mapping[str, Draw] = MappingProxyType(
 RATES: Mapping[str, Draw] = MappingProxyType(
     {
         "island LayerNormalization": floats.layer_normalization,
+        "float LogSoftmax": floats.softmax((1, 200), "LogSoftmax"),
         "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
+        **{f"float {op}": floats.function(op) for op in floats.NEARLY},
     }
 )
 BOUNDS: Mapping[str, Bound] = MappingProxyType(
@@ -343,6 +345,8 @@ BOUNDS: Mapping[str, Bound] = MappingProxyType(
         "island Conv": Bound(0.9, 64),
         "float Softmax": Bound(0.8, 4),
         "float AveragePool": Bound(0.9, 16),
+        "float LogSoftmax": Bound(0.3, 8),
         "MatMulNBits 4 bits, one row": Bound(1.0, 64),
+        **dict.fromkeys((f"float {op}" for op in floats.NEARLY), Bound(0.0005, 1)),
     }
 )
