@@ -68,7 +68,7 @@ def convolution(scope: Scope) -> Kernel | None:
         or (bias is not None and len(bias) != len(weight))
     ):
         return None
-    alone = depth == 1 and len(weight) == channels > 1
+    alone = depth == 1 and len(weight) == channels
     chain = kernels.pack_chain(
         np.ascontiguousarray(weight), groups=channels // depth, columns=alone and weight[0].size <= DEPTHWISE_TAPS
     )

@@ -80,7 +80,7 @@ def pack_chain(weights: Any, *, groups: int = 1, columns: bool = False) -> Chain
             f"weights have shape {given.shape} in {groups} groups", why="(outputs, height, width, depth) is needed"
         )
     outputs, height, width, depth = given.shape
-    depthwise = groups == outputs and depth == 1 and groups > 1
+    depthwise = groups == outputs and depth == 1
     if columns and not depthwise:
         raise Error("only depthwise chains go column by column")
     if depthwise:

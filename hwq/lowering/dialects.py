@@ -24,6 +24,7 @@ from hwq.lowering.simplification import (
     fuse_matmul_add,
     merge_equal_nodes,
     remove_identities,
+    widen_constants,
 )
 from hwq.lowering.tables import gather_functions, make_tables
 from hwq.ops.application import FAILURES
@@ -75,9 +76,9 @@ RULES: Mapping[str, tuple[tuple[Rule, ...], ...]] = MappingProxyType(
         "hwq-integer": _INTEGRAL,
         "onnx": (),
         "tensorrt": (),
-        "litert-ref": (),
-        "litert-ref-fixedfc": (),
-        "litert-xnnpack": (),
+        "litert-ref": ((widen_constants,),),
+        "litert-ref-fixedfc": ((widen_constants,),),
+        "litert-xnnpack": ((widen_constants,),),
         "torch-pt2e": (),
         "torch-fbgemm": ((group_eager,),),
         "torch-fbgemm-avx512": ((group_eager,),),

@@ -25,6 +25,7 @@ __all__ = [
     "merge_equal_nodes",
     "range_cuts",
     "remove_identities",
+    "widen_constants",
 ]
 
 # Ops whose value is no function of their inputs alone.
@@ -142,6 +143,26 @@ def fold_constants(draft: Draft) -> bool:
                 draft.tensors[name] = dataclasses.replace(
                     draft.tensors[name], shape=tuple(result.shape), data=result, known_shape=True
                 )
+        changed = True
+    return changed
+
+
+def widen_constants(draft: Draft) -> bool:
+    """TFLite's DEQUANTIZE of a constant (float16 or stored weights of a float model) is computed once, as LiteRT does."""
+    from hwq.ops.tflite_base import Call
+    from hwq.ops.tflite_quantize import Dequantize
+
+    changed = False
+    for key, node in draft:
+        if node.kind != "tflite::DEQUANTIZE" or node.outputs[0] in draft.outputs:
+            continue
+        data, stored = draft.constant(node.inputs[0]), draft.tensors[node.inputs[0]]
+        if data is None:
+            continue
+        made = draft.tensors[node.outputs[0]]
+        (wide,) = Dequantize().compute(Call(node, [data], [stored], [made]))
+        draft.remove(key)
+        draft.tensors[made.name] = dataclasses.replace(made, shape=tuple(wide.shape), data=wide, known_shape=True)
         changed = True
     return changed
 

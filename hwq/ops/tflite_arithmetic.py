@@ -223,7 +223,7 @@ def _comparable(call: Call, index: int) -> fixed.Int64:
 
 
 def _floored(a: Array, b: Array, rest: bool) -> Array:
-    """FLOOR_DIV, in float64 and saturated, and FLOOR_MOD."""
+    """FLOOR_DIV, in float64, 8 and 16 bits saturated, and FLOOR_MOD."""
     if a.dtype.kind == "f":
         if not rest:
             return np.asarray(np.floor(a.astype(np.float64) / b.astype(np.float64)))
@@ -233,8 +233,11 @@ def _floored(a: Array, b: Array, rest: bool) -> Array:
         raise ValueError("integer division by zero")
     if rest:
         return np.asarray(np.mod(a, b))
+    quotient = np.floor_divide(a.astype(np.int64), b.astype(np.int64))
+    if a.dtype.itemsize > 2:
+        return quotient  # the one that does not fit wraps
     info = np.iinfo(a.dtype)
-    return np.asarray(np.clip(np.floor_divide(a.astype(np.int64), b.astype(np.int64)), info.min, info.max))
+    return np.asarray(np.clip(quotient, info.min, info.max))
 
 
 _FLOATS: Mapping[str, Callable[[Array, Array], Any]] = MappingProxyType({

@@ -68,6 +68,8 @@ def channel_scales(rng: np.random.Generator, count: int, ties: bool) -> np.ndarr
 @case("depthwise_uint8", "uint8", op="DEPTHWISE_CONV_2D", weight="uint8", per_channel=False)
 @case("depthwise_int16", "int16", op="DEPTHWISE_CONV_2D", bias="int64")
 @case("depthwise_float", "float32", op="DEPTHWISE_CONV_2D", weight="float32", bias="float32", act="RELU6")
+@case("conv_float_alone", "float32", weight="float32", bias="float32", alone=True)
+@case("depthwise_float_alone", "float32", op="DEPTHWISE_CONV_2D", weight="float32", bias="float32", alone=True)
 @case("depthwise_hybrid", "float32", op="DEPTHWISE_CONV_2D", bias="float32")
 def convolution(
     rng: np.random.Generator,
@@ -84,9 +86,10 @@ def convolution(
     act: str = "NONE",
     per_channel: bool = True,
     ties: bool = False,
+    alone: bool = False,
 ) -> bytes:
     b = Builder()
-    channels, filters = 4, 6
+    channels, filters = (1, 1) if alone else (4, 6)
     deep = op == "DEPTHWISE_CONV_2D"
     if deep:
         filters = channels * multiplier
