@@ -18,7 +18,7 @@ from hwq.graph import Array
 from hwq.ops.application import evaluate_node
 from hwq.ops.reduce import axes_of
 
-__all__ = ["normalized", "total"]
+__all__ = ["normalized", "row_sums", "total"]
 
 # Floats of the vectors that Eigen was built for (SSE); they begin at multiples of 16 bytes.
 LANES = 4
@@ -44,14 +44,14 @@ def total(x: Array, axes: Sequence[int]) -> Array:
     data = np.ascontiguousarray(x).reshape([int(np.prod([x.shape[axis] for axis in run])) for _, run in runs])
     kept = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
     if kinds == "R":
-        made = _rows(data[None])
+        made = row_sums(data[None])
     elif kinds == "KR":
-        made = _rows(data)
+        made = row_sums(data)
     elif kinds == "KRK" and data.shape[0] >= 2:
         ones = np.ones((1, data.shape[1]), np.float32)
         made = np.concatenate([mlas.product(ones, image, packed=False) for image in data])
     elif kinds == "RKR" and data.shape[1] >= 2:
-        made = ZERO + _in_order(_rows(data.reshape(-1, data.shape[2])).reshape(data.shape[:2]))
+        made = ZERO + _in_order(row_sums(data.reshape(-1, data.shape[2])).reshape(data.shape[:2]))
     elif kinds == "RK" and (len(data) > 256 or (len(data) > 16 and data.shape[1] > 256)):
         made = _in_order(data)
     else:
@@ -66,10 +66,17 @@ def _in_order(rows: Array) -> Array:
     return np.asarray(np.add.accumulate(rows, axis=0)[-1])
 
 
-def _rows(data: Array) -> Array:
-    """The sum of each row, by Eigen's redux: how far a row begins from a multiple of 16 bytes decides its vectors."""
+def row_sums(data: Array, aligned: bool = True) -> Array:
+    """The sum of each row, by Eigen's redux: how far a row begins from a multiple of 16 bytes decides its vectors.
+
+    Parameters
+    ----------
+    data : float32 array (rows, columns)
+    aligned : bool
+        False for expressions, whose vectors begin with the row.
+    """
     rows, count = data.shape
-    made, phases = np.empty(rows, np.float32), -np.arange(rows) * count % LANES
+    made, phases = np.empty(rows, np.float32), -np.arange(rows) * (count if aligned else 0) % LANES
     for first in set(phases.tolist()):
         made[phases == first] = _vectors(data[phases == first], min(first, count))
     return made

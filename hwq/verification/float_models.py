@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hwq.verification.onnx_builder import Builder
 
 __all__ = [
-    "FUNCTIONS", "NEARLY", "average", "batch_normalization", "function", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",
+    "FUNCTIONS", "NEARLY", "average", "batch_normalization", "float_layer_normalization", "function", "instance_normalization", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",
 ]  # fmt: skip
 
 # onnxruntime's own domain.
@@ -156,3 +156,26 @@ def layer_normalization(b: Builder) -> str:
     real = b.dequantized(b.feed(b.stored((128, 128))), b.scale(), b.point())
     weights = [b.constant(b.rng.standard_normal(128).astype(np.float32)) for _ in range(2)]
     return b.quantized(b.add("LayerNormalization", real, *weights), b.scale(0.01, 0.03), b.point())
+
+
+def float_layer_normalization(b: Builder) -> str:
+    """Over the last axis or two, of any length, with and without a bias."""
+    shape = (
+        int(b.rng.integers(20, 200)),
+        int(b.rng.integers(1, 6)),
+        int(b.rng.choice([1, 3, 7, 8, 13, 20, 31, 64, 100])),
+    )
+    axis = int(b.rng.choice([-1, 2, 1]))
+    real = b.dequantized(b.feed(b.stored(shape)), b.scale(), b.point())
+    count = int(b.rng.integers(1, 3))
+    weights = [b.constant(b.rng.standard_normal(shape[axis:]).astype(np.float32)) for _ in range(count)]
+    return b.add("LayerNormalization", real, *weights, axis=axis)
+
+
+def instance_normalization(b: Builder) -> str:
+    """Of 1 to 3 dimensions."""
+    space = tuple(int(size) for size in b.rng.integers(1, 12, int(b.rng.integers(1, 4))))
+    channels = int(b.rng.integers(1, 40))
+    real = b.dequantized(b.feed(b.stored((4, channels, *space))), b.scale(), b.point())
+    gain, bias = (b.constant(b.rng.standard_normal(channels).astype(np.float32)) for _ in range(2))
+    return b.add("InstanceNormalization", real, gain, bias)

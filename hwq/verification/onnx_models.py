@@ -306,6 +306,9 @@ def _table() -> dict[str, Draw]:
     for op in ("ReduceSum", "ReduceMean"):
         table[f"island {op}"] = floats.reduction(op)
     table["island BatchNormalization"] = floats.batch_normalization
+    table["island LayerNormalization"] = floats.layer_normalization
+    table["float LayerNormalization"] = floats.float_layer_normalization
+    table["float InstanceNormalization"] = floats.instance_normalization
     for op in floats.FUNCTIONS:
         table[f"float {op}"] = floats.function(op)
     table["float Softmax up to 16"] = floats.softmax((1, 17))
@@ -333,7 +336,6 @@ VECTORS: Mapping[str, Draw] = MappingProxyType(
 # Compared, and allowed to differ within bounds: their float order is the runtime's own.
 RATES: Mapping[str, Draw] = MappingProxyType(
     {
-        "island LayerNormalization": floats.layer_normalization,
         "float LogSoftmax": floats.softmax((1, 200), "LogSoftmax"),
         "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
         **{f"float {op}": floats.function(op) for op in floats.NEARLY},
@@ -341,7 +343,6 @@ RATES: Mapping[str, Draw] = MappingProxyType(
 )
 BOUNDS: Mapping[str, Bound] = MappingProxyType(
     {
-        "island LayerNormalization": Bound(0.0005, 1),
         "island Conv": Bound(0.9, 64),
         "float Softmax": Bound(0.8, 4),
         "float AveragePool": Bound(0.9, 16),
