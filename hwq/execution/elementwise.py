@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.errors import NotSupportedYet
-from hwq.execution import fbgemm, run_time
+from hwq.execution import curves, fbgemm, run_time
 from hwq.execution.emission import Site, geometry
 from hwq.execution.movement import join
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
@@ -187,7 +187,9 @@ def relu(scope: Scope) -> Kernel:
 
 @register("Sigmoid", "LeakyRelu")
 def table(scope: Scope) -> Kernel:
-    """A function of one byte: 256 entries, DQ then the float function then Q."""
+    """A function of one byte: 256 entries, DQ then the float function then Q; onnxruntime's sigmoid is MLAS's there too."""
+    if scope.node.op == "Sigmoid" and scope.dialect.formulas.get("float-function") == "mlas":
+        return looked_up(_table(scope, curves.logistic))
     return looked_up(_table(scope, lambda real: evaluate_node(scope.node, [real])[0]))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from hwq.graph import Node, Quantization
 from hwq.lowering.conversion import seems_unsigned
 from hwq.lowering.pairs import EIGHT_BIT, Affine, affine, is_dequantize, is_quantize, made_by_dequantize, same_pair
-from hwq.lowering.rewriting import Draft
+from hwq.lowering.rewriting import Draft, same_quantization
 from hwq.lowering.simplification import clip_is_redundant
 
 __all__ = ["FUSED", "Site", "annotate", "declare", "drop_inverse_pairs", "group", "merge", "surroundings"]
@@ -348,7 +348,7 @@ def annotate(draft: Draft, value: str, quantization: Quantization, near: float) 
     """Say how a reader takes a tensor; where it is stored otherwise, return a view of it that says so."""
     tensor = draft.tensors[value]
     known = tensor.quantization
-    if known is None or _equal(known, quantization):
+    if known is None or same_quantization(known, quantization):
         draft.tensors[value] = dataclasses.replace(tensor, quantization=quantization)
         return value
     view = draft.fresh(
@@ -357,12 +357,6 @@ def annotate(draft: Draft, value: str, quantization: Quantization, near: float) 
     if tensor.data is None:
         draft.add(Node("Identity", draft.unique(view), (value,), (view,)), near, after=False)
     return view
-
-
-def _equal(one: Quantization, other: Quantization) -> bool:
-    if (one.dtype, one.axis, one.block) != (other.dtype, other.axis, other.block) or not (one.known and other.known):
-        return False
-    return one.scales().tobytes() == other.scales().tobytes() and np.array_equal(one.zero_points(), other.zero_points())
 
 
 def drop_inverse_pairs(draft: Draft) -> bool:

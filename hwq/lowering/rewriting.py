@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
-from hwq.graph import Array, Graph, Node, Tensor
+import numpy as np
 
-__all__ = ["Draft", "Edge", "constant_like"]
+from hwq.graph import Array, Graph, Node, Quantization, Tensor
+
+__all__ = ["Draft", "Edge", "constant_like", "same_quantization"]
 
 # One reader of a value: the key of the node that reads it, and the index among that node's inputs.
 Edge = tuple[float, int]
@@ -167,3 +169,10 @@ class Draft:
         for index, value in enumerate(node.inputs):
             if value:
                 self._readers.setdefault(value, []).append((key, index))
+
+
+def same_quantization(one: Quantization, other: Quantization) -> bool:
+    """Whether both say the same of stored integers, bit for bit."""
+    if (one.dtype, one.axis, one.block) != (other.dtype, other.axis, other.block) or not (one.known and other.known):
+        return False
+    return one.scales().tobytes() == other.scales().tobytes() and np.array_equal(one.zero_points(), other.zero_points())

@@ -14,7 +14,7 @@ import numpy as np
 
 from hwq.graph import Array, Node, Tensor
 from hwq.lowering.pairs import RANGES, affine, explicit, is_dequantize, is_quantize, made_by_dequantize
-from hwq.lowering.rewriting import Draft, constant_like
+from hwq.lowering.rewriting import Draft, constant_like, same_quantization
 
 __all__ = [
     "clip_bounds",
@@ -78,7 +78,13 @@ def _unchanged(draft: Draft, node: Node) -> int | None:
         if fits and (kept == 0 or node.op in {"Add", "Mul"}) and np.all(neutral == NEUTRAL[node.op]):
             return kept
         return None
-    return 0 if node.op == "Identity" else None
+    return 0 if node.op == "Identity" and not _view(draft, node) else None
+
+
+def _view(draft: Draft, node: Node) -> bool:
+    """Whether an Identity is there because its reader takes the stored integers in another scale than their maker."""
+    made, given = draft.tensors[node.outputs[0]].quantization, draft.tensors[node.inputs[0]].quantization
+    return made is not None and (given is None or not same_quantization(made, given))
 
 
 def _same_shape(shape: tuple[int | str, ...], wanted: Array | None) -> bool:
@@ -103,6 +109,9 @@ def merge_equal_nodes(draft: Draft) -> bool:
         operands = tuple(_operand(draft, value) for value in node.inputs)
         twin = seen.setdefault((node.kind, node.layout, operands, attributes), node)
         if twin is node or node.outputs[0] in draft.outputs or twin.outputs[0] in draft.outputs:
+            continue
+        mine, other = (draft.tensors[one.outputs[0]].quantization for one in (node, twin))
+        if mine is not None and (other is None or not same_quantization(mine, other)):
             continue
         draft.remove(key)
         draft.redirect(node.outputs[0], twin.outputs[0])
