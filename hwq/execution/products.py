@@ -203,26 +203,40 @@ def gemm(scope: Scope) -> Kernel:
 ACTIVATION_BLOCK = 32
 
 
-def _weight_only(scope: Scope, bias: Tensor | None) -> Kernel:
-    """MatMulNBits at accuracy level 4: activations are quantized to int8 per row and block of k, s = max|a| / 127.
-
-    Each block's exact integer sum is scaled by f32(s * s_w) and added in order of k. onnxruntime's own order of the float
-    sum is not known, so this is within an ulp or two, not bit for bit (numerics b2).
-    """
+def _weight_only(scope: Scope) -> Kernel:
+    """What onnxruntime makes a MatMulNBits: dequantized weights under float activations."""
     weights = scope.operand(1)
     assert weights is not None and weights.data is not None
     quantization = scope.quantization(1)
     size = quantization.block or ACTIVATION_BLOCK
-    k, columns = weights.data.shape
-    scales = np.broadcast_to(quantization.scales(), (-(-k // size), columns))
+    scales = np.broadcast_to(quantization.scales(), (-(-weights.data.shape[0] // size), weights.data.shape[1]))
     points = np.broadcast_to(quantization.zero_points(), scales.shape)
+    return quantized_in_blocks(weights.data, points, scales, size, 2)
+
+
+def quantized_in_blocks(weights: Array, points: Array, scales: Array, size: int, bias: int) -> Kernel:
+    """MatMulNBits at accuracy level 4: activations are quantized to int8 per row and block of k, s = max|a| / 127.
+
+    Each block's exact integer sum is scaled by f32(s * s_w) and added in order of k. onnxruntime's own order of the float
+    sum follows from the CPU, so this is within an ulp or two, not bit for bit (numerics b2).
+
+    Parameters
+    ----------
+    weights : integer array (K, N)
+    points, scales : arrays (blocks, N)
+    size : int
+        Rows of a block.
+    bias : int
+        The place of the bias among the operands.
+    """
+    k, columns = weights.shape
     packed = [
-        kernels.pack(weights.data[first : first + size], zero_point=np.ascontiguousarray(points[index]))
+        kernels.pack(weights[first : first + size], zero_point=np.ascontiguousarray(points[index]))
         for index, first in enumerate(range(0, k, size))
     ]
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        a = present(operands[0])
+        a, added = present(operands[0]), operands[bias] if len(operands) > bias else None
         made = np.zeros((*a.shape[:-1], columns), np.float32)
         for index, block in enumerate(packed):
             part = a[..., index * size : (index + 1) * size]
@@ -232,7 +246,7 @@ def _weight_only(scope: Scope, bias: Tensor | None) -> Kernel:
             inverse = np.where(np.isfinite(inverse), inverse, np.float32(0))
             acc = kernels.gemm(np.rint(part * inverse).astype(np.int8), block, threads=settings.threads, wrap=True)
             made += acc.astype(np.float32) * (step * scales[index])
-        return made if bias is None else made + present(operands[2])
+        return made if added is None else made + added
 
     return adapt(run)
 
@@ -243,7 +257,7 @@ def _product(scope: Scope, transpose_a: bool, transpose_b: bool, factor: float) 
     if takes(scope):
         return with_modes(scope)
     if left.quantization is None:
-        return _weight_only(scope, bias)
+        return _weight_only(scope)
     _, zero = scope.pair(0)
     columns = right.shape[0 if transpose_b else -1] if right.known_shape and len(right.shape) > 1 else 1
     points = scope.quantization(1).zero_points()

@@ -305,19 +305,26 @@ def _require_blocks(node: Node, inputs: Sequence[Tensor | None]) -> None:
 
 
 def unpacked(node: Node, packed: Array, scales: Array, points: Array | None) -> Array:
-    """float32 weights [K, N]: low bits first, the middle of the range where no zero point is given."""
+    """float32 weights [K, N]."""
+    stored, zero = integers(node, packed, points)
+    blocks, block = zero.shape[1], int(node.attributes["block_size"])
+    wide = stored.astype(np.float32).reshape(-1, blocks, block) - zero.astype(np.float32)[..., None]
+    real = wide * scales.reshape(-1, blocks, 1).astype(np.float32)
+    return np.ascontiguousarray(real.reshape(len(stored), -1)[:, : int(node.attributes["K"])].T)
+
+
+def integers(node: Node, packed: Array, points: Array | None) -> tuple[Array, Array]:
+    """Stored weights [N, blocks * block_size] and zero points [N, blocks] of a MatMulNBits: low bits first, the middle of the
+    range where no zero point is given."""
     get = node.attributes.get
     k, n, block, bits = int(get("K")), int(get("N")), int(get("block_size")), int(get("bits", 4))  # type: ignore[arg-type]
     blocks = -(-k // block)
-    stored = _elements(packed.reshape(n, -1), bits)[:, : blocks * block].reshape(n, blocks, block)
+    stored = _elements(packed.reshape(n, -1), bits)[:, : blocks * block]
     if points is None:
-        zero: Array = np.full((n, blocks), 1 << (bits - 1), np.float32)
-    elif points.dtype == np.uint8:
-        zero = _elements(points.reshape(n, -1), bits)[:, :blocks].astype(np.float32)
-    else:
-        zero = points.reshape(n, blocks).astype(np.float32)
-    real = (stored.astype(np.float32) - zero[..., None]) * scales.reshape(n, blocks, 1).astype(np.float32)
-    return np.ascontiguousarray(real.reshape(n, -1)[:, :k].T)
+        return stored, np.full((n, blocks), 1 << (bits - 1), np.uint8)
+    if points.dtype == np.uint8:
+        return stored, _elements(points.reshape(n, -1), bits)[:, :blocks]
+    return stored, points.reshape(n, blocks)
 
 
 def _elements(rows: Array, bits: int) -> Array:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hwq.verification.onnx_builder import Builder
 
 __all__ = [
-    "FUNCTIONS", "NEARLY", "average", "batch_normalization", "float_layer_normalization", "function", "instance_normalization", "island", "layer_normalization", "line", "matmul_nbits", "product", "reduction", "softmax", "transposed",
+    "FUNCTIONS", "NEARLY", "average", "batch_normalization", "float_layer_normalization", "function", "instance_normalization", "island", "layer_normalization", "line", "matmul_nbits", "matmul_nbits_bytes", "matmul_nbits_points", "product", "reduction", "softmax", "transposed",
 ]  # fmt: skip
 
 # onnxruntime's own domain.
@@ -150,6 +150,28 @@ def matmul_nbits(bits: int, rows: int) -> Callable[[Builder], str]:
         )
 
     return draw
+
+
+def matmul_nbits_points(b: Builder) -> str:
+    """Weights of 2, 4 or 8 bits with zero points, k no multiple of the block: float activations."""
+    return _matmul_nbits(b, level=0, rows=int(b.rng.integers(2, 65)))
+
+
+def matmul_nbits_bytes(b: Builder) -> str:
+    """The same at accuracy level 4: activations quantized to int8 by row and block."""
+    return _matmul_nbits(b, level=4, rows=int(b.rng.choice([1, 16])))
+
+
+def _matmul_nbits(b: Builder, level: int, rows: int) -> str:
+    k, n, block = int(b.rng.integers(40, 400)), int(b.rng.integers(16, 200)), int(b.rng.choice([16, 32, 64, 128]))
+    bits, blocks = int(b.rng.choice([2, 4, 8])), -(-k // block)
+    x = b.feed(b.rng.standard_normal((rows, k)).astype(np.float32))
+    packed = b.constant(b.stored((n, blocks, block * bits // 8)))
+    scales = b.constant(b.rng.uniform(0.01, 0.1, n * blocks).astype(np.float32))
+    points = b.constant(b.stored((n * -(-blocks * bits // 8),)))
+    bias = ["", b.constant(b.rng.standard_normal(n).astype(np.float32))] if b.ties else []
+    sizes = {"K": k, "N": n, "bits": bits, "block_size": block}
+    return b.add("MatMulNBits", x, packed, scales, points, *bias, domain=OWN, accuracy_level=level, **sizes)
 
 
 def layer_normalization(b: Builder) -> str:

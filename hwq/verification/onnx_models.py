@@ -319,6 +319,7 @@ def _table() -> dict[str, Draw]:
     )
     for bits, rows in ((4, 64), (8, 64), (8, 1)):
         table[f"MatMulNBits {bits} bits{', one row' if rows == 1 else ''}"] = floats.matmul_nbits(bits, rows)
+    table["MatMulNBits with zero points"] = floats.matmul_nbits_points
     for name in ("QDQ Conv", "QDQ Gemm", "float Gemm", "float ConvTranspose", "MatMulNBits 4 bits"):
         table[f"{name}, defaults of inputs"] = _overridable(table[name])
     table["LSTM"] = lstm
@@ -338,6 +339,7 @@ RATES: Mapping[str, Draw] = MappingProxyType(
     {
         "float LogSoftmax": floats.softmax((1, 200), "LogSoftmax"),
         "MatMulNBits 4 bits, one row": floats.matmul_nbits(4, 1),
+        "MatMulNBits in bytes": floats.matmul_nbits_bytes,
         **{f"float {op}": floats.function(op) for op in floats.NEARLY},
     }
 )
@@ -348,6 +350,7 @@ BOUNDS: Mapping[str, Bound] = MappingProxyType(
         "float AveragePool": Bound(0.9, 16),
         "float LogSoftmax": Bound(0.3, 8),
         "MatMulNBits 4 bits, one row": Bound(1.0, 64),
+        "MatMulNBits in bytes": Bound(1.0, 64),
         **dict.fromkeys((f"float {op}" for op in floats.NEARLY), Bound(0.0005, 1)),
     }
 )
