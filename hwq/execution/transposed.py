@@ -25,16 +25,13 @@ def conv_transpose(scope: Scope) -> Kernel:
     Raises
     ------
     NotSupportedYet
-        Computed weights, or one scale a channel.
+        Computed weights.
     """
     node, (_, zero), weights = scope.node, scope.pair(0), scope.operand(1)
-    points = scope.quantization(1).zero_points()
-    if weights is None or weights.data is None or points.size != 1 or scope.quantization(1).scales().size != 1:
-        raise NotSupportedYet(
-            "a quantized ConvTranspose with computed weights or a scale a channel", where=f"node {node.name}"
-        )
+    if weights is None or weights.data is None:
+        raise NotSupportedYet("a quantized ConvTranspose with computed weights", where=f"node {node.name}")
     groups, kernel = int(node.attributes.get("group", 1)), weights.data.shape[2:]
-    turned = _turned(weights.data, groups)
+    turned, points = _turned(weights.data, groups), products.of_filters(scope, scope.quantization(1).zero_points())
     epilogue, packed = products.epilogue_of(scope, len(turned)), products.pack_conv(turned, points, groups, "NCHW")
     offsets, _ = products.integer_bias(scope.operand(2))
     dialects_own, still = stand_in(scope), (0,) * len(kernel)

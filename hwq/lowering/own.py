@@ -18,6 +18,8 @@ from hwq.lowering.rewriting import Draft, constant_like
 __all__ = ["group_integer_products", "group_own", "group_run_time", "swallow_relus", "with_clamp"]
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+# Of stored activations alone.
+STATIC = PRODUCTS | {"ConvTranspose"}
 INTEGER_PRODUCTS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 BYTES = frozenset({"int8", "uint8"})
 FEW_BITS = frozenset({"int4", "uint4", "int2", "uint2"})
@@ -156,11 +158,11 @@ def group_own(draft: Draft) -> bool:
     """DQ, the product and Q where onnxruntime fuses nothing; and products of floats with dequantized constant weights."""
     changed = False
     for key, node in draft:
-        if node.op not in PRODUCTS or node.domain or node.body or not _plain(draft, node):
+        if node.op not in STATIC or node.domain or node.body or not _plain(draft, node):
             continue
         theirs, bare = surroundings(draft, key, node), _without_quantize(draft, key, node)
         given = [site for site in (theirs, with_clamp(draft, key, node), bare) if site is not None]
-        fused = theirs is not None and FUSED[node.op](theirs)
+        fused = theirs is not None and node.op in FUSED and FUSED[node.op](theirs)
         found = (_static(site, fused) for site in given)
         fitting = next((site for site in found if site is not None), None) or _weight_only(bare)
         if fitting is not None:
@@ -201,15 +203,15 @@ def _made_at_run_time(draft: Draft, back: Node) -> bool:
 def _plain(draft: Draft, node: Node) -> bool:
     get = node.attributes.get
     rank = len(draft.tensors[node.inputs[1]].shape)
-    if node.op == "Conv":
+    if node.op in {"Conv", "ConvTranspose"}:
         return 3 <= rank <= 5
     return rank == 2 and not get("transA", 0) and get("alpha", 1.0) == 1.0 and get("beta", 1.0) == 1.0
 
 
 def _sum_axis(node: Node) -> tuple[int, int]:
     """(axis of the output channels, axis of the sum) of a weight."""
-    if node.op == "Conv":
-        return 0, 1
+    if node.op in {"Conv", "ConvTranspose"}:
+        return (0, 1) if node.op == "Conv" else (1, 0)
     return (0, 1) if node.attributes.get("transB", 0) else (1, 0)
 
 
@@ -253,6 +255,8 @@ def _static(site: Site, fused: bool) -> Site | None:
     if any(draft.only_reader(feed) is None for feed in feeds):
         return None
     wide = given.dtype.endswith("16")
+    if node.op == "ConvTranspose" and (wide or weights.block is not None or len(feeds) > 2):
+        return None
     if not _short_groups(weights) or (wide and weights.block is not None):
         return None
     if len(feeds) > 2:
@@ -283,7 +287,7 @@ def _quantizes(site: Site) -> bool:
 def _weight_only(site: Site) -> Site | None:
     """Float activations times stored weights."""
     draft, node = site.draft, site.node
-    if len(site.dequantizes) != 1 or site.dequantizes[0][1].outputs[0] != node.inputs[1]:
+    if node.op not in PRODUCTS or len(site.dequantizes) != 1 or site.dequantizes[0][1].outputs[0] != node.inputs[1]:
         return None
     if draft.only_reader(node.inputs[1]) is None or draft.tensors[node.inputs[0]].dtype != "float32":
         return None
