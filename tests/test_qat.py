@@ -255,6 +255,44 @@ def test_groups_of_scales_and_floats_learn() -> None:
 
 
 @needs_torch
+@pytest.mark.parametrize("dialect", ["hwq", "ort"])
+def test_a_float_result_has_its_bias(dialect: str) -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.random.default_rng(6).normal(0, 1, (4, 3, 6, 6)).astype(np.float32)
+    default = {"weights": {"dtype": "int8"}, "activations": {"dtype": "uint8"}}
+    last = {"match": {"tensor": "y"}, "activations": {"mode": "float"}}
+    plan = hwq.Plan.model_validate({"schema": 1, "dialect": dialect, "default": default, "layers": [last]})
+    prepared = hwq.qat.prepare(_clipped(0.0, 0.8), plan, batches=x)
+    _equal(prepared, x)
+    _shaken(torch, prepared)
+    _equal(prepared, x)
+
+
+@needs_torch
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_transposed_convolutions_learn(groups: int, weights: str) -> None:
+    import torch
+
+    import hwq.qat
+
+    nn = torch.nn
+    torch.manual_seed(3)
+    up = nn.ConvTranspose2d(8, 6, 3, 2, padding=1, output_padding=1, groups=groups)
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), up, nn.ReLU(), nn.Conv2d(6, 2, 1))
+    x = np.random.default_rng(6).normal(0, 1, (8, 1, 6, 6)).astype(np.float32)
+    plan = hwq.Plan.uniform(weights, "uint8", dialect="hwq")
+    prepared = hwq.qat.prepare(module, plan, torch.from_numpy(x))
+    _equal(prepared, x)
+    losses = hwq.qat.distill(prepared, x, epochs=8, batch=4, rate=0.05)
+    assert losses[-1] < losses[0] or weights == "int8"  # which leaves nothing to learn
+    _equal(prepared, x)
+
+
+@needs_torch
 def test_scale_gradients_are_lsqs() -> None:
     import torch
 

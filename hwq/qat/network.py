@@ -228,12 +228,13 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         """Requantize accumulators, or make them float where no Q follows."""
         wide = sums.total.float()  # to the nearest even, as int32 is converted
         if self.lowered.tensors[node.outputs[0]].quantization is None:
-            return wide * sums.scales
+            real = wide * sums.scales
+            return real if sums.bias is None else real + sums.bias
         scale, zero, dtype, key = self._made(node)
         low, high = integer_range(dtype)
         # fp32 (R4): f32(acc), plus a float bias, times one float32, to the nearest even, clamped.
         multipliers = sums.scales / (scale if sums.count is None else scale * float(sums.count))
-        steps = (wide if sums.offsets is None else wide + sums.offsets) * multipliers
+        steps = (wide if sums.bias is None else wide + sums.bias / sums.scales) * multipliers
         least, most = 0 if sums.floor else low - zero, high - zero
         centered = torch.clamp(round_through(steps), least, most)
         if self.dialect.groups:

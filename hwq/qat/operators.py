@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from hwq.errors import NotSupportedYet
 from hwq.graph import Node
 from hwq.ops import spatial
+from hwq.ops.transposed import footprint_of
 
-__all__ = ["MOVERS", "behind", "chain", "compute", "convolve"]
+__all__ = ["MOVERS", "behind", "chain", "compute", "convolve", "spread"]
 
 Operand = Any  # a torch tensor, an array (a constant that is no float), or None
 Operator = Callable[[Node, Sequence[Operand]], Any]
@@ -124,6 +125,26 @@ def convolve(node: Node, x: Any, weights: Any) -> Any:
 @_operator("Conv")
 def _conv(node: Node, operands: Sequence[Operand]) -> Any:
     made = convolve(node, _tensor(operands[0]), _tensor(operands[1]))
+    bias = _tensor(_operand(operands, 2))
+    return made if bias is None else made + bias.reshape(-1, *[1] * (made.ndim - 2))
+
+
+def spread(node: Node, x: Any, weights: Any) -> Any:
+    """A transposed convolution without its bias."""
+    rank = weights.ndim - 2
+    where = footprint_of(node, tuple(x.shape[2:]), tuple(weights.shape[2:]))
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    groups = int(node.attributes.get("group", 1))
+    made = function(x, weights, None, where.strides, 0, 0, groups, where.dilations)
+    ends = [first + int(size) for first, size in zip(where.begin, where.sizes, strict=True)]
+    beyond = [max(0, end - size) for end, size in zip(ends, made.shape[2:], strict=True)]
+    made = F.pad(made, [pad for one in reversed(beyond) for pad in (0, one)])
+    return made[(..., *(slice(first, end) for first, end in zip(where.begin, ends, strict=True)))]
+
+
+@_operator("ConvTranspose")
+def _conv_transpose(node: Node, operands: Sequence[Operand]) -> Any:
+    made = spread(node, _tensor(operands[0]), _tensor(operands[1]))
     bias = _tensor(_operand(operands, 2))
     return made if bias is None else made + bias.reshape(-1, *[1] * (made.ndim - 2))
 

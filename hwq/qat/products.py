@@ -37,7 +37,7 @@ __all__ = [
 # Every integer up to here is a float32, so a sum whose terms' magnitudes add up to no more is exact in any order.
 EXACT = 2.0**24
 OVERFLOW = 2.0**31
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 BINARY = frozenset({"Add", "Mul"})
 
 
@@ -46,12 +46,12 @@ class Sums:
     """Accumulators and their step.
 
     `total` is float32 or float64 integers, `scales` (float32, broadcastable) their real value, or with `count` the mean over
-    so many; `offsets` a float32 bias in accumulator steps that torch's kernels add, `floor` whether a ReLU is swallowed.
+    so many; `bias` is a float32 one, which joins a stored result in accumulator steps, `floor` whether a ReLU is swallowed.
     """
 
     total: Any
     scales: Any
-    offsets: Any = None
+    bias: Any = None
     count: int | None = None
     floor: bool = False
 
@@ -69,7 +69,10 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     # f32(f32(alpha s_x) s_w), onnxruntime's order of products.
     factor = torch.tensor(float(node.attributes.get("alpha", 1.0)) if node.op == "Gemm" else 1.0)
     steps = (factor * x.scale.reshape(())) * w.scale.reshape(-1)
-    bias, offsets = _bias(network, node, operands, steps)
+    groups = int(node.attributes.get("group", 1))
+    if node.op == "ConvTranspose" and len(steps) > 1:  # groups share their filters' scales
+        steps = steps.repeat(groups)
+    bias, added = _bias(network, node, operands, steps)
     reach = float(x.centered.detach().abs().max()) if x.centered.numel() else 0.0
     bound = reach * _weight_sums(node, w) + (
         float(bias.detach().abs().max()) if bias is not None and bias.numel() else 0.0
@@ -85,6 +88,8 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     left, right = x.centered.to(dtype), w.centered.to(dtype)
     if node.op == "Conv":
         total = operators.convolve(node, left, right)
+    elif node.op == "ConvTranspose":
+        total = operators.spread(node, left, right)
     else:
         get = node.attributes.get
         total = torch.matmul(
@@ -94,7 +99,7 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     if bias is not None:
         total = total + (bias.reshape(channel) if bias.ndim == 1 else bias).to(dtype)
     floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
-    return Sums(total, steps.reshape(channel), None if offsets is None else offsets.reshape(channel), floor=floor)
+    return Sums(total, steps.reshape(channel), None if added is None else added.reshape(channel), floor=floor)
 
 
 def of_bytes(operands: Sequence[Any]) -> bool:
@@ -134,11 +139,11 @@ def clamped(node: Node, centered: Any, scale: Any, limits: tuple[int, int], cons
 
 def _channels(node: Node, x: Stored) -> tuple[int, ...]:
     """How one value a channel lies in the result."""
-    return (-1, *[1] * (x.centered.ndim - 2)) if node.op == "Conv" else (-1,)
+    return (-1, *[1] * (x.centered.ndim - 2)) if node.op in {"Conv", "ConvTranspose"} else (-1,)
 
 
 def _bias(network: Network, node: Node, operands: list[Any], steps: Any) -> tuple[Any, Any]:
-    """The bias in accumulator steps, as integers (float64) or, in torch's dialect, as float32."""
+    """The bias as integers (float64) of accumulator steps, or as float32 in real numbers."""
     name = node.inputs[2] if len(node.inputs) > 2 else ""
     if not name:
         return None, None
@@ -148,7 +153,7 @@ def _bias(network: Network, node: Node, operands: list[Any], steps: Any) -> tupl
             return network.bias(name, steps), None
         return torch.from_numpy(given.astype(np.float64)), None
     if given.dtype == torch.float32:
-        return None, given.reshape(-1) / steps
+        return None, given.reshape(-1)
     return given.double(), None
 
 
@@ -159,6 +164,10 @@ def _weight_sums(node: Node, w: Stored) -> float:
         return 0.0
     if node.op == "Conv":
         return float(magnitudes.reshape(len(magnitudes), -1).sum(1).max())
+    if node.op == "ConvTranspose":
+        groups = int(node.attributes.get("group", 1))
+        each = magnitudes.reshape(groups, magnitudes.shape[0] // groups, magnitudes.shape[1], -1)
+        return float(each.sum((1, 3)).max())
     axis = -1 if node.op == "Gemm" and node.attributes.get("transB", 0) else -2 if magnitudes.ndim > 1 else 0
     return float(magnitudes.sum(axis).max())
 

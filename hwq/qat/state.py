@@ -264,7 +264,7 @@ def _biases(quantized: Graph, lowered: Graph, weights: Mapping[str, Weight]) -> 
     found: dict[str, Bias] = {}
     dequantized = {node.inputs[0]: node.inputs[1] for node in quantized.nodes if node.op == "DequantizeLinear"}
     for node in lowered.nodes:
-        name = node.inputs[2] if len(node.inputs) > 2 and node.op in {"Conv", "Gemm", "MatMul"} else ""
+        name = node.inputs[2] if len(node.inputs) > 2 and node.op in {"Conv", "ConvTranspose", "Gemm", "MatMul"} else ""
         tensor = lowered.tensors[name] if name else None
         if tensor is None or tensor.data is None or len(lowered.consumers[name]) > 1:
             continue
