@@ -8,10 +8,11 @@
  * Per 32 MACs: 2 vpaddw, 1 vpmaddwd, 1 vpaddd; plain widening needs 2 vpmaddwd, 2 vpaddd, and Zen has two multipliers on
  * four pipes (31.7 against 25.5 MAC a cycle in registers on Zen 3; the two are equal on Intel's three vector pipes).
  * Measured on a Cascade Lake Xeon, one thread, gcc 12, R4 to bytes, another thread on the same core: 67 to 72 percent of the register-only
- * loop timed between the calls; the tile alone, all in the first cache, 80 (tile_avx2.h says why a shared core allows 86). `hwq bench` prints it anew.
+ * loop timed between the calls; the tile alone, all in the first cache, 80 (tile_avx2.h says why a shared core allows 86). On Zen 5: 90 to 95,
+ * by pairs of rows; 74 to 78 by threes. `hwq bench` prints it anew.
  *
  * Blocks: rows of a, as int16 and at most 256 KB, stay in the second-level cache; 32 columns x 256 k of weights, widened once, and
- * one 3-row panel stay in the first; a tile of 3 x 32 accumulators stays in 12 registers (tile_avx2.h). Fewer than 6 rows do not
+ * one panel of 3 rows, or of 2 on four vector pipes, stay in the first; a tile of 3 x 32 accumulators stays in 12 registers (tile_avx2.h). Fewer than 6 rows do not
  * repay the widening: they read the packed bytes. */
 #include "epilogue.h"
 #include "gemm.h"
@@ -24,14 +25,14 @@
 HWQ_TARGET("avx2,fma")
 #include "tile_avx2.h"
 
-enum { ROWS = HWQ_GEMM_ROWS, PANEL = TILE_ROWS, DEPTH = 64 /* quads of a block of k */, WIDEN_FROM = 6, AHEAD = 2048 /* bytes */ };
+enum { ROWS = HWQ_GEMM_ROWS, FEW_PANEL = 3, DEPTH = 64 /* quads of a block of k */, WIDEN_FROM = 6, AHEAD = 2048 /* bytes */ };
 
 typedef struct {
     int16_t widened[DEPTH * TILE_QUAD];   /* a block of k of 32 columns: per quad (b1, b3) of each, then (b0, b2) */
     int32_t block[ROWS * TILE_COLUMNS];   /* their accumulators */
     int32_t sums[ROWS];                   /* sum of a - za */
     int32_t products[ROWS];               /* sum of a0 * a1 */
-    int16_t panels[];                     /* per 3 rows: k4 / 4 quads of 3 rows x (a0, a2, a1, a3) */
+    int16_t panels[];                     /* per panel of rows: k4 / 4 quads of them x (a0, a2, a1, a3) */
 } scratch;
 
 _Static_assert(sizeof(scratch) <= HWQ_GEMM_FIXED, "the workspace holds it");
@@ -59,18 +60,18 @@ static inline __attribute__((always_inline)) __m256i center(__m128i bytes, uint8
 }
 
 /* One row of a into its place in a panel, the tail padded with the zero point, that is with 0. */
-static inline void pack_row(const uint8_t *a, int64_t k, uint8_t flip, int32_t zero_point, int16_t *to, int32_t *sum, int32_t *product)
+static inline void pack_row(int64_t panel, const uint8_t *a, int64_t k, uint8_t flip, int32_t zero_point, int16_t *to, int32_t *sum, int32_t *product)
 {
     const __m256i zp = _mm256_set1_epi16((short)zero_point);
     __m256i sums = _mm256_setzero_si256(), products = sums;
     int64_t i = 0;
-    for (; i + 16 <= k; i += 16, to += PANEL * 16) {
+    for (; i + 16 <= k; i += 16, to += panel * 16) {
         const __m256i v = center(_mm_loadu_si128((const __m128i *)(a + i)), flip, zp, &sums, &products);
         const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
         _mm_storel_epi64((__m128i *)to, low);
-        _mm_storeh_pd((double *)(to + PANEL * 4), _mm_castsi128_pd(low));
-        _mm_storel_epi64((__m128i *)(to + PANEL * 8), high);
-        _mm_storeh_pd((double *)(to + PANEL * 12), _mm_castsi128_pd(high));
+        _mm_storeh_pd((double *)(to + panel * 4), _mm_castsi128_pd(low));
+        _mm_storel_epi64((__m128i *)(to + panel * 8), high);
+        _mm_storeh_pd((double *)(to + panel * 12), _mm_castsi128_pd(high));
     }
     if (i < k) {
         uint8_t tail[16];
@@ -78,7 +79,7 @@ static inline void pack_row(const uint8_t *a, int64_t k, uint8_t flip, int32_t z
         memset(tail, (uint8_t)zero_point ^ flip, sizeof tail);
         memcpy(tail, a + i, (size_t)(k - i));
         store(quad, center(_mm_loadu_si128((const __m128i *)tail), flip, zp, &sums, &products));
-        for (int64_t j = 0; j < (k - i + 3) / 4; j++, to += PANEL * 4) memcpy(to, quad + j, 8);
+        for (int64_t j = 0; j < (k - i + 3) / 4; j++, to += panel * 4) memcpy(to, quad + j, 8);
     }
     *sum = add_lanes(sums);
     *product = add_lanes(products);
@@ -108,23 +109,28 @@ static inline __attribute__((always_inline)) void begin_row(const int vectors, c
     }
 }
 
+static inline __attribute__((always_inline)) void tile_quad_of_k(const int panel, const int rows, const int vectors, const int16_t *a, const int16_t *w,
+                                                                 __m256i acc_s32x8[TILE_ROWS][TILE_VECTORS])
+{
+    if (panel == 2 && rows == 2 && vectors == TILE_VECTORS) tile_pair_of_rows(a, a + HWQ_QUAD, w, acc_s32x8);
+    else
+#pragma GCC unroll 3
+        for (int i = 0; i < rows; i++) tile_row(vectors, 0, a + HWQ_QUAD * i, w, acc_s32x8[i]);
+}
+
 /* rows x (8 vectors) of `quads` quads of widened weights; a, and what it adds, from row r on. */
-static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, const part *g, int64_t quads, const int16_t *a, const scratch *s, int64_t r,
+static inline __attribute__((always_inline)) void tile(const int panel, const int rows, const int vectors, const part *g, int64_t quads, const int16_t *a, const scratch *s, int64_t r,
                                                        const finish *f, int32_t *block, char *out)
 {
     __m256i acc_s32x8[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 3
     for (int i = 0; i < rows; i++) begin_row(vectors, g, s->sums[r + i], s->products[r + i], block + i * TILE_COLUMNS, acc_s32x8[i]);
     const int16_t *w = s->widened;
-    for (const int16_t *end = w + (quads & ~(int64_t)1) * TILE_QUAD; w < end; a += 2 * PANEL * HWQ_QUAD, w += 2 * TILE_QUAD) {
-#pragma GCC unroll 3
-        for (int i = 0; i < rows; i++) tile_row(vectors, 0, a + HWQ_QUAD * i, w, acc_s32x8[i]);
-#pragma GCC unroll 3
-        for (int i = 0; i < rows; i++) tile_row(vectors, 0, a + PANEL * HWQ_QUAD + HWQ_QUAD * i, w + TILE_QUAD, acc_s32x8[i]);
+    for (const int16_t *end = w + (quads & ~(int64_t)1) * TILE_QUAD; w < end; a += 2 * panel * HWQ_QUAD, w += 2 * TILE_QUAD) {
+        tile_quad_of_k(panel, rows, vectors, a, w, acc_s32x8);
+        tile_quad_of_k(panel, rows, vectors, a + panel * HWQ_QUAD, w + TILE_QUAD, acc_s32x8);
     }
-    if (quads & 1)
-#pragma GCC unroll 3
-        for (int i = 0; i < rows; i++) tile_row(vectors, 0, a + HWQ_QUAD * i, w, acc_s32x8[i]);
+    if (quads & 1) tile_quad_of_k(panel, rows, vectors, a, w, acc_s32x8);
 #pragma GCC unroll 3
     for (int i = 0; i < rows; i++) {
         if (g->last && f->fast) finish_row(vectors, f, acc_s32x8[i], out + i * f->stride);
@@ -133,14 +139,14 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     }
 }
 
-static inline __attribute__((always_inline)) void tiles(const int vectors, const part *given, int64_t rows, int64_t quads, int64_t k4, const int16_t *a, scratch *s,
+static inline __attribute__((always_inline)) void tiles(const int panel, const int vectors, const part *given, int64_t rows, int64_t quads, int64_t k4, const int16_t *a, scratch *s,
                                                         const finish *given_finish, char *out)
 {
     const finish here = *given_finish, *f = &here; /* the output cannot alias them */
     const part part_here = *given, *g = &part_here;
     int64_t r = 0;
-#define TILE(count) tile(count, vectors, g, quads, a + r * k4, s, r, f, s->block + r * TILE_COLUMNS, out + r * f->stride)
-    for (; r + PANEL <= rows; r += PANEL) TILE(PANEL);
+#define TILE(count) tile(panel, count, vectors, g, quads, a + r * k4, s, r, f, s->block + r * TILE_COLUMNS, out + r * f->stride)
+    for (; r + panel <= rows; r += panel) TILE(panel);
     if (rows - r == 2) TILE(2);
     else if (rows - r == 1) TILE(1);
 #undef TILE
@@ -153,8 +159,8 @@ static inline __attribute__((always_inline)) void narrow_tile(const int rows, co
 {
     __m256i acc_s32x8[TILE_ROWS][2];
 #pragma GCC unroll 3
-    for (int i = 0; i < rows; i++) begin_row(2, g, s->sums[r + i], s->products[r + i], NULL, acc_s32x8[i]);
-    for (int64_t q = 0; q < quads; q++, a += PANEL * HWQ_QUAD, strip += HWQ_QUAD * HWQ_STRIP) {
+    for (int i = 0; i < rows; i++) begin_row(2, g, s->sums[r + i], s->products[r + i], block + i * TILE_COLUMNS, acc_s32x8[i]);
+    for (int64_t q = 0; q < quads; q++, a += FEW_PANEL * HWQ_QUAD, strip += HWQ_QUAD * HWQ_STRIP) {
         __m256i w[4];
         _mm_prefetch((const char *)(strip + AHEAD), _MM_HINT_T0);
         widen(strip, w);
@@ -179,7 +185,7 @@ static void few_rows(const part *g, int64_t rows, int64_t k4, const int8_t *stri
 {
     int64_t r = 0;
 #define TILE(count) narrow_tile(count, g, k4 / 4, s->panels + r * k4, strip, s, r, f, s->block + r * TILE_COLUMNS, out + r * f->stride)
-    for (; r + PANEL <= rows; r += PANEL) TILE(PANEL);
+    for (; r + FEW_PANEL <= rows; r += FEW_PANEL) TILE(FEW_PANEL);
     if (rows - r == 2) TILE(2);
     else if (rows - r == 1) TILE(1);
 #undef TILE
@@ -199,10 +205,10 @@ static void column_terms(const hwq_gemm_args *args, int64_t column, int64_t widt
     for (int v = 0; v < TILE_VECTORS; v++) g->terms[v] = load(terms + 8 * v), g->zero_points[v] = load(zero_points + 8 * v);
 }
 
-static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point)
+static inline __attribute__((always_inline)) void multiply(const int panel, const hwq_gemm_args *args, uint8_t flip, int32_t zero_point)
 {
     const hwq_packed *w = args->weights;
-    const int64_t k = w->k, n = w->n, k4 = (k + 3) / 4 * 4, base = args->group * n, block = hwq_gemm_block_rows(2 * k4, PANEL);
+    const int64_t k = w->k, n = w->n, k4 = (k + 3) / 4 * 4, base = args->group * n, block = hwq_gemm_block_rows(2 * k4, panel);
     const int8_t *packed = w->quads + args->group * hwq_packed_bytes(k, n);
     const int64_t begin = args->first_strip * HWQ_STRIP, wanted = begin + args->strips * HWQ_STRIP, end = wanted < n ? wanted : n;
     const int64_t out_size = hwq_type_size(args->epilogue->out_type);
@@ -212,9 +218,10 @@ static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point
 
     for (int64_t top = 0; top < args->m; top += block) {
         const int64_t rows = args->m - top < block ? args->m - top : block, most = rows < WIDEN_FROM ? HWQ_STRIP : TILE_COLUMNS;
+        const int64_t held = rows < WIDEN_FROM ? FEW_PANEL : panel;
         for (int64_t r = 0; r < rows; r++)
-            pack_row((const uint8_t *)args->a + (top + r) * args->a_stride, k, flip, zero_point,
-                     s->panels + r / PANEL * PANEL * k4 + r % PANEL * HWQ_QUAD, &s->sums[r], &s->products[r]);
+            pack_row(held, (const uint8_t *)args->a + (top + r) * args->a_stride, k, flip, zero_point,
+                     s->panels + r / held * held * k4 + r % held * HWQ_QUAD, &s->sums[r], &s->products[r]);
         for (int64_t column = begin; column < end; column += most) {
             const int64_t width = end - column < most ? end - column : most, strips = (width + HWQ_STRIP - 1) / HWQ_STRIP;
             const int8_t *strip = packed + column * k4;
@@ -236,8 +243,8 @@ static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point
                             widen(strip + half * HWQ_STRIP * k4 + (q + i) * HWQ_QUAD * HWQ_STRIP, v);
                             for (int j = 0; j < 4; j++) store(s->widened + i * TILE_QUAD + j / 2 * 64 + half * 32 + j % 2 * 16, v[j]);
                         }
-                    if (strips == 2) tiles(4, &g, rows, quads, k4, s->panels + q * PANEL * HWQ_QUAD, s, &f, out);
-                    else tiles(2, &g, rows, quads, k4, s->panels + q * PANEL * HWQ_QUAD, s, &f, out);
+                    if (strips == 2) tiles(panel, 4, &g, rows, quads, k4, s->panels + q * panel * HWQ_QUAD, s, &f, out);
+                    else tiles(panel, 2, &g, rows, quads, k4, s->panels + q * panel * HWQ_QUAD, s, &f, out);
                 }
             if (f.fast) continue;
             const hwq_epilogue epilogue = hwq_epilogue_at(args->epilogue, top, column);
@@ -246,8 +253,17 @@ static void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point
     }
 }
 
-void hwq_gemm_u8s8__avx2(const hwq_gemm_args *args) { multiply(args, 0, args->a_zero_point); }
-void hwq_gemm_s8s8__avx2(const hwq_gemm_args *args) { multiply(args, 0x80, args->a_zero_point + 128); }
+static void by_threes(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point) { multiply(3, args, flip, zero_point); }
+static void by_pairs(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point) { multiply(2, args, flip, zero_point); }
+
+static void by_processor(const hwq_gemm_args *args, uint8_t flip, int32_t zero_point)
+{
+    if (args->m >= WIDEN_FROM && hwq_vector_pipes() == 4) by_pairs(args, flip, zero_point);
+    else by_threes(args, flip, zero_point);
+}
+
+void hwq_gemm_u8s8__avx2(const hwq_gemm_args *args) { by_processor(args, 0, args->a_zero_point); }
+void hwq_gemm_s8s8__avx2(const hwq_gemm_args *args) { by_processor(args, 0x80, args->a_zero_point + 128); }
 
 HWQ_TARGET_END
 #endif

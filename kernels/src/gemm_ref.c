@@ -44,11 +44,12 @@ static inline void multiply(const hwq_gemm_args *args, uint8_t flip, int32_t zer
     }
 }
 
-/* The largest demand of any path: panels of 3 rows of int16 (avx2), of 14 or 6 lines of u8 (VNNI), 64 rows of int8 (Arm). */
+/* The largest demand of any path: panels of 2 or 3 rows of int16 (avx2), of 14 or 6 lines of u8 (VNNI), 64 rows of int8 (Arm). */
 int64_t hwq_gemm_workspace(int64_t k)
 {
     const int64_t k4 = (k + 3) / 4 * 4, line = hwq_gemm_line(k);
-    const int64_t words = hwq_gemm_block_rows(2 * k4, 3) * 2 * k4, bytes = hwq_gemm_block_rows(line, 14) * line, arm = 64 * k4;
+    const int64_t pairs = hwq_gemm_block_rows(2 * k4, 2), threes = hwq_gemm_block_rows(2 * k4, 3);
+    const int64_t words = (pairs > threes ? pairs : threes) * 2 * k4, bytes = hwq_gemm_block_rows(line, 14) * line, arm = 64 * k4;
     const int64_t most = words > bytes ? words : bytes;
     return HWQ_GEMM_FIXED + (most > arm ? most : arm);
 }

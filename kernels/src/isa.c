@@ -1,4 +1,4 @@
-/* What this CPU can do, and which path runs. The chosen path is the one mutable global of this folder. */
+/* What this CPU can do, and which path runs: the one mutable state of this folder, beside cpuid.c. */
 #include "isa.h"
 #include "conv.h"
 #include "winograd.h"
@@ -81,6 +81,13 @@ static unsigned probe(void)
 #endif
     return found;
 }
+
+static int count_pipes(void)
+{
+    unsigned most, b, c, d;
+    if (!__get_cpuid(0, &most, &b, &c, &d)) return 3;
+    return (b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx) || b == 0x6F677948 /* "Hygo", whose cores are Zen's */ ? 4 : 3;
+}
 #elif HWQ_ARM
 #if defined(__linux__)
 #include <sys/auxv.h>
@@ -96,6 +103,18 @@ static unsigned probe(void) { return 1u << PATH_ref | 1u << PATH_neon; }
 #endif
 #else
 static unsigned probe(void) { return 1u << PATH_ref; }
+#endif
+
+#if HWQ_X86 && (defined(__GNUC__) || defined(__clang__))
+int hwq_vector_pipes(void)
+{
+    static _Atomic int pipes; /* CPUID takes microseconds under a hypervisor */
+    int found = atomic_load_explicit(&pipes, memory_order_relaxed);
+    if (!found) atomic_store_explicit(&pipes, found = count_pipes(), memory_order_relaxed);
+    return found;
+}
+#else
+int hwq_vector_pipes(void) { return 3; }
 #endif
 
 int hwq_path_count(void) { return PATH_COUNT; }

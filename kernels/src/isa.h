@@ -51,6 +51,9 @@
 #define HWQ_PATHS(X)                                                                                                          \
     X(ref, ref) X(avx2, ref) X(avxvnni, avx2) X(avx512vnni, avx2) X(neon, ref) X(neondot, neon) X(i8mm, neondot)
 
+/* Vector operations a cycle: 4 on AMD's processors (Zen and later), 3 elsewhere on x86-64. Tiles are shaped by it. */
+int hwq_vector_pipes(void);
+
 typedef void hwq_gemm_fn(const hwq_gemm_args *);
 typedef void hwq_gemm_s4_fn(const hwq_gemm_s4_args *);
 typedef void hwq_gemm_f32s8_fn(const hwq_gemm_f32s8_args *);

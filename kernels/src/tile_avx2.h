@@ -1,11 +1,14 @@
-/* Tiles of int16 products on AVX2: up to 3 rows x 32 columns, 12 accumulators, four registers for everything else. What GEMM and the
+/* Tiles of int16 products on AVX2: 3 rows x 32 columns, 12 accumulators, four registers for everything else; or 2 x 32. What GEMM and the
  * convolutions share. Include inside an AVX2 region, after <immintrin.h> and <string.h>.
  *
  * The weights of a quad of k stay in memory, 256 bytes: four registers of one pair each column, then four of the other pair. As
  * operands of the additions they take no instruction of their own. Where two threads share a core, and on Intel's cores of four
  * instructions a cycle, it is those that are the limit, not the multipliers: 3 rows x (16 + 2 broadcasts) + 2 for the loop, 56 of them for
  * 384 MACs, 86 percent of the bare 48; 4 rows x 16 columns with the weights in registers: 46 for 256, 70 percent. Loads: 24 + 6 in 16
- * cycles of Intel's three vector ports, in 12 to 15 of Zen 3's four (llvm-mca 14: 15.8 cycles, 16.6 for as much of the 4 x 16 tile). */
+ * cycles of Intel's three vector ports, in 12 to 15 of Zen 3's four (llvm-mca 14: 15.8 cycles, 16.6 for as much of the 4 x 16 tile).
+ * Four vector pipes and two loads of 32 bytes a cycle, AMD's since Zen 2, make loads the limit: 30 of them for 48 operations, 15 cycles for 12.
+ * 2 rows x 32 columns take 16 for 32, 8 cycles for 8: in the first cache 97 percent of the register-only loop, 3 x 32 takes 80, 4 x 16 with its
+ * weights in registers 92 (Zen 5). On three ports with four instructions a cycle the pair would take 41 of them for 256 MACs, a tenth more than 3 x 32. */
 #ifndef HWQ_TILE_AVX2_H
 #define HWQ_TILE_AVX2_H
 
@@ -37,6 +40,7 @@ static inline __attribute__((always_inline)) void row_by_intrinsics(const int ve
     "vpaddd %[" s "], %[" acc "], %[" acc "]\n\t" TILE_LONG "vpaddd %[" t "], %[" acc "], %[" acc "]\n\t"
 #define TILE_BROADCAST "vpbroadcastd %[p], %[x0]\n\tvpbroadcastd %[q], %[x1]\n\t"
 typedef int32_t __attribute__((may_alias, aligned(2))) tile_pair;
+typedef int64_t __attribute__((may_alias, aligned(2))) tile_quad;
 #define TILE_INPUTS [p] "m"(*(const tile_pair *)x), [q] "m"(*(const tile_pair *)(x + 2)), [w] "r"(quad + 64), "m"(*(const int16_t(*)[TILE_QUAD])quad)
 #define TILE_FOUR(FORM)                                                                                                       \
     __asm__(TILE_BROADCAST FORM("-128", "0", "s", "t", "c0") FORM("-96", "32", "s", "t", "c1") FORM("-64", "64", "s", "t", "c2")     \
@@ -54,8 +58,29 @@ static inline __attribute__((always_inline)) void tile_row(const int vectors, co
     else if (plain) TILE_TWO(TILE_PLAIN);
     else TILE_TWO(TILE_WINOGRAD);
 }
+
+/* Two rows x 32 columns by Winograd's form. Of two vectors of weights one is loaded for both rows, the other is an operand: 16 loads for 32 operations. */
+#define TILE_PAIR(first, second, c, d)                                                                                        \
+    "vmovdqu " first "(%[w]), %[u]\n\tvpaddw %[u], %[x0], %[s]\n\tvpaddw " second "(%[w]), %[x1], %[t]\n\t"                  \
+    "vpaddw %[u], %[y0], %[u]\n\tvpaddw " second "(%[w]), %[y1], %[v]\n\tvpmaddwd %[s], %[t], %[s]\n\t"                     \
+    "vpmaddwd %[u], %[v], %[u]\n\tvpaddd %[s], %[" c "], %[" c "]\n\tvpaddd %[u], %[" d "], %[" d "]\n\t"
+static inline __attribute__((always_inline)) void tile_pair_of_rows(const int16_t *x, const int16_t *y, const int16_t *quad, __m256i acc_s32x8[][TILE_VECTORS])
+{
+    __m256i x0, x1, y0, y1, s, t, u, v;
+    __asm__("vpbroadcastd (%[x]), %[x0]\n\tvpbroadcastd 4(%[x]), %[x1]\n\tvpbroadcastd (%[y]), %[y0]\n\tvpbroadcastd 4(%[y]), %[y1]\n\t"
+            TILE_PAIR("-128", "0", "c0", "d0") TILE_PAIR("-96", "32", "c1", "d1") TILE_PAIR("-64", "64", "c2", "d2") TILE_PAIR("-32", "96", "c3", "d3")
+            : [c0] "+x"(acc_s32x8[0][0]), [c1] "+x"(acc_s32x8[0][1]), [c2] "+x"(acc_s32x8[0][2]), [c3] "+x"(acc_s32x8[0][3]),
+              [d0] "+x"(acc_s32x8[1][0]), [d1] "+x"(acc_s32x8[1][1]), [d2] "+x"(acc_s32x8[1][2]), [d3] "+x"(acc_s32x8[1][3]),
+              [x0] "=&x"(x0), [x1] "=&x"(x1), [y0] "=&x"(y0), [y1] "=&x"(y1), [s] "=&x"(s), [t] "=&x"(t), [u] "=&x"(u), [v] "=&x"(v)
+            : [x] "r"(x), [y] "r"(y), [w] "r"(quad + 64), "m"(*(const tile_quad *)x), "m"(*(const tile_quad *)y), "m"(*(const int16_t(*)[TILE_QUAD])quad));
+}
 #else
 #define tile_row row_by_intrinsics
+static inline __attribute__((always_inline)) void tile_pair_of_rows(const int16_t *x, const int16_t *y, const int16_t *quad, __m256i acc_s32x8[][TILE_VECTORS])
+{
+    tile_row(TILE_VECTORS, 0, x, quad, acc_s32x8[0]);
+    tile_row(TILE_VECTORS, 0, y, quad, acc_s32x8[1]);
+}
 #endif
 
 /* The way out in registers where it is R4 to bytes, the common case. */

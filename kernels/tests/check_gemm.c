@@ -9,7 +9,8 @@ typedef struct {
 } problem;
 static int saturating; /* the op that `run` calls */
 #if HWQ_X86
-hwq_gemm_fn plain_gemm_u8s8, plain_gemm_s8s8; /* gemm_avx2_plain.c */
+hwq_gemm_fn plain_gemm_u8s8, plain_gemm_s8s8, pairs_gemm_u8s8, pairs_gemm_s8s8, threes_gemm_u8s8, threes_gemm_s8s8; /* gemm_avx2_plain.c, ... */
+static hwq_gemm_fn *const TWINS[3][2] = {{plain_gemm_u8s8, plain_gemm_s8s8}, {pairs_gemm_u8s8, pairs_gemm_s8s8}, {threes_gemm_u8s8, threes_gemm_s8s8}};
 #endif
 
 static int64_t value(int type, const void *x, int64_t i) { return type == HWQ_U8 ? ((const uint8_t *)x)[i] : ((const int8_t *)x)[i]; }
@@ -62,8 +63,11 @@ static void run(const problem *p, int path)
     if (!saturating && strcmp(hwq_path_name(path), "avx2") == 0) {
         int32_t *want = malloc((size_t)(m * n) * 4 + 1);
         memcpy(want, out.data, (size_t)(m * n) * 4);
-        (p->a_type == HWQ_U8 ? plain_gemm_u8s8 : plain_gemm_s8s8)(&args);
-        check_equal(out.data, want, (size_t)(m * n) * 4, "the assembly row and its twin");
+        for (int twin = 0; twin < 3; twin++) {
+            memset(out.data, 0xA5, (size_t)(m * n) * 4);
+            TWINS[twin][p->a_type != HWQ_U8](&args);
+            check_equal(out.data, want, (size_t)(m * n) * 4, "the assembly, its intrinsics twin, tiles for other processors");
+        }
         free(want);
     }
 #endif
@@ -97,6 +101,7 @@ void check_gemm(void)
                 run(&(problem){7, 530, 50, a_type, w_type, 0, 1, 1, 0, 4}, path);   /* past the blocks of k */
                 run(&(problem){67, 70, 280, a_type, w_type, 0, 1, 3, 0, 18}, path); /* past the row and column blocks */
                 run(&(problem){66, 21, 70, a_type, w_type, 0, 1, 0, 1, 2}, path);   /* a range of columns: the rest untouched */
+                run(&(problem){51, 5240, 5, a_type, w_type, 0, 0, 0, 0, 1}, path); /* where panels of 2 hold more rows than panels of 3 */
                 run(&(problem){25, 11000, 17, a_type, w_type, 0, a_type == HWQ_U8, 0, 0, 3}, path); /* past the bytes of a block */
                 run(&(problem){2, 5, 40, a_type, w_type, 0, 0, 0, 2, 9}, path);
             }
