@@ -31,6 +31,7 @@ cdef extern from "hwq/kernels.h" nogil:
         const int32_t *zero_points
         const int32_t *column_sums
         const int32_t *column_products
+        int64_t weight_sum
         const int16_t *winograd
         const int32_t *winograd_terms
     ctypedef struct hwq_gemm_args:

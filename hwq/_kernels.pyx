@@ -124,10 +124,10 @@ cdef class Packed:
     cdef void *transformed
     cdef bint refused
 
-    def __init__(self, int64_t k, int64_t n, int64_t groups, quads, zero_points, column_sums, column_products):
+    def __init__(self, int64_t k, int64_t n, int64_t groups, quads, zero_points, column_sums, column_products, int64_t weight_sum):
         cdef _Views v = _Views()
         self.views = v
-        self.c.k, self.c.n, self.c.groups = k, n, groups
+        self.c.k, self.c.n, self.c.groups, self.c.weight_sum = k, n, groups, weight_sum
         self.c.quads = <const int8_t *>v.read(quads, groups * hwq_packed_bytes(k, n))
         self.c.zero_points = <const int32_t *>v.read(zero_points, groups * n * 4)
         self.c.column_sums = <const int32_t *>v.read(column_sums, groups * n * 4)

@@ -286,6 +286,43 @@ def test_winograds_bound_is_the_last_that_it_takes(depth: int) -> None:
     assert np.array_equal(kernels.conv2d(x, kernels.pack_conv(w), pads=1), want)
 
 
+@pytest.mark.parametrize("depth", [112, 116])
+def test_the_bound_of_tiles_of_four(depth: int) -> None:
+    """128 x sum |w - zw| reaches 2^25 between these depths: the greater one runs without tiles."""
+    w = np.full((40, depth, 3, 3), 255, np.uint8)
+    x = np.zeros((1, depth, 16, 20), np.uint8)
+    x[0, :, 5:9, 7:] = 255
+    want = reading(x, w, 9, 0, 0, 1, ((1, 1), (1, 1, 1, 1), (1, 1)))
+    got = kernels.conv2d(np.moveaxis(x, 1, -1), kernels.pack_conv(w), pads=1, layout="NHWC", a_zero_point=9)
+    assert np.array_equal(np.moveaxis(got, -1, 1), want)
+
+
+@pytest.mark.parametrize(
+    ("batch", "side", "channels", "outputs", "groups", "threads"),
+    [(1, (18, 16), 64, 64, 1, 1), (1, (17, 19), 64, 96, 2, 3), (6, (7, 8), 68, 80, 1, 2), (1, (12, 13), 160, 48, 1, 1)],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_tiles_of_four(
+    batch: int, side: tuple[int, int], channels: int, outputs: int, groups: int, threads: int, dtype: type
+) -> None:
+    """Shapes that repay them: whole and short tiles, several images, threads that share a line of tiles, a residual."""
+    rng = np.random.default_rng(channels)
+    lo, hi = (0, 256) if dtype is np.uint8 else (-128, 128)
+    x = rng.integers(lo, hi, (batch, channels, *side)).astype(dtype)
+    w = rng.integers(-128, 128, (outputs, channels // groups, 3, 3)).astype(np.int8)
+    zw, bias = rng.integers(-20, 20, outputs), rng.integers(-(2**31), 2**31, outputs).astype(np.int32)
+    want = reading(x, w, 7, zw, bias, groups, ((1, 1), (1, 1, 1, 1), (1, 1)))
+    packed, last = kernels.pack_conv(w, zero_point=zw, groups=groups), np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    options = {"pads": 1, "a_zero_point": 7, "layout": "NHWC", "threads": threads}
+    got = kernels.conv2d(last, packed, bias=bias, wrap=True, **options)
+    assert np.array_equal(np.moveaxis(got, -1, 1), want.astype(np.int32))
+    scales = rng.uniform(1e-5, 1e-3, outputs).astype(np.float32)
+    finish = kernels.Epilogue(kind="requant", rounding="fp32", multipliers=scales, zero_point=3, dtype="int8")
+    got = kernels.conv2d(last, packed, epilogue=finish, **options)
+    with kernels.use_isa("ref"):
+        assert np.array_equal(got, kernels.conv2d(last, packed, epilogue=finish, **options))
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_random_three_by_three(data: st.DataObject) -> None:

@@ -176,7 +176,9 @@ def _pack(
             negative,
         )
     _freeze(quads, stored, sums, products, positive, negative)
-    door = _kernels.Packed(k, n, groups, quads, stored if stored.any() else None, sums, products)
+    door = _kernels.Packed(
+        k, n, groups, quads, stored if stored.any() else None, sums, products, int((positive + negative).max(initial=0))
+    )
     return Packed(
         k=k,
         n=n,

@@ -17,6 +17,7 @@
 #include "epilogue.h"
 #include "isa.h"
 #include "window.h"
+#include "winograd_4x4.h"
 
 enum { FLAT = 56, BLOCK_BYTES = 1 << 17, SLACK = 64, OVERHANG = 34 /* positions that a tile may reach beyond its line */, CHUNK = 128 /* quads of k */, REST = 252 /* positions whose accumulators rest between chunks of k */ };
 
@@ -268,8 +269,10 @@ static void convolve(const hwq_conv *c, const plan *p)
 
 void hwq_conv_s32__avx512vnni(const hwq_conv *conv)
 {
+    hwq_winograd_plan tiles;
     plan p;
-    if (plan_of(conv, &p)) convolve(conv, &p);
+    if (hwq_winograd_4x4_pays(conv, &tiles)) hwq_conv_winograd_4x4__avx512vnni(conv, &tiles);
+    else if (plan_of(conv, &p)) convolve(conv, &p);
     else hwq_conv_s32__avx2(conv);
 }
 

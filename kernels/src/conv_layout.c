@@ -7,6 +7,7 @@
 #include "isa.h"
 #include "window.h"
 #include "winograd.h"
+#include "winograd_4x4.h"
 
 #include <string.h>
 
@@ -31,6 +32,8 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
     return s;
 }
 
+static int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+
 int64_t hwq_conv_workspace(const hwq_conv *conv)
 {
     if (conv->order != HWQ_ORDER_LANES) {
@@ -39,11 +42,10 @@ int64_t hwq_conv_workspace(const hwq_conv *conv)
     }
     if (conv->depthwise && conv->out_channels != conv->channels) return hwq_depthwise_repeat_workspace(conv);
     const hwq_conv_shape s = hwq_conv_measure(conv);
-    const int64_t blocked = s.rows + s.tile + s.gemm, inner = conv->depthwise ? 0 : hwq_conv_inner_workspace(conv);
-    const int64_t vnni = conv->depthwise ? 0 : hwq_conv_direct_workspace(conv), direct = inner > vnni ? inner : vnni;
-    const int64_t integers = conv->a_type == HWQ_F32 ? 0 : conv->depthwise ? hwq_depthwise_workspace(conv) : hwq_winograd_workspace(conv);
-    const int64_t most = s.image + (blocked > integers ? blocked : integers);
-    return most > direct ? most : direct;
+    const int64_t blocked = s.rows + s.tile + s.gemm;
+    if (conv->depthwise) return s.image + greater(blocked, conv->a_type == HWQ_F32 ? 0 : hwq_depthwise_workspace(conv));
+    const int64_t turned = s.image + greater(blocked, conv->a_type == HWQ_F32 ? 0 : hwq_winograd_workspace(conv));
+    return hwq_align(greater(greater(turned, hwq_winograd_4x4_workspace(conv)), greater(hwq_conv_inner_workspace(conv), hwq_conv_direct_workspace(conv))));
 }
 
 static inline __attribute__((always_inline)) void turn_sized(const int64_t element, int64_t rows, int64_t columns, const char *from,

@@ -1,9 +1,12 @@
-/* DOT(acc, a_u8, w_s8): vpdpbusd. gcc 12 copies the accumulator before and after the intrinsic, which costs half the speed; the
+/* DOT(acc, a_u8, w_s8): vpdpbusd; or, where DOT_INSTRUCTION says vpdpwssd, of pairs of int16. gcc 12 copies the accumulator before and after the intrinsic, which costs half the speed; the
  * emulating build of the C tests has the intrinsic and is tested equal. */
+#ifndef DOT_INSTRUCTION
+#define DOT_INSTRUCTION "vpdpbusd"
+#endif
 #if defined(__GNUC__) && !HWQ_EMULATE && !defined(HWQ_NO_ASM)
-static inline __attribute__((always_inline)) VECTOR DOT(VECTOR acc, VECTOR a_u8, VECTOR w_s8)
+static inline __attribute__((always_inline)) VECTOR DOT(VECTOR acc, VECTOR a, VECTOR w)
 {
-    __asm__(DOT_PREFIX "vpdpbusd %[w], %[a], %[c]" : [c] "+v"(acc) : [a] "v"(a_u8), [w] "v"(w_s8));
+    __asm__(DOT_PREFIX DOT_INSTRUCTION " %[w], %[a], %[c]" : [c] "+v"(acc) : [a] "v"(a), [w] "v"(w));
     return acc;
 }
 #else

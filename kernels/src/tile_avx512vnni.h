@@ -77,11 +77,10 @@ typedef struct {
     int vectors, first, last; /* vectors of 16 columns, 1 or 2; is it the first chunk, the last? */
 } part;
 
-/* (first + second) positions x vectors of 16 columns. a: of each half's first position; out: likewise; rest: their accumulators between chunks. */
-static inline __attribute__((always_inline)) void dot_tile(const int first, const int second, const int vectors, const part *g, const uint8_t *const a[2],
-                                                       int32_t *rest, const finish *f, char *const out[2])
+/* The dots of a chunk, (first + second) positions x vectors of 16 columns: acc from terms or rest on. a: of each half's first position. */
+static inline __attribute__((always_inline)) void dots(const int first, const int second, const int vectors, const part *g, const uint8_t *const a[2],
+                                                       const int32_t *rest, __m512i acc_s32x16[TILE_MOST][2])
 {
-    __m512i acc_s32x16[TILE_MOST][2];
     const int positions = first + second;
 #pragma GCC unroll 14
     for (int i = 0; i < positions; i++)
@@ -105,6 +104,15 @@ static inline __attribute__((always_inline)) void dot_tile(const int first, cons
 #undef AT
         }
     }
+}
+
+/* A tile through one chunk. out: of each half's first position; rest: the accumulators between chunks. */
+static inline __attribute__((always_inline)) void dot_tile(const int first, const int second, const int vectors, const part *g, const uint8_t *const a[2],
+                                                       int32_t *rest, const finish *f, char *const out[2])
+{
+    __m512i acc_s32x16[TILE_MOST][2];
+    const int positions = first + second;
+    dots(first, second, vectors, g, a, rest, acc_s32x16);
 #define OUT(i) ((i) < first ? out[0] + (i) * here.stride : out[1] + ((i) - first) * here.stride)
     if (!g->last || !f->fast) {
 #pragma GCC unroll 14
@@ -143,7 +151,7 @@ static inline __attribute__((always_inline)) void dot_tile(const int first, cons
 }
 
 /* A half of `first` positions and one of as many, one less or none. */
-static void some_positions(int64_t first, int64_t second, const part *g, const uint8_t *const a[2], int32_t *rest, const finish *f, char *const out[2])
+static inline void some_positions(int64_t first, int64_t second, const part *g, const uint8_t *const a[2], int32_t *rest, const finish *f, char *const out[2])
 {
 #define BOTH(n, m) \
     do { \

@@ -4,6 +4,7 @@
 #include "chain.h"
 #include "conv.h"
 #include "window.h"
+#include "winograd_4x4.h"
 
 typedef struct {
     int64_t batch, groups, depth, per; /* channels = groups * depth, outputs = groups * per */
@@ -39,6 +40,19 @@ static const shape SHAPES[] = {
     {1, 1, 40, 40, {{1, 6, 29}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 2}, {0}}},
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES, FIRST_WINOGRAD = 20 };
+
+/* Tiles of 4 x 4: every form alone and beside the others, channels and columns at tails, two chunks of channels, all groups, several blocks. */
+static const shape TILED[] = {
+    {1, 1, 4, 1, {{1, 1, 1}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {1, 1, 16, 16, {{1, 4, 4}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {2, 1, 12, 17, {{1, 6, 9}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {3, 1, 36, 33, {{1, 5, 7}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {1, 2, 64, 31, {{1, 8, 10}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 2, 0}, {0}}},
+    {2, 1, 112, 20, {{1, 10, 3}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 3}, {0}}},
+    {1, 1, 148, 49, {{1, 6, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+    {5, 1, 64, 8, {{1, 14, 14}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0}}},
+};
+enum { TILED_COUNT = sizeof TILED / sizeof *TILED };
 
 static hwq_window complete(hwq_window w)
 {
@@ -78,10 +92,25 @@ static int reads_the_same(const hwq_conv *c, const int8_t *weights, const int32_
     return 1;
 }
 
+/* Tiles of 4 x 4 whatever they cost; or the op, where the weights do not allow them. */
+static void tiles_4x4(const hwq_conv *c)
+{
+#if HWQ_X86
+    hwq_winograd_plan plan;
+    if (c->first < c->last && hwq_winograd_4x4_fits(c, &plan)) {
+        hwq_conv_winograd_4x4__avx512vnni(c, &plan);
+        return;
+    }
+#endif
+    hwq_conv_s32(c);
+}
+
 /* Run the op on `path` in two unequal runs of positions, as threads would. */
 static void convolve(hwq_conv *c, void (*op)(const hwq_conv *), void *out, int64_t total)
 {
-    guarded workspace = guard((size_t)hwq_conv_workspace(c), 0);
+    hwq_winograd_plan plan;
+    const int64_t usual = hwq_conv_workspace(c), tiled = op == tiles_4x4 && hwq_winograd_4x4_fits(c, &plan) ? hwq_winograd_4x4_bytes(&plan) : 0;
+    guarded workspace = guard((size_t)(usual > tiled ? usual : tiled), 0);
     c->workspace = workspace.data;
     c->out = out;
     c->first = 0, c->last = total / 3;
@@ -91,13 +120,14 @@ static void convolve(hwq_conv *c, void (*op)(const hwq_conv *), void *out, int64
     check_guard(&workspace);
 }
 
-/* symmetric: no zero points, which some drivers want. */
-static void integers(const shape *s, int path, int layout, int a_type, int fill, int symmetric)
+/* symmetric: no zero points, which some drivers want. tiled: by tiles of 4 x 4. */
+static void integers(const shape *s, int path, int layout, int a_type, int fill, int symmetric, int tiled)
 {
     const hwq_window w = complete(s->window);
     const int64_t channels = s->groups * s->depth, outs = s->groups * s->per, k = hwq_window_taps(&w) * s->depth;
     const int64_t inputs = s->batch * hwq_window_inputs(&w) * channels, total = s->batch * hwq_window_outputs(&w), outputs = total * outs;
     const int depthwise = s->groups > 1 && s->depth == 1 && (s->per == 1 || symmetric); /* several outputs a channel: either way */
+    void (*const op)(const hwq_conv *) = tiled ? tiles_4x4 : depthwise ? hwq_depthwise_s32 : hwq_conv_s32;
     guarded x = guard((size_t)inputs, 0), weights = guard((size_t)(outs * k), 0), bias = guard((size_t)outs * 4, 0), skip = guard((size_t)outputs, 0);
     guarded quads = guard((size_t)(s->groups * hwq_packed_bytes(k, s->per)), 0), taps = guard((size_t)(outs * k) * 2, 0);
     guarded out = guard((size_t)outputs * 4, 0), bytes = guard((size_t)outputs, 0), want = guard((size_t)outputs, 0);
@@ -131,7 +161,9 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill,
         check_true(!bad, "the weights can be transformed");
         packed.winograd = words.data, packed.winograd_terms = terms.data;
     }
-    convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, out.data, total);
+    for (int64_t o = 0; o < outs; o++)
+        if (positive[o] + negative[o] > packed.weight_sum) packed.weight_sum = positive[o] + negative[o];
+    convolve(&c, op, out.data, total);
     check_true(reads_the_same(&c, weights.data, points, k), "int64 reading");
 
     hwq_binary add = {.formula = HWQ_BINARY_ORT_ADD, .lo = 0, .hi = 255, .a_scale = 0.5f, .b_scale = 0.25f, .scale = 1.0f};
@@ -142,7 +174,7 @@ static void integers(const shape *s, int path, int layout, int a_type, int fill,
         e = (hwq_epilogue){.kind = HWQ_KIND_REQUANT, .rounding = HWQ_ROUND_FP32, .out_type = HWQ_U8, .scales_f32 = scales, .zero_point = 77, .hi = 255};
         if (how == 0) e.residual_op = &add, e.residual = skip.data;
         else e.out_type = HWQ_S8, e.channel_step = 1, e.zero_point = -3, e.lo = -100, e.hi = 90;
-        convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, bytes.data, total);
+        convolve(&c, op, bytes.data, total);
         hwq_path_choose(0);
         convolve(&c, depthwise ? hwq_depthwise_s32 : hwq_conv_s32, want.data, total);
         hwq_path_choose(path);
@@ -238,15 +270,45 @@ static void nines(int64_t channels, hwq_window w)
     check_guard(&x), check_guard(&out);
 }
 
+/* Where sum |w - zw| is the greatest that tiles of 4 x 4 allow, or one more, and inputs make the greatest sum of it. */
+static void bounds(int path)
+{
+    enum { DEPTH = 116, K = 9 * DEPTH };
+    for (int more = 0; more < 2; more++)
+        for (int value = 0; value < 256; value += 255) {
+            int8_t weights[K], *quads = calloc((size_t)hwq_packed_bytes(K, 1), 1);
+            uint8_t x[6 * 6 * DEPTH];
+            int32_t point = -128, stored, sum, products, out[16];
+            int64_t positive, negative, left = (1 << 18) - 1 + more;
+            for (int i = 0; i < K; i++) {
+                const int64_t w = left < 255 ? left : 255;
+                weights[i] = (int8_t)(w - 128), left -= w;
+            }
+            memset(x, value, sizeof x);
+            hwq_pack(weights, HWQ_S8, K, 1, 1, K, &point, quads, &stored, &sum, &products, &positive, &negative);
+            const hwq_packed packed = {.k = K, .n = 1, .groups = 1, .quads = quads, .zero_points = &stored, .column_sums = &sum, .column_products = &products,
+                                       .weight_sum = positive + negative};
+            const hwq_epilogue e = {.kind = HWQ_KIND_S32, .out_type = HWQ_S32};
+            hwq_conv c = {.window = {{1, 6, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 4, 4}}, .batch = 1, .channels = DEPTH, .out_channels = 1, .groups = 1,
+                          .layout = HWQ_NHWC, .a_type = HWQ_U8, .a_zero_point = 3, .x = x, .weights = &packed, .epilogue = &e};
+            hwq_winograd_plan plan;
+            check_begin("conv_s32", path);
+            check_true(hwq_winograd_4x4_fits(&c, &plan) == !more, "the bound");
+            convolve(&c, tiles_4x4, out, 16);
+            for (int i = 0; i < 16; i++) check_true(out[i] == (value - 3) * ((1 << 18) - 1 + more), "at the bound");
+            free(quads);
+        }
+}
+
 /* Channels at every tail of a vector, the last pixel against the guard page. */
 static void depthwise_tails(int path)
 {
     for (int64_t channels = 2; channels <= 34; channels++) {
         const shape s = {1, channels, 1, 1, {{1, 4, 3}, {1, 3, 2}, {1, 1, 1}, {1, 1, 1}, {0, 1, 0}, {0}}};
         check_begin("depthwise_s32", path);
-        for (int symmetric = 0; symmetric < 2; symmetric++) integers(&s, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, 0, symmetric);
+        for (int symmetric = 0; symmetric < 2; symmetric++) integers(&s, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, 0, symmetric, 0);
         const shape slides = {2, channels, 1, 1, {{1, 3, 1 + channels % 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, channels % 3, 1 + channels % 2}, {0}}};
-        for (int symmetric = 0; symmetric < 2; symmetric++) integers(&slides, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, (int)(channels % FILLS), symmetric);
+        for (int symmetric = 0; symmetric < 2; symmetric++) integers(&slides, path, HWQ_NHWC, channels & 1 ? HWQ_U8 : HWQ_S8, (int)(channels % FILLS), symmetric, 0);
         check_begin("depthwise_f32", path);
         floats(&s, path, HWQ_NHWC, HWQ_ORDER_LANES);
         check_begin("depthwise_chain", path);
@@ -263,7 +325,7 @@ static void depthwise_blocks(int path)
             const int64_t n = (int64_t)i;
             const shape s = {1, channels[i], 1, 1, {{1, 3 + n, 5 + n % 4}, {1, 3, 3}, {1, stride, stride}, {1, 1, 1}, {0, n % 2, 1}, {0}}};
             check_begin("depthwise_s32", path);
-            integers(&s, path, HWQ_NHWC, n & 1 ? HWQ_U8 : HWQ_S8, (int)(n % FILLS), 1);
+            integers(&s, path, HWQ_NHWC, n & 1 ? HWQ_U8 : HWQ_S8, (int)(n % FILLS), 1, 0);
         }
 }
 
@@ -271,6 +333,16 @@ void check_window(void)
 {
     EACH_PATH(path) depthwise_tails(path);
     EACH_PATH(path) depthwise_blocks(path);
+    EACH_PATH(path)
+        if (path == hwq_path_find("avx512vnni")) {
+            for (int i = 0; i < TILED_COUNT; i++)
+                for (int fill = 0; fill < (check_brief && i > 3 ? 1 : FILLS); fill++)
+                    for (int symmetric = 0; symmetric < 2; symmetric++) {
+                        check_begin("conv_s32", path);
+                        integers(&TILED[i], path, HWQ_NHWC, (i + fill) & 1 ? HWQ_S8 : HWQ_U8, fill, symmetric, 1);
+                    }
+            bounds(path);
+        }
     EACH_PATH(path)
     {
         check_begin("pool_run", path);
@@ -282,9 +354,9 @@ void check_window(void)
             for (int i = 0; i < SHAPE_COUNT; i++) {
                 check_begin("conv_s32", path);
                 for (int fill = 0; fill < (check_brief && i >= FIRST_WINOGRAD ? 1 : FILLS); fill++)
-                    integers(&SHAPES[i], path, layout, fill & 1 ? HWQ_S8 : HWQ_U8, fill, fill % 3 == 1);
-                integers(&SHAPES[i], path, layout, HWQ_S8, 0, 0);
-                integers(&SHAPES[i], path, layout, i & 1 ? HWQ_S8 : HWQ_U8, 0, 1);
+                    integers(&SHAPES[i], path, layout, fill & 1 ? HWQ_S8 : HWQ_U8, fill, fill % 3 == 1, 0);
+                integers(&SHAPES[i], path, layout, HWQ_S8, 0, 0, 0);
+                integers(&SHAPES[i], path, layout, i & 1 ? HWQ_S8 : HWQ_U8, 0, 1, 0);
                 check_begin("conv_f32", path);
                 floats(&SHAPES[i], path, layout, HWQ_ORDER_LANES);
                 check_begin("conv_chain", path);

@@ -91,6 +91,7 @@ typedef struct {
     const int32_t *zero_points;    /* NULL when all are 0, else groups * n, in the stored (int8) domain */
     const int32_t *column_sums;    /* groups * n: sum of stored weights, modulo 2^32 */
     const int32_t *column_products;/* groups * n: sum of w[2j] * w[2j + 1], modulo 2^32 (Winograd's inner product) */
+    int64_t weight_sum;            /* greatest sum of |w - zw| of a column; 0: nobody has summed them */
     const int16_t *winograd;       /* NULL, or a 3 x 3 convolution's weights transformed by hwq_winograd_pack, group after group */
     const int32_t *winograd_terms; /* beside them */
 } hwq_packed;
