@@ -71,8 +71,12 @@ def test_vnni_passes_where_the_cpu_lacks_it() -> None:
     assert re.search(r"\d{4,} checks, 0 failed", out)
 
 
-# The one choice of a path, and what a signal handler (which has nowhere else to look) passes foreign faults on to.
-GLOBALS = {"isa.c": ["static _Atomic int chosen = -1;"], "cpuid.c": ["static struct sigaction before;"]}
+# The one choice of a path, what a signal handler (which has nowhere else to look) passes foreign faults on to, objects seen.
+GLOBALS = {
+    "isa.c": ["static _Atomic int chosen = -1;"],
+    "cpuid.c": ["static struct sigaction before;", "static int faulting;"],
+    "cpuid_sites.c": ["static reading last;"],
+}
 
 
 def test_the_c_house_stays_out_of_python_and_the_heap() -> None:

@@ -78,7 +78,7 @@ class Contender:
     scheme : str, optional
         int8, int4 or float32: which register-only loop it is measured beside.
     economy : float
-        MACs that one product of the loop stands for: 36 / 16 where Winograd's F(2x2, 3x3) runs.
+        MACs that one product of the loop stands for: 144 / 36 where Winograd's F(4x4, 3x3) runs.
     ours : bool
     threads : int
         Above 1 the wall's time counts.

@@ -1,5 +1,5 @@
 /* Convolution straight from the image by Winograd's inner product: no gathered rows. Channel-last, weights without
- * zero points; 3 x 3 with stride 1 goes to winograd_avx2.c where it pays, what is else runs as blocks of GEMM.
+ * zero points; 3 x 3 with stride 1 goes to winograd_4x4_avx2.c or winograd_avx2.c where they pay, what is else runs as blocks of GEMM.
  *
  * The packed order of k is (row of the kernel, tap, channel), so the elements of one row of the kernel, a *run*, lie together in the
  * weights and in the image. Block by block of output rows the image is widened to int16, less its zero point, padding 0: once, however
@@ -20,6 +20,7 @@
 #include "isa.h"
 #include "window.h"
 #include "winograd.h"
+#include "winograd_4x4.h"
 
 enum { BLOCK = 240 /* positions */, DEPTH = 64 /* quads of k widened at once */, IMAGE = 1 << 16 /* elements */, SLACK = 64, PANEL = 3, COLUMNS = 2 * HWQ_STRIP };
 
@@ -359,8 +360,10 @@ static void convolve(const hwq_conv *c, const plan *p)
 
 void hwq_conv_s32__avx2(const hwq_conv *c)
 {
+    hwq_winograd_plan tiles;
     plan p;
-    if (c->weights->winograd && hwq_winograd_fits(c)) hwq_conv_winograd__avx2(c);
+    if (hwq_winograd_4x4_pays(c, 0, &tiles)) hwq_conv_winograd_4x4__avx2(c, &tiles);
+    else if (c->weights->winograd && hwq_winograd_fits(c)) hwq_conv_winograd__avx2(c);
     else if (plan_of(c, &p)) convolve(c, &p);
     else hwq_conv_s32__blocked(c);
 }
@@ -368,7 +371,9 @@ void hwq_conv_s32__avx2(const hwq_conv *c)
 /* Blocks of GEMM have vpdpbusd there, which the tiles above would do without. */
 void hwq_conv_s32__avxvnni(const hwq_conv *c)
 {
-    if (c->weights->winograd && hwq_winograd_fits(c)) hwq_conv_winograd__avx2(c);
+    hwq_winograd_plan tiles;
+    if (hwq_winograd_4x4_pays(c, 0, &tiles)) hwq_conv_winograd_4x4__avx2(c, &tiles);
+    else if (c->weights->winograd && hwq_winograd_fits(c)) hwq_conv_winograd__avx2(c);
     else hwq_conv_s32__blocked(c);
 }
 

@@ -271,8 +271,9 @@ void hwq_conv_s32__avx512vnni(const hwq_conv *conv)
 {
     hwq_winograd_plan tiles;
     plan p;
-    if (hwq_winograd_4x4_pays(conv, &tiles)) hwq_conv_winograd_4x4__avx512vnni(conv, &tiles);
+    if (hwq_winograd_4x4_pays(conv, 1, &tiles)) hwq_conv_winograd_4x4__avx512vnni(conv, &tiles);
     else if (plan_of(conv, &p)) convolve(conv, &p);
+    else if (conv->weights->zero_points) hwq_conv_s32__blocked(conv);
     else hwq_conv_s32__avx2(conv);
 }
 

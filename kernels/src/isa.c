@@ -2,6 +2,7 @@
 #include "isa.h"
 #include "conv.h"
 #include "winograd.h"
+#include "winograd_4x4.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -193,7 +194,7 @@ int hwq_conv_takes_winograd(const hwq_conv *conv)
 #if HWQ_X86
     int path = hwq_path_chosen();
     while (!ROWS[path].conv_s32) path = PARENTS[path];
-    return (ROWS[path].conv_s32 == hwq_conv_s32__avx2 || ROWS[path].conv_s32 == hwq_conv_s32__avxvnni) && hwq_winograd_fits(conv);
+    return (ROWS[path].conv_s32 == hwq_conv_s32__avx2 || ROWS[path].conv_s32 == hwq_conv_s32__avxvnni) && hwq_winograd_fits(conv) && !hwq_winograd_4x4_pays_whole(conv, 0);
 #else
     (void)conv;
     return 0;

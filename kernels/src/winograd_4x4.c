@@ -38,23 +38,26 @@ int64_t hwq_winograd_4x4_bytes(const hwq_winograd_plan *p)
     return p->v_bytes + p->u_kept * p->u_bytes + p->m_kept * p->m_bytes + hwq_align(p->padded) + WINOGRAD_TILES * (int64_t)sizeof(hwq_winograd_tile);
 }
 
-/* Cost in dots: instructions that multiply a vector of 16 columns, of which a core issues one or two a cycle. Measured on a Zen 5, two a cycle at
- * 4.1 GHz, with V, U and M in the second-level cache: a row of a position by 32 columns costs 8 beside its dots; a vector of U 165 (its 36 stores leave
- * the first cache), V of 32 channels of a tile 300, Y of 16 columns of a tile 300. The sum came within 7 percent of nine shapes' times. Straight from the
- * image a dot holds twice the products, and 5 percent are lost. A gain below an eighth is left: caches that others use as well would take it. */
-static int pays(const hwq_conv *c, const hwq_winograd_plan *p, int64_t lines, int64_t outputs)
+/* Cost in dots, products of 16 columns and two channels: vpdpwssd of 512 bits, two a cycle; on AVX2 two vpmaddwd and two additions, one a cycle. Measured on a
+ * Zen 5 at 4.1 GHz, with V, U and M in the second-level cache: a row of a position by 32 columns costs 8 dots beside its own; 32 channels of U by 16 columns of
+ * two 165 each pair (their stores leave the first cache), V of 32 channels of a tile 300, Y of 16 columns of a tile 300. The sum came within 7 percent of nine
+ * shapes' times on AVX512-VNNI, within 15 on AVX2.
+ * What it is compared with: straight from the image by vpdpbusd, half as many dots and 5 percent; on AVX2 F(2x2, 3x3) with weights that were transformed once, 16 products
+ * for 36 and transforms. A gain below an eighth is left: caches that others use as well would take it. */
+static int pays(const hwq_conv *c, const hwq_winograd_plan *p, int bytes, int64_t lines, int64_t outputs)
 {
     const int64_t strips = (p->n + HWQ_STRIP - 1) / HWQ_STRIP, wide = (strips + 1) / 2, tiles = lines * p->across;
     const int64_t rows = positions(c->window.out[1]) * positions(c->window.out[2]) * lines / p->down;
     const int64_t times = p->u_kept > 1 ? 1 : (tiles + p->tiles - 1) / p->tiles;
     const double dots = (double)(strips * (p->depth / 2)), products = (double)rows * (dots + (double)(8 * p->chunks * wide));
     const double transforms = 165 * dots * (double)times + 300 * (double)tiles * (double)(p->padded / VECTOR + strips);
-    return products + transforms < 7. / 8 * 1.05 * 9 / 2 * dots * (double)outputs;
+    const double rival = bytes ? 1.05 * 9 / 2 * dots : 4.35 * dots + 11 * (double)(strips + p->depth / 16);
+    return products + transforms < 7. / 8 * rival * (double)outputs;
 }
 
-static int pays_whole(const hwq_conv *c, hwq_winograd_plan *p)
+static int pays_whole(const hwq_conv *c, hwq_winograd_plan *p, int bytes)
 {
-    return hwq_winograd_4x4_fits(c, p) && pays(c, p, c->batch * p->down, c->batch * hwq_window_outputs(&c->window));
+    return hwq_winograd_4x4_fits(c, p) && pays(c, p, bytes, c->batch * p->down, c->batch * hwq_window_outputs(&c->window));
 }
 
 int64_t hwq_winograd_4x4_line(const hwq_conv *c, const hwq_winograd_plan *p, int64_t position)
@@ -63,16 +66,22 @@ int64_t hwq_winograd_4x4_line(const hwq_conv *c, const hwq_winograd_plan *p, int
     return position / outputs * p->down + (y < p->down ? y : p->down - 1);
 }
 
-int hwq_winograd_4x4_pays(const hwq_conv *c, hwq_winograd_plan *p)
+int hwq_winograd_4x4_pays(const hwq_conv *c, int bytes, hwq_winograd_plan *p)
 {
-    return c->first < c->last && pays_whole(c, p) &&
-           pays(c, p, hwq_winograd_4x4_line(c, p, c->last - 1) + 1 - hwq_winograd_4x4_line(c, p, c->first), c->last - c->first);
+    return c->first < c->last && pays_whole(c, p, bytes) &&
+           pays(c, p, bytes, hwq_winograd_4x4_line(c, p, c->last - 1) + 1 - hwq_winograd_4x4_line(c, p, c->first), c->last - c->first);
+}
+
+int hwq_winograd_4x4_pays_whole(const hwq_conv *c, int bytes)
+{
+    hwq_winograd_plan p;
+    return pays_whole(c, &p, bytes);
 }
 
 int64_t hwq_winograd_4x4_workspace(const hwq_conv *c)
 {
     hwq_winograd_plan p;
-    return pays_whole(c, &p) ? hwq_winograd_4x4_bytes(&p) : 0;
+    return pays_whole(c, &p, 0) || pays_whole(c, &p, 1) ? hwq_winograd_4x4_bytes(&p) : 0;
 }
 
 void hwq_winograd_4x4_sort(const hwq_conv *c, const hwq_winograd_plan *p, int64_t first, int64_t count, hwq_winograd_tile *tiles, int64_t ends[4])

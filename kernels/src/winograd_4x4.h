@@ -48,15 +48,18 @@ typedef struct {
 /* Can this convolution run so? Then the plan is filled in. */
 int hwq_winograd_4x4_fits(const hwq_conv *conv, hwq_winograd_plan *plan);
 int64_t hwq_winograd_4x4_bytes(const hwq_winograd_plan *plan);
-/* And is that cheaper than straight from the image (conv_avx512vnni.c), whole and on the output positions [first, last)? */
-int hwq_winograd_4x4_pays(const hwq_conv *conv, hwq_winograd_plan *plan);
-int64_t hwq_winograd_4x4_workspace(const hwq_conv *conv); /* 0 where it does not pay */
+/* And is that cheaper, whole and on the output positions [first, last), than what the path has else? `bytes`: tiles of byte products (conv_avx512vnni.c), or
+ * F(2x2, 3x3) on AVX2. */
+int hwq_winograd_4x4_pays(const hwq_conv *conv, int bytes, hwq_winograd_plan *plan);
+int hwq_winograd_4x4_pays_whole(const hwq_conv *conv, int bytes);
+int64_t hwq_winograd_4x4_workspace(const hwq_conv *conv); /* 0 where it pays on neither path */
 /* Tiles in lines of `across`: the first of the line that computes an output position. */
 int64_t hwq_winograd_4x4_line(const hwq_conv *conv, const hwq_winograd_plan *plan, int64_t position);
 /* Tiles [first, first + count) in an order that lets the tiles which have a position follow each other: short and long (rows and columns), long and
  * long, long and short, short and short. Returns where each form ends. */
 void hwq_winograd_4x4_sort(const hwq_conv *conv, const hwq_winograd_plan *plan, int64_t first, int64_t count, hwq_winograd_tile *tiles, int64_t ends[4]);
 
+void hwq_conv_winograd_4x4__avx2(const hwq_conv *conv, const hwq_winograd_plan *plan);
 void hwq_conv_winograd_4x4__avx512vnni(const hwq_conv *conv, const hwq_winograd_plan *plan);
 
 #endif

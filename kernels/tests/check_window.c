@@ -97,8 +97,9 @@ static void tiles_4x4(const hwq_conv *c)
 {
 #if HWQ_X86
     hwq_winograd_plan plan;
-    if (c->first < c->last && hwq_winograd_4x4_fits(c, &plan)) {
-        hwq_conv_winograd_4x4__avx512vnni(c, &plan);
+    if (hwq_path_chosen() > 0 && c->first < c->last && hwq_winograd_4x4_fits(c, &plan)) {
+        if (hwq_path_chosen() == hwq_path_find("avx512vnni")) hwq_conv_winograd_4x4__avx512vnni(c, &plan);
+        else hwq_conv_winograd_4x4__avx2(c, &plan);
         return;
     }
 #endif
@@ -334,7 +335,7 @@ void check_window(void)
     EACH_PATH(path) depthwise_tails(path);
     EACH_PATH(path) depthwise_blocks(path);
     EACH_PATH(path)
-        if (path == hwq_path_find("avx512vnni")) {
+        if (path == hwq_path_find("avx2") || path == hwq_path_find("avx512vnni")) {
             for (int i = 0; i < TILED_COUNT; i++)
                 for (int fill = 0; fill < (check_brief && i > 3 ? 1 : FILLS); fill++)
                     for (int symmetric = 0; symmetric < 2; symmetric++) {
