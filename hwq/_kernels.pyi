@@ -84,6 +84,7 @@ class Packed:
         zero_points: Buffer | None,
         column_sums: Buffer,
         column_products: Buffer,
+        weight_sum: int,
     ) -> None: ...
 
 class PackedS4:
