@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from hwq.cli import options
 from hwq.cli.console import emit, guarded, progress
+from hwq.names import display_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +24,8 @@ __all__ = ["VERBS"]
 
 # Samples that go through the model at once.
 CHUNK = 32
+# Ranges that cost more than they save that are named one by one.
+SHOWN = 4
 CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", metavar="FILE", help="What `hwq calibrate` wrote.")
 ]
@@ -88,6 +92,7 @@ def quantize(
 ) -> None:
     """Quantize a float model by a plan and write it as QDQ ONNX (or as a saved graph, if the name ends in .npz)."""
     import hwq
+    from hwq.costly import costly_ranges
 
     graph = options.load(model)
     chosen = options.plan_of(plan, precision) or options.quantizing_plan(corrected=data is not None)
@@ -101,12 +106,22 @@ def quantize(
         hwq.export(quantized, str(out), format="qdq", overwrite=overwrite)
     result = {"file": str(out), "dialect": quantized.dialect, "graph_hash": quantized.hash, "plan_hash": chosen.hash,
               "float_bytes": graph.parameter_bytes, "quantized_bytes": quantized.parameter_bytes}  # fmt: skip
+    costly = costly_ranges(quantized, statistics)
+    result["costly_ranges"] = [dataclasses.asdict(one) for one in costly]
 
     def show(console: Console) -> None:
         console.print(
             f"{result['float_bytes']:,} bytes of parameters became {result['quantized_bytes']:,} (dialect {result['dialect']}): wrote {out}",
             markup=False,
         )
+        for one in costly[:SHOWN]:
+            console.print(
+                f"warning: {display_name(one.tensor)}: the range reaches {one.share:.0%} of what was seen and rounds {one.decibels:.0f} dB "
+                'worse than the whole of it; observer "kl" does so on heavy tails and far from zero: plan observer = "mse"',
+                markup=False,
+            )
+        if len(costly) > SHOWN:
+            console.print(f"warning: {len(costly) - SHOWN} more such ranges (--json lists them)", markup=False)
 
     emit("quantize", result, show, json)
 
