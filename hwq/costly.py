@@ -56,7 +56,8 @@ def costly_ranges(quantized: Graph, cal: Calibration) -> tuple[CostlyRange, ...]
     for node in quantized.nodes:
         pair = quantized.tensors[node.outputs[0]].quantization if node.op == "QuantizeLinear" else None
         name = node.inputs[0]
-        seen = cal.tensors.get(name) or cal.tensors.get(name.removesuffix("_float"))
+        name = name if name in cal.tensors else name.removesuffix("_float")  # what a Q of an output reads
+        seen = cal.tensors.get(name)
         if pair is None or not pair.known or pair.scales().size != 1 or seen is None or name in scaled:
             continue
         low, high = integer_range(pair.dtype)

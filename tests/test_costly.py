@@ -86,4 +86,4 @@ def test_the_command_warns_by_name(tmp_path: Path) -> None:
         shown.exit_code == 0 and "warning: x: the range reaches" in shown.output and 'observer = "mse"' in shown.output
     )
     told = CliRunner().invoke(app, [*given, str(tmp_path / "b.onnx"), "--json"])
-    assert json.loads(told.stdout)["result"]["costly_ranges"][0]["tensor"] == "x"
+    assert json.loads(told.stdout)["result"]["costly_ranges"][0]["tensor"] in {"x", "y"}
