@@ -9,7 +9,7 @@ import pytest
 
 import hwq
 from hwq.encodings import encodings_of_graph
-from hwq.errors import NotSupportedYet
+from hwq.errors import Error, NotSupportedYet
 from hwq.graph import Graph, Node
 from hwq.importers.encodings import read_plan
 from hwq.importers.encodings_litert import glob_of
@@ -29,6 +29,16 @@ def test_recipes_are_read(name: str, tmp_path: Path) -> None:
     assert rule.weights["dtype"] == f"int{first['weight_tensor_config']['num_bits']}"
     mode = {True: "dynamic" if "activation_tensor_config" not in first else "static", False: "float"}
     assert rule.activations["mode"] == mode[first["compute_precision"] == "INTEGER"]
+
+
+def test_recipes_of_several_models_are_told(tmp_path: Path) -> None:
+    """What `recipe.gemma4_mixed48()` of ai-edge-quantizer 0.10 gives: a list for each model."""
+    (tmp_path / "r.json").write_text(json.dumps({"embedder": RECIPES["mixed"], "decoder": RECIPES["mixed"]}))
+    with pytest.raises(Error, match="2 models: embedder, decoder"):
+        read_plan(tmp_path / "r.json")
+    (tmp_path / "e.json").write_text(json.dumps({"embedder": [3], "decoder": [""]}))
+    with pytest.raises(Error, match="holds no encodings"):
+        read_plan(tmp_path / "e.json")
 
 
 def test_recipes_resolve_as_the_tool_resolves_them(tmp_path: Path) -> None:

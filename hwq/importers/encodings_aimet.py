@@ -58,6 +58,17 @@ def _version(table: Mapping[str, Any], where: str) -> str:
     elif any(group is not None for group in groups):
         made = "0.6.1" if any(isinstance(group, dict) and group for group in groups) else "1.0.0"
     else:
+        recipes = [
+            name
+            for name, value in table.items()
+            if isinstance(value, list) and value and isinstance(value[0], dict) and "regex" in value[0]
+        ]
+        if recipes:
+            raise Error(
+                f"the file holds recipes of {len(recipes)} models: {', '.join(map(display_name, recipes[:8]))}",
+                where=where,
+                remedy="save the list of this model as a file of its own",
+            )
         raise Error(
             "this JSON holds no encodings",
             where=where,
