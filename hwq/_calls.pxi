@@ -87,7 +87,7 @@ cdef class Calls:
         if not (call.takes(v, 2, bias) and call.takes(v, 3, out)):
             return None
         if out is not None:
-            for i in range(inputs):
+            for i in range(v.count - 1):
                 if _overlap(&v.views[i], &v.views[v.count - 1]):
                     return None
         if bias is not None and call.spare < <int64_t>1 << 32:

@@ -251,7 +251,7 @@ def leave_state(uint64_t state):
     hwq_state_leave(state)
 
 
-def gemm(a, bint is_signed, bint saturating, int64_t first_row, int64_t rows, int a_zero_point, Packed weights, int64_t first_strip, int64_t strips, bias,
+def gemm(a, bint is_signed, bint saturating, int64_t first_row, int64_t rows, int a_zero_point, Packed weights not None, int64_t first_strip, int64_t strips, bias,
          Epilogue epilogue, residual, out):
     """Rows [first_row, first_row + rows) and columns of the strips, of dense row-major a, residual and out."""
     cdef _Views v = _Views()
@@ -290,7 +290,7 @@ def packed_s4_bytes(int64_t k, int64_t n):
     return hwq_packed_s4_bytes(k, n)
 
 
-def gemm_s4(a, int a_type, int64_t first_row, int64_t rows, int a_zero_point, PackedS4 weights, int64_t first_strip, int64_t strips, bias,
+def gemm_s4(a, int a_type, int64_t first_row, int64_t rows, int a_zero_point, PackedS4 weights not None, int64_t first_strip, int64_t strips, bias,
             Epilogue epilogue, residual, out):
     """As `gemm`, with weights of at most 4 bits; a may be float32."""
     cdef _Views v = _Views()
@@ -323,7 +323,7 @@ def gemm_s4(a, int a_type, int64_t first_row, int64_t rows, int a_zero_point, Pa
         free(memory)
 
 
-def gemm_f32s8(a, int64_t first_row, int64_t rows, PackedS8 weights, int64_t first_strip, int64_t strips, Epilogue epilogue, out):
+def gemm_f32s8(a, int64_t first_row, int64_t rows, PackedS8 weights not None, int64_t first_strip, int64_t strips, Epilogue epilogue, out):
     """As `gemm`, of float32 and scaled weights of 5 to 8 bits."""
     cdef _Views v = _Views()
     cdef int64_t k = weights.c.k, n = weights.c.n, end = first_row + rows

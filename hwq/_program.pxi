@@ -56,7 +56,7 @@ cdef class Program:
         self.kept.append(epilogue)
         return 0
 
-    def gemm(self, a, bint is_signed, int64_t rows, int a_zero_point, Packed weights, bias, Epilogue epilogue, residual, out):
+    def gemm(self, a, bint is_signed, int64_t rows, int a_zero_point, Packed weights not None, bias, Epilogue epilogue, residual, out):
         cdef hwq_step *s = self.new(HWQ_STEP_GEMM_S8S8 if is_signed else HWQ_STEP_GEMM_U8S8, a, residual, out)
         cdef int64_t n = weights.c.n
         self.finish(s, epilogue, n)
@@ -117,7 +117,7 @@ cdef class Program:
             if taps is not None:
                 c.taps_s16 = <const int16_t *>self.fixed(taps, k * out_channels * 2)
             else:
-                if weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
+                if weights is None or weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
                     raise ValueError("the packed weights have another shape")
                 c.weights = &weights.c
                 weights.prepare(c)
@@ -217,27 +217,38 @@ cdef class Program:
         s.fields.mean.type, s.fields.mean.zero_point = kind, zero_point
         self.count += 1
 
-    def softmax(self, x, Softmax op, int64_t rows, int64_t columns, out):
+    def softmax(self, x, Softmax op not None, int64_t rows, int64_t columns, out):
         cdef hwq_step *s = self.new(HWQ_STEP_SOFTMAX, x, None, out)
         s.fields.softmax.op, s.fields.softmax.rows, s.fields.softmax.columns = &op.c, rows, columns
         self.kept.append(op)
         self.count += 1
 
 
+cdef int64_t _forks = 0  # that this process came from since the module was loaded
+
+
+def forked():
+    """To be called in a forked child: the threads of every crew stayed with the parent."""
+    global _forks
+    _forks += 1
+
+
 cdef class Crew:
-    """hwq_crew: threads of the caller's that sit in `serve` until `stop`."""
+    """hwq_crew: threads of the caller's that sit in `serve` until `stop`. In a forked child there are none: a run is its caller's alone."""
 
     cdef hwq_crew c
     cdef bint is_open
+    cdef int64_t forks
 
     def __cinit__(self, int threads):
         memset(&self.c, 0, sizeof(hwq_crew))
+        self.forks = _forks
         if hwq_crew_open(&self.c, threads):
             raise MemoryError
         self.is_open = True
 
     def __dealloc__(self):  # every thread in `serve` holds a reference, so none is left
-        if self.is_open:
+        if self.is_open and self.forks == _forks:
             hwq_crew_close(&self.c)
 
     def serve(self, int thread):
@@ -245,7 +256,8 @@ cdef class Crew:
             hwq_crew_serve(&self.c, thread)
 
     def stop(self):
-        hwq_crew_stop(&self.c)
+        if self.forks == _forks:
+            hwq_crew_stop(&self.c)
 
 
 cdef class Run:
@@ -288,6 +300,7 @@ cdef class Run:
         cdef Py_ssize_t i, j, opened = 0
         cdef int64_t need
         cdef hwq_barrier *none = NULL
+        cdef bint alone
         if len(arrays) != self.count or first < 0 or last > self.program.count:
             raise ValueError("steps or arrays do not fit the program")
         try:
@@ -301,8 +314,9 @@ cdef class Run:
                 for j in range(i):
                     if (self.needs[j] < 0 or need < 0) and self.meet(i, j):
                         return True
+            alone = self.crew is None or self.crew.forks != _forks
             with nogil:
-                if self.crew is None:
+                if alone:
                     hwq_program_run(self.program.steps + first, last - first, self.bases, self.workspaces, 0, 1, none)
                 else:
                     hwq_crew_run(&self.crew.c, self.program.steps + first, last - first, self.bases, self.workspaces, self.workspace_bytes)

@@ -31,7 +31,7 @@ cdef class Softmax:
             hwq_state_leave(state)
 
 
-def gemm_s16(a, int64_t first_row, int64_t rows, int a_zero_point, Packed weights, bias, bint wide, Epilogue epilogue, residual, out):
+def gemm_s16(a, int64_t first_row, int64_t rows, int a_zero_point, Packed weights not None, bias, bint wide, Epilogue epilogue, residual, out):
     """Rows [first_row, first_row + rows) of dense row-major int16 a; wide: 64-bit accumulators reach the epilogue."""
     cdef _Views v = _Views()
     cdef int64_t k = weights.c.k, n = weights.c.n, end = first_row + rows

@@ -43,7 +43,7 @@ def conv(geometry, int64_t batch, int64_t channels, int64_t out_channels, int64_
         if depthwise:
             c.taps_s16 = <const int16_t *>v.read(taps, k * out_channels * 2)
         else:
-            if weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
+            if weights is None or weights.c.k != k * (channels // groups) or weights.c.n != n or weights.c.groups != groups:
                 raise ValueError("the packed weights have another shape")
             c.weights = &weights.c
             weights.prepare(&c)

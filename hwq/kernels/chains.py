@@ -11,7 +11,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import Array, dense, output, over_ranges
+from hwq.kernels.operands import Array, dense, integer, interval, output, over_ranges
 from hwq.kernels.windows import _geometry
 
 __all__ = ["Chain", "conv_chain", "pack_chain", "scale_sums"]
@@ -74,7 +74,7 @@ def pack_chain(weights: Any, *, groups: int = 1, columns: bool = False) -> Chain
     Error
         Weights of another type or rank, groups that do not divide the outputs, or `columns` of another convolution.
     """
-    given = dense(weights, "weights", ["float32"])
+    given, groups = dense(weights, "weights", ["float32"]), integer(groups, "groups")
     if given.ndim != 4 or groups < 1 or given.shape[0] % groups:
         raise Error(
             f"weights have shape {given.shape} in {groups} groups", why="(outputs, height, width, depth) is needed"
@@ -90,7 +90,7 @@ def pack_chain(weights: Any, *, groups: int = 1, columns: bool = False) -> Chain
         n, k = outputs // groups, height * width * depth
         wide = np.zeros((groups, -(-n // _STRIP) * _STRIP, k), np.float32)
         wide[:, :n] = given.reshape(groups, n, k)
-        data = np.ascontiguousarray(wide.reshape(groups, -1, _STRIP, k).transpose(0, 1, 3, 2)).reshape(-1)
+        data = np.ascontiguousarray(wide.reshape(groups, -(-n // _STRIP), _STRIP, k).transpose(0, 1, 3, 2)).reshape(-1)
     data.flags.writeable = False
     return Chain(
         channels=groups * depth,
@@ -143,18 +143,20 @@ def conv_chain(
     Error
         Operands that do not fit.
     """
-    given = dense(x, "x", ["float32"])
+    given, bounds = dense(x, "x", ["float32"]), interval(clamp, "clamp")
+    if type(chain) is not Chain:
+        raise Error(f"chain must be packed weights, not {type(chain).__name__}", remedy="pack_chain makes them")
     if given.ndim != 4 or given.shape[3] != chain.channels:
         raise Error(f"x has shape {given.shape}", why=f"the weights take images (N, H, W, {chain.channels})")
     offsets = None if bias is None else dense(bias, "bias", ["float32"])
     if offsets is not None and offsets.shape != (chain.outputs,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {chain.outputs} output channels")
     geometry, sides, _ = _geometry(given.shape[1:3], chain.kernel, strides, pads, dilations)
-    result = output(out, (given.shape[0], *sides, chain.outputs), np.float32, given)
+    result = output(out, (given.shape[0], *sides, chain.outputs), np.float32, given, offsets)
 
     def work(first: int, last: int) -> None:
         _kernels.conv_chain(
-            geometry, given.shape[0], *chain.door, *clamp, given, chain.data, offsets, result, first, last
+            geometry, given.shape[0], *chain.door, *bounds, given, chain.data, offsets, result, first, last
         )
 
     if result.size:
@@ -203,6 +205,7 @@ def scale_sums(
     given, by = dense(acc, "acc", ["int32"]), dense(scales, "scales", ["float32"])
     if given.ndim != 2 or by.ndim != 1 or (len(given) % len(by) if len(by) else len(given)):
         raise Error(f"acc has shape {given.shape} and scales {by.shape}", why="each scale serves as many rows")
+    bounds = interval(clamp, "clamp")
     if (points is None) != (sums is None):
         raise Error("points and sums belong together")
     rows, columns = given.shape
@@ -214,9 +217,9 @@ def scale_sums(
     zero = None if points is None else dense(points, "points", ["int8"])
     if zero is not None and zero.shape != by.shape:
         raise Error(f"points have shape {zero.shape}", why=f"there are {len(by)} scales")
-    result = output(out, given.shape, np.float32, given)
+    result = output(out, given.shape, np.float32, given, by, zero, *vectors)
     if result.size:
         _kernels.scale_sums(
-            rows, columns, rows // len(by), given, by, zero, vectors[2], vectors[0], vectors[1], *clamp, result
+            rows, columns, rows // len(by), given, by, zero, vectors[2], vectors[0], vectors[1], *bounds, result
         )
     return result

@@ -10,8 +10,21 @@ from numpy.typing import DTypeLike
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.epilogue import Binary
-from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, in_memory_order, output
+from hwq.kernels.epilogue import Binary, clamp_bounds
+from hwq.kernels.operands import (
+    RANGES,
+    TYPES,
+    Array,
+    array_of,
+    dense,
+    dtype_of,
+    floats,
+    in_memory_order,
+    integer,
+    one_of,
+    output,
+    real,
+)
 
 __all__ = ["add", "binary", "dequantize", "fake_quantize", "lut", "mul", "pack_int4", "quantize", "sub", "unpack_int4"]
 
@@ -28,6 +41,8 @@ FORMULAS = (
 
 def binary(operator: Binary, a: Any, b: Any, *, out: Array | None = None) -> Array:
     """Apply a prepared elementwise operator to two quantized tensors, broadcast as NumPy does."""
+    if not isinstance(operator, Binary):
+        raise Error(f"operator must be a Binary, not {type(operator).__name__}")
     left, right = dense(a, "a", [operator.a_dtype]), dense(b, "b", [operator.b_dtype])
     try:
         shape = np.broadcast_shapes(left.shape, right.shape)
@@ -62,12 +77,12 @@ class Quantizations(TypedDict, total=False):
 def _named(
     name: str, a: Any, b: Any, formula: str, dtype: DTypeLike | None, out: Array | None, given: Quantizations
 ) -> Array:
-    left, right = np.asarray(a), np.asarray(b)
+    left, right = array_of(a, "a"), array_of(b, "b")
     operator = Binary(
-        formula=formula if formula.endswith(f"-{name}") else f"{formula}-{name}",
+        formula=formula if str(formula).endswith(f"-{name}") else f"{formula}-{name}",
         a_dtype=left.dtype.name,
         b_dtype=right.dtype.name,
-        dtype=left.dtype.name if dtype is None else np.dtype(dtype).name,
+        dtype=left.dtype.name if dtype is None else dtype_of(dtype, "dtype").name,
         **given,
     )
     return binary(operator, left, right, out=out)
@@ -125,6 +140,7 @@ def mul(
 def _channels(shape: tuple[int, ...], axis: int | None) -> tuple[int, int, int]:
     if axis is None:
         return 1, 1, math.prod(shape)
+    axis = integer(axis, "axis")
     if not -len(shape) <= axis < len(shape):
         raise Error(f"axis {axis} does not fit shape {shape}")
     axis %= len(shape)
@@ -132,7 +148,7 @@ def _channels(shape: tuple[int, ...], axis: int | None) -> tuple[int, int, int]:
 
 
 def _parameters(scale: Any, zero_point: Any, channels: int, axis: int | None) -> tuple[Array, Array]:
-    scales, points = np.asarray(scale), np.asarray(zero_point)
+    scales, points = array_of(scale, "scale"), array_of(zero_point, "zero_point")
     if scales.dtype.kind not in "fiu" or points.dtype.kind not in "iu":
         raise Error(f"scale must be float32 and zero_point an integer, not {scales.dtype} and {points.dtype}")
     for name, values in (("scale", scales), ("zero_point", points)):
@@ -177,16 +193,11 @@ def quantize(
         Narrower bounds inside the type's range.
     """
     given = dense(x, "x", ["float32"])
-    name = dtype if isinstance(dtype, str) and dtype in ("int4", "uint4") else np.dtype(dtype).name
-    if name not in RANGES or name == "int32" or formula not in FORMULAS:
-        raise Error(
-            f"quantize does not know dtype {name} with formula {formula}", remedy=f"formulas: {', '.join(FORMULAS)}"
-        )
-    lo, hi = RANGES[name]
-    if clamp is not None:
-        if not lo <= clamp[0] <= clamp[1] <= hi:
-            raise Error(f"clamp {clamp} does not lie in [{lo}, {hi}]")
-        lo, hi = clamp
+    name = dtype if isinstance(dtype, str) and dtype in ("int4", "uint4") else dtype_of(dtype, "dtype").name
+    if name not in RANGES or name == "int32":
+        raise Error(f"quantize does not know dtype {name}")
+    one_of(formula, FORMULAS, "formula of quantize")
+    lo, hi = clamp_bounds(clamp, name)
     outer, channels, inner = _channels(given.shape, axis)
     scales, points = _parameters(scale, zero_point, channels, axis)
     if points.size and not (RANGES[name][0] <= points.min() and points.max() <= RANGES[name][1]):
@@ -230,10 +241,10 @@ def fake_quantize(x: Any, scale: Any, zero_point: int, dtype: str = "uint8") -> 
         Within the type.
     dtype : {"uint8", "int8", "uint16", "int16", "int4", "uint4"}
     """
-    given = np.asarray(x)
-    if given.dtype != np.float32 or dtype not in RANGES or dtype == "int32":
+    given = array_of(x, "x")
+    if given.dtype != np.float32 or not isinstance(dtype, str) or dtype not in RANGES or dtype == "int32":
         raise Error(f"fake_quantize takes float32, not {given.dtype}, and a type of up to 16 bits, not {dtype}")
-    lo, hi = RANGES[dtype]
+    (lo, hi), zero_point = RANGES[dtype], integer(zero_point, "zero_point")
     if not lo <= zero_point <= hi:
         raise Error(f"a zero point does not fit {dtype}")
     lines = in_memory_order(given)
@@ -241,7 +252,9 @@ def fake_quantize(x: Any, scale: Any, zero_point: int, dtype: str = "uint8") -> 
         given = np.ascontiguousarray(given)
         lines = given.reshape(-1)
     result = np.empty_like(given)
-    _kernels.fake_quantize(lines.size, lines, float(np.float32(scale)), int(zero_point), lo, hi, result.ravel("K"))
+    _kernels.fake_quantize(
+        lines.size, lines, real(floats(scale, np.float32), "scale"), zero_point, lo, hi, result.ravel("K")
+    )
     return result
 
 
@@ -288,7 +301,7 @@ def pack_int4(x: Any) -> Array:
 
 def unpack_int4(packed: Any, count: int, *, signed: bool = True) -> Array:
     """The first `count` nibbles, as int8 (signed) or uint8."""
-    given = dense(packed, "packed", ["uint8", "int8"])
+    given, count = dense(packed, "packed", ["uint8", "int8"]), integer(count, "count")
     if count < 0 or (count + 1) // 2 > given.size:
         raise Error(f"{given.size} bytes do not hold {count} nibbles")
     result = np.empty(count, np.int8 if signed else np.uint8)

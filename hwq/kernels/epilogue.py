@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import RANGES, TYPES, Array, dense, floats, integer, output
+from hwq.kernels.operands import RANGES, TYPES, Array, dense, dtype_of, floats, integer, one_of, output, real
 
 __all__ = ["ROUNDINGS", "Binary", "Epilogue", "quantize_multiplier", "requantize"]
 
@@ -66,21 +66,21 @@ class Binary:
     _door: _kernels.Binary = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.formula not in _FORMULAS:
-            raise Error(f"there is no elementwise formula {self.formula}", remedy=f"one of: {', '.join(_FORMULAS)}")
+        one_of(self.formula, _FORMULAS, "elementwise formula")
         allowed = ("uint8", "int8", "int16") if self.formula.startswith("tflite") else ("uint8", "int8")
         for dtype, point in (
             (self.a_dtype, self.a_zero_point),
             (self.b_dtype, self.b_zero_point),
             (self.dtype, self.zero_point),
         ):
-            if dtype not in allowed:
+            if not isinstance(dtype, str) or dtype not in allowed:
                 raise Error(f"{self.formula} does not take {dtype}", remedy=f"one of: {', '.join(allowed)}")
             lo, hi = RANGES[dtype]
-            if not lo <= integer(point, "zero point") <= hi or (dtype == "int16" and point):
+            point = integer(point, "zero point")
+            if not lo <= point <= hi or (dtype == "int16" and point):
                 raise Error(f"zero point {point} is not allowed for {dtype}")
         for scale in (self.a_scale, self.b_scale, self.scale):
-            if not (np.isfinite(scale) and floats(scale, np.float32) > 0):
+            if not (np.isfinite(real(scale, "a scale")) and floats(scale, np.float32) > 0):
                 raise Error(f"scale {scale} is not positive and finite")
         lo, hi = clamp_bounds(self.clamp, self.dtype)
         try:
@@ -89,9 +89,9 @@ class Binary:
                 _kernels.TYPES[self.a_dtype],
                 _kernels.TYPES[self.b_dtype],
                 _kernels.TYPES[self.dtype],
-                (float(self.a_scale), int(self.a_zero_point)),
-                (float(self.b_scale), int(self.b_zero_point)),
-                (float(self.scale), int(self.zero_point)),
+                (real(self.a_scale, "a_scale"), integer(self.a_zero_point, "a_zero_point")),
+                (real(self.b_scale, "b_scale"), integer(self.b_zero_point, "b_zero_point")),
+                (real(self.scale, "scale"), integer(self.zero_point, "zero_point")),
                 lo,
                 hi,
             )
@@ -100,6 +100,9 @@ class Binary:
                 f"{self.formula} cannot represent scales {self.a_scale}, {self.b_scale} -> {self.scale}", why=str(error)
             ) from None
         object.__setattr__(self, "_door", door)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), _given(self))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,11 +152,11 @@ class Epilogue:
     _door: _kernels.Epilogue = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise Error(f"there is no epilogue {self.kind}", remedy=f"one of: {', '.join(_KINDS)}")
-        if self.rounding not in ROUNDINGS:
-            raise Error(f"there is no rounding {self.rounding}", remedy=f"one of: {', '.join(ROUNDINGS)}")
-        dtype = np.dtype({"int32": "int32", "float": "float32"}.get(self.kind, self.dtype))
+        one_of(self.kind, _KINDS, "epilogue")
+        one_of(self.rounding, ROUNDINGS, "rounding")
+        dtype = dtype_of({"int32": "int32", "float": "float32"}.get(self.kind, self.dtype), "dtype")
+        if self.residual is not None and not isinstance(self.residual, Binary):
+            raise Error("the residual of an epilogue is a Binary, not a tensor")
         if self.kind == "requant" and dtype.name not in ("uint8", "int8", "int16", "uint16"):
             raise Error(f"requantized output cannot be {dtype}", remedy="uint8, int8, int16 or uint16")
         if self.kind != "requant" and (self.lut is not None or self.residual is not None):
@@ -168,7 +171,7 @@ class Epilogue:
             raise Error(f"the residual operator takes {self.residual.a_dtype}, the epilogue gives {dtype}")
         if self.residual is not None and self.residual.dtype != dtype.name:
             raise Error("the residual operator must keep the output's dtype")
-        table = None if self.lut is None else dense(self.lut, "lut", ["uint8", "int8"])
+        table = None if self.lut is None else dense(self.lut, "lut", ["uint8", "int8"]).copy()
         if table is not None and (table.shape != (256,) or table.dtype != dtype):
             raise Error(f"lut must hold 256 {dtype} values", why=f"it is {table.shape} {table.dtype}")
         per_column = any(a is not None and a.ndim == 1 for a in (scales_f32, scales_f64, multipliers))
@@ -196,7 +199,7 @@ class Epilogue:
 
     def _arrays(self) -> tuple[Array | None, Array | None, Array | None, Array | None, Array | None, int]:
         """scales_f32, scales_f64, multipliers, shifts, float_bias for the door, and the number of columns."""
-        bias = None if self.float_bias is None else dense(self.float_bias, "float_bias", ["float32"])
+        bias = None if self.float_bias is None else dense(self.float_bias, "float_bias", ["float32"]).copy()
         if self.kind == "int32":
             if self.multipliers is not None or bias is not None:
                 raise Error("an int32 epilogue takes no multipliers and no float bias")
@@ -222,6 +225,26 @@ class Epilogue:
             raise Error(f"per-column arrays differ in length: {sorted(columns)}")
         return scales_f32, scales_f64, multipliers, shifts, bias, columns.pop()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), _given(self))
+
+
+def _given(made: Binary | Epilogue) -> dict[str, Any]:
+    return {one.name: getattr(made, one.name) for one in fields(made) if one.init}
+
+
+def _again(kind: type[Binary] | type[Epilogue], given: dict[str, Any]) -> Binary | Epilogue:
+    return kind(**given)
+
+
+def finishing(epilogue: Any, default: Epilogue) -> Epilogue:
+    """An epilogue as given, or the default."""
+    if epilogue is None:
+        return default
+    if not isinstance(epilogue, Epilogue):
+        raise Error(f"epilogue must be an Epilogue, not {type(epilogue).__name__}")
+    return epilogue
+
 
 def _values(given: Any, dtype: type[np.generic]) -> Array:
     values = np.asarray(given)
@@ -242,7 +265,10 @@ def clamp_bounds(clamp: tuple[int, int] | None, dtype: str) -> tuple[int, int]:
     least, most = RANGES[dtype]
     if clamp is None:
         return least, most
-    lo, hi = (integer(bound, "clamp") for bound in clamp)
+    try:
+        lo, hi = (integer(bound, "clamp") for bound in clamp)
+    except (TypeError, ValueError):
+        raise Error("clamp must be two integers") from None
     if not least <= lo <= hi <= most:
         raise Error(f"clamp ({lo}, {hi}) does not lie in [{least}, {most}]")
     return lo, hi
@@ -250,7 +276,9 @@ def clamp_bounds(clamp: tuple[int, int] | None, dtype: str) -> tuple[int, int]:
 
 def quantize_multiplier(real: Any) -> tuple[Array, Array]:
     """Real multipliers (float64) as (int32 31-bit multipliers, int32 left shifts): TFLite's QuantizeMultiplier."""
-    values = np.asarray(real, np.float64)
+    values = dense(real, "real", ["float64", "float32", "float16", "int64", "int32"]).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise Error("a real multiplier must be finite")
     pairs = [_kernels.quantize_multiplier(float(v)) for v in values.reshape(-1)]
     table = np.array(pairs, np.int32).reshape(*values.shape, 2)
     return table[..., 0], table[..., 1]
@@ -268,6 +296,7 @@ def requantize(acc: Any, epilogue: Epilogue, *, residual: Any = None, out: Array
     out : array, optional
         Of acc's shape and the epilogue's dtype.
     """
+    epilogue = finishing(epilogue, Epilogue())
     wide = epilogue.kind == "requant" and epilogue.rounding in ("f64", "mbqm64")
     given = dense(acc, "acc", ["int32", "int64"] if wide else ["int32"])
     columns = given.shape[-1] if given.ndim else 1

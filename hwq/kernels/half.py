@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import Array, dense, output, over_ranges
+from hwq.kernels.operands import Array, dense, dtype_of, output, over_ranges
 
 __all__ = ["HALVES", "gemm_half", "half_name", "narrow", "widen"]
 
@@ -31,7 +31,7 @@ def half_dtype(dtype: DTypeLike | str) -> np.dtype[Any]:
     Error
         Another dtype.
     """
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    name = dtype if isinstance(dtype, str) else dtype_of(dtype, "dtype").name
     if name == "bfloat16":
         import ml_dtypes
 
@@ -81,7 +81,7 @@ def gemm_half(a: Any, weights: Array, dtype: str, k: int, n: int, bias: Any, out
         raise Error(f"a has shape {given.shape}", why=f"the weights have K = {k}")
     given = np.ascontiguousarray(given, given.dtype.newbyteorder("=")).reshape(given.shape)
     offsets, shape = float_bias(bias, n), (*given.shape[:-1], n)
-    result = output(out, shape, half_dtype(dtype), given)
+    result = output(out, shape, half_dtype(dtype), given, offsets)
     bits, made = given.view(np.uint16), result.view(np.uint16)
 
     def work(first: int, last: int) -> None:

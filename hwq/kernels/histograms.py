@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import dense, in_memory_order
+from hwq.kernels.operands import array_of, dense, in_memory_order, integer
 
 __all__ = ["histogram", "ranges"]
 
@@ -33,10 +33,12 @@ def ranges(
     totals : float64 array (channels,)
         In the order that kernels.h states for the order of axes in memory.
     """
-    given = np.asarray(x)
+    given = array_of(x, "x")
     if given.dtype != np.float32 or not given.size:
         raise Error(f"ranges takes float32 values, not {given.size} of {given.dtype}")
-    at = None if axis is None else axis % given.ndim
+    if axis is not None and not -given.ndim <= integer(axis, "axis") < given.ndim:
+        raise Error(f"axis {axis} does not fit shape {given.shape}")
+    at = None if axis is None else integer(axis, "axis") % given.ndim
     channels = 1 if at is None else given.shape[at]
     lines = in_memory_order(given if at is None else np.moveaxis(given, at, -1))
     if lines is None or (at is not None and not np.moveaxis(given, at, -1).flags.c_contiguous):
@@ -70,6 +72,7 @@ def histogram(x: Any, exponent: int, bins: int) -> tuple[NDArray[np.int64], floa
     """
     lines = in_memory_order(x) if isinstance(x, np.ndarray) and x.dtype == np.float32 else None
     given = dense(x, "x", ["float32"]) if lines is None else lines
+    exponent, bins = integer(exponent, "exponent"), integer(bins, "bins")
     if not -149 <= exponent <= 127 or bins < 2 or bins % 2 or bins > 1 << 24:
         raise Error(
             f"a histogram of {bins} bins 2^{exponent} wide", remedy="an even number of bins, 2^-149 to 2^127 wide"

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
+from hwq.kernels.epilogue import Epilogue, check_columns, finishing, residual_operand
 from hwq.kernels.operands import Array, dense, output, over_ranges, zero_point
 from hwq.kernels.packing import Packed
 
@@ -52,11 +52,11 @@ def gemm_int16(
         int32, or the epilogue's dtype.
     """
     given = dense(a, "a", ["int16"])
-    if packed.door is None or packed.kernel:
+    if type(packed) is not Packed or packed.door is None or packed.kernel or packed.group:
         raise Error("int16 activations take int8 or uint8 weights", remedy="pack them with hwq.kernels.pack")
     if not given.ndim or given.shape[-1] != packed.k:
         raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}")
-    point, finish = zero_point(a_zero_point, given.dtype, "a_zero_point"), _PLAIN if epilogue is None else epilogue
+    point, finish = zero_point(a_zero_point, given.dtype, "a_zero_point"), finishing(epilogue, _PLAIN)
     offsets = None if bias is None else dense(bias, "bias", ["int32", "int64"]).astype(np.int64)
     if offsets is not None and offsets.shape != (packed.n,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {packed.n} output columns")
@@ -72,7 +72,7 @@ def gemm_int16(
     check_columns(finish, packed.n)
     shape = (*given.shape[:-1], packed.n)
     second = residual_operand(residual, finish, shape)
-    result = output(out, shape, finish.dtype, given, second)
+    result = output(out, shape, finish.dtype, given, second, offsets)
 
     def work(first: int, last: int) -> None:
         _kernels.gemm_s16(given, first, last - first, point, packed.door, offsets, wide, finish._door, second, result)

@@ -9,13 +9,14 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
+from hwq.kernels.epilogue import Epilogue, check_columns, finishing, residual_operand
 from hwq.kernels.operands import (
     ANY_BIAS,
     NAMES,
     TYPES,
     Array,
     align,
+    array_of,
     dense,
     floats,
     int32_bias,
@@ -42,7 +43,7 @@ def pack_nibbles(
     block = -(-max(k if group is None else min(group, k), 1) // 32) * 32
     blocks = -(-k // block)
     lo = -(2 ** (bits - 1)) if offset else 0
-    given = np.asarray(points)
+    given = array_of(points, "zero_point")
     if given.dtype.kind not in "iu" or (given.size and not (lo <= given.min() and given.max() < lo + 2**bits)):
         raise Error(f"zero points must be integers of {bits} bits", why=f"they are {given.dtype} {given.shape}")
     wide = np.zeros((blocks, -(-n // 16) * 16), np.int32)
@@ -93,7 +94,7 @@ def gemm_int4(
     if packed.scaled:
         if bias is not None:
             raise Error("a bias of scaled weights is the epilogue's float_bias")
-        finish = _FLOAT if epilogue is None else epilogue
+        finish = finishing(epilogue, _FLOAT)
         if finish.kind == "int32" or (finish.kind == "requant" and finish.rounding != "fp32"):
             raise Error(
                 "scaled weights give float sums", remedy="an epilogue of kind float, or requant with rounding fp32"
@@ -104,13 +105,13 @@ def gemm_int4(
             raise Error(f"the int32 accumulator of a group of {packed.group} may overflow", remedy="smaller groups")
         offsets = None
     else:
-        finish, offsets = _PLAIN if epilogue is None else epilogue, int32_bias(bias, packed.n)
+        finish, offsets = finishing(epilogue, _PLAIN), int32_bias(bias, packed.n)
         if not wrap:
             packed.check_overflow(NAMES[given.dtype], point, offsets)
     check_columns(finish, packed.n)
     shape = (*given.shape[:-1], packed.n)
     second = residual_operand(residual, finish, shape)
-    result = output(out, shape, finish.dtype, given, second)
+    result = output(out, shape, finish.dtype, given, second, offsets)
     rows, n, kind, door, ending = math.prod(shape[:-1]), packed.n, TYPES[given.dtype], packed.door, finish._door
 
     def run(a: Array, bias: Array | None, residual: Array | None, out: Array | None) -> Array:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,10 +38,32 @@ def dense(array: Any, name: str, dtypes: Sequence[DTypeLike]) -> Array:
     """`array` as a C-contiguous, native-endian array of one of `dtypes`; copied only where it must be."""
     if type(array) is np.ndarray and array.flags.c_contiguous and NAMES.get(array.dtype) in dtypes:
         return array  # a small product takes microseconds: nothing to do, nothing done
-    given = np.asarray(array)
+    given = array_of(array, name)
     if given.dtype.newbyteorder("=") not in [np.dtype(d) for d in dtypes]:
         raise Error(f"{name} has dtype {given.dtype}", remedy=f"pass {' or '.join(np.dtype(d).name for d in dtypes)}")
     return np.ascontiguousarray(given, given.dtype.newbyteorder("=")).reshape(given.shape)
+
+
+def array_of(value: Any, name: str) -> Array:
+    """What NumPy makes of `value`."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise Error(f"{name} is no array", why=str(error)) from None
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Uninitialized.
+
+    Raises
+    ------
+    Error
+        No address space holds such a shape; what only memory does not hold is a MemoryError.
+    """
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:
+        raise Error(f"a result of shape {shape} is too large", why=str(error)) from None
 
 
 def in_memory_order(array: Array) -> Array | None:
@@ -58,7 +83,7 @@ def align(count: int, dtype: Any) -> Array:
 def output(out: Array | None, shape: tuple[int, ...], dtype: DTypeLike, *inputs: Array | None) -> Array:
     """`out` itself after checks, or a new array."""
     if out is None:
-        return np.empty(shape, dtype)
+        return empty(shape, dtype)
     if (
         not isinstance(out, np.ndarray)
         or out.shape != shape
@@ -91,6 +116,8 @@ def floats(values: Any, dtype: DTypeLike, shape: tuple[int, ...] | None = None) 
     state = _kernels.enter_float_state()
     try:
         return np.array(values if shape is None else np.broadcast_to(values, shape), dtype, order="C")
+    except (TypeError, ValueError) as error:
+        raise Error("scales are no numbers", why=str(error)) from None
     finally:
         _kernels.set_float_state(state)
 
@@ -99,17 +126,57 @@ def integer(value: Any, name: str) -> int:
     """A Python int from any integer scalar or one-element array."""
     if type(value) is int:
         return value
-    given = np.asarray(value)
+    given = array_of(value, name)
     if given.size != 1 or given.dtype.kind not in "iu":
         raise Error(f"{name} must be one integer")
     return int(given.reshape(())[()])
 
 
+def real(value: Any, name: str) -> float:
+    """A Python float from any real scalar or one-element array."""
+    if type(value) is float:
+        return value
+    given = array_of(value, name)
+    if given.size != 1 or given.dtype.kind not in "iuf":
+        raise Error(f"{name} must be one number")
+    return float(given.reshape(())[()])
+
+
+def interval(bounds: Any, name: str) -> tuple[float, float]:
+    """Two numbers, the second at least the first."""
+    try:
+        lo, hi = (real(bound, name) for bound in bounds)
+    except (TypeError, ValueError):
+        raise Error(f"{name} must be two numbers") from None
+    if not lo <= hi:
+        raise Error(f"{name} ({lo}, {hi}) holds no value")
+    return lo, hi
+
+
+def dtype_of(given: Any, name: str) -> np.dtype[Any]:
+    """What NumPy takes for a dtype."""
+    try:
+        made: np.dtype[Any] = np.dtype(given)
+    except (TypeError, ValueError, IndexError) as error:
+        raise Error(f"{name} is no dtype", why=str(error)) from None
+    return made
+
+
+def one_of(value: Any, options: Iterable[str], what: str) -> str:
+    """A name among others; `what` they name."""
+    if not isinstance(value, str) or value not in options:
+        raise Error(f"there is no {what} {value}", remedy=f"one of: {', '.join(options)}")
+    return value
+
+
 def sizes(value: int | Sequence[int], count: int, name: str, least: int) -> tuple[int, ...]:
-    """`count` integers, each at least `least`; one integer stands for all."""
-    given = (value,) * count if isinstance(value, int) else tuple(int(v) for v in value)
-    if len(given) != count or any(v < least for v in given):
-        raise Error(f"{name} must be {count} integers of at least {least}", why=f"it is {given}")
+    """`count` integers below 2^31, each at least `least`; one integer stands for all."""
+    try:
+        given = (value,) * count if isinstance(value, int) else tuple(integer(v, name) for v in value)
+    except TypeError:
+        raise Error(f"{name} must be {count} integers") from None
+    if len(given) != count or any(not least <= v < 2**31 for v in given):
+        raise Error(f"{name} must be {count} integers of at least {least}, below 2^31", why=f"it is {given}")
     return given
 
 
@@ -127,38 +194,99 @@ def int32_bias(bias: Any, columns: int) -> Array | None:
     return given
 
 
-_POOLS: dict[int, ThreadPoolExecutor] = {}
+# Threads that all callers share: as many as the machine has processors, or some, so that any count of threads is really split.
+_WORKERS = max(os.cpu_count() or 1, 64) - 1
 _LOCK = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget() -> None:
+    """In a forked child there are no threads, and the lock may be held by one of them."""
+    global _pool, _LOCK
+    _pool, _LOCK = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def over_ranges(count: int, threads: int, work: Callable[[int, int], None], *, grain: int = 1) -> None:
     """Call ``work(first, last)`` on a static split of range(count) into at most `threads` runs of whole `grain`.
 
+    Runs that find no thread, because the system gives no more or the interpreter is closing, are the caller's own. Whatever
+    interrupts the caller, nobody writes any more when this has returned.
+
     Raises
     ------
     Error
-        `threads` is below 1.
+        `threads` is not an integer, or below 1.
     """
+    global _pool
+    threads = integer(threads, "threads")
     if threads < 1:
         raise Error(f"threads must be at least 1, not {threads}")
-    runs = 1 if threads == 1 else min(threads, units := -(-count // grain))
+    runs = 1 if threads == 1 else min(threads, units := -(-count // grain), _WORKERS + 1)
     if runs <= 1:
         work(0, count)
         return
-    edges = [min(count, units * i // runs * grain) for i in range(runs + 1)]
-    with _LOCK:
-        pool = _POOLS.setdefault(threads, ThreadPoolExecutor(threads - 1, thread_name_prefix="hwq-kernels"))
-    waiting = [pool.submit(work, edges[i], edges[i + 1]) for i in range(1, runs)]
+    pending = deque((units * i // runs * grain, min(count, units * (i + 1) // runs * grain)) for i in range(runs))
+    inside, is_open, gate = 0, True, threading.Condition()
+    problems: list[BaseException] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                first, last = pending.popleft()
+            except IndexError:
+                return
+            work(first, last)
+
+    def help_out() -> (
+        None
+    ):  # may begin when the caller is gone: a pool that got no thread has it in its queue nevertheless
+        nonlocal inside
+        with gate:
+            if not is_open:
+                return
+            inside += 1
+        try:
+            serve()
+        except BaseException as error:
+            problems.append(error)
+        finally:
+            with gate:
+                inside -= 1
+                gate.notify_all()
+
+    waiting: list[Future[None]] = []
     try:
-        work(edges[0], edges[1])
+        with _LOCK:
+            if _pool is None:
+                _pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="hwq-kernels")
+            pool = _pool
+        with suppress(RuntimeError):
+            for _ in range(1, runs):
+                waiting.append(pool.submit(help_out))
+        serve()
     finally:
+        pending.clear()
         for future in waiting:
-            future.result()
+            future.cancel()
+        while True:
+            try:
+                with gate:
+                    is_open = False
+                    gate.wait_for(lambda: not inside)
+                break
+            except BaseException as error:  # a signal's: the runs go on, and so do we
+                problems.append(error)
+    if problems:
+        raise problems[0]
 
 
 def over_tiles(rows: int, columns: int, threads: int, work: Callable[[int, int, int, int], None]) -> None:
     """Call ``work(first_row, rows, first_strip, strips)`` on runs of rows, or of strips where rows are too few to split."""
-    strips = -(-columns // _kernels.STRIP)
+    strips, threads = -(-columns // _kernels.STRIP), integer(threads, "threads")
     if threads == 1:
         work(0, rows, 0, strips)
     elif rows >= 4 * threads or strips < threads:

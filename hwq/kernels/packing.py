@@ -13,7 +13,7 @@ from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.half import half_name, widen
 from hwq.kernels.int4 import pack_nibbles
-from hwq.kernels.operands import ANY_BIAS, RANGES, TYPES, Array, align, dense, integer
+from hwq.kernels.operands import ANY_BIAS, RANGES, TYPES, Array, align, array_of, dense, integer, one_of
 from hwq.kernels.scaled import pack_scaled
 
 __all__ = ["Packed", "pack", "pack_conv", "pack_float"]
@@ -56,6 +56,15 @@ class Packed:
     group: int = 0
     scaled: bool = False
     _calls: _kernels.Calls = field(init=False, repr=False, default_factory=_kernels.Calls)
+
+    def __copy__(self) -> Packed:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Packed:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise Error("packed weights belong to their process", remedy="pickle the weights and pack them again")
 
     @property
     def columns(self) -> int:
@@ -124,10 +133,11 @@ def _freeze(*arrays: Array) -> None:
 
 
 def _integers(weights: Any, bits: int) -> Array:
-    given = np.asarray(weights)
+    given = array_of(weights, "weights")
     if given.dtype.name in ("int4", "uint4", "int2", "uint2"):  # ml_dtypes
         given = given.astype(np.uint8 if given.dtype.name.startswith("u") else np.int8)
     given = dense(given, "weights", ["int8", "uint8"])
+    bits = integer(bits, "bits")
     if not 1 <= bits <= 8:
         raise Error(f"bits must lie in 1..8, not {bits}")
     lo, hi = (0, 2**bits - 1) if given.dtype == np.uint8 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -137,7 +147,7 @@ def _integers(weights: Any, bits: int) -> Array:
 
 
 def _zero_points(zero_point: Any, columns: int, dtype: np.dtype[Any]) -> Array:
-    given = np.asarray(zero_point)
+    given = array_of(zero_point, "zero_point")
     if given.dtype.kind not in "iu" or (given.size != 1 and given.shape != (columns,)):
         raise Error(
             f"zero_point must be one integer, or one for each of {columns} columns",
@@ -226,8 +236,10 @@ def pack(
     Error
         Wrong dtype, rank, range or zero point.
     """
-    given = _integers(weights, bits)
-    if given.ndim != 2 or layout not in ("KN", "NK"):
+    given, bits = _integers(weights, bits), integer(bits, "bits")
+    group = None if group is None else integer(group, "group")
+    one_of(layout, ("KN", "NK"), "layout")
+    if given.ndim != 2:
         raise Error(f"weights must be 2-D in layout KN or NK, not {given.shape} in {layout}")
     k, n = given.shape if layout == "KN" else given.shape[::-1]
     strides = (n, 1, 0) if layout == "KN" else (1, k, 0)
@@ -272,7 +284,8 @@ def pack_float(weights: Any, *, layout: str = "KN") -> Packed:
     """
     half = half_name(weights)
     given = widen(weights) if half else dense(weights, "weights", ["float32"])
-    if given.ndim != 2 or layout not in ("KN", "NK"):
+    one_of(layout, ("KN", "NK"), "layout")
+    if given.ndim != 2:
         raise Error(f"weights must be 2-D in layout KN or NK, not {given.shape} in {layout}")
     k, n = given.shape if layout == "KN" else given.shape[::-1]
     data = align(_kernels.packed_f32_floats(k, n), np.float32)
@@ -314,9 +327,10 @@ def pack_conv(weights: Any, *, zero_point: Any = 0, groups: int = 1, layout: str
         As in `pack`.
     """
     half = half_name(weights)
-    given = widen(weights) if half else np.asarray(weights)
+    given = widen(weights) if half else array_of(weights, "weights")
     given = dense(given, "weights", ["float32"]) if given.dtype == np.float32 else _integers(given, bits)
-    if not 3 <= given.ndim <= 5 or layout not in ("OIHW", "OHWI"):
+    one_of(layout, ("OIHW", "OHWI"), "layout")
+    if not 3 <= given.ndim <= 5:
         raise Error(
             f"weights must have one to three spatial dimensions in layout OIHW or OHWI, not {given.shape} in {layout}"
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import Array, dense, output, over_ranges, zero_point
+from hwq.kernels.operands import Array, dense, integer, output, over_ranges, zero_point
 
 __all__ = ["Planes", "gemm_planes", "pack_planes"]
 
@@ -47,6 +47,7 @@ def pack_planes(weights: Any, bits: int, *, signed: bool = True) -> Planes:
     signed : bool
     """
     given = dense(weights, "weights", ["int8", "uint8"])
+    bits = integer(bits, "bits")
     if given.ndim != 2 or bits not in (1, 2, 3):
         raise Error(f"weights of shape {given.shape} and {bits} bits", remedy="give a matrix (K, N) and 1, 2 or 3 bits")
     k, n = given.shape
@@ -89,6 +90,8 @@ def gemm_planes(a: Any, planes: Planes, *, a_zero_point: int = 0, out: Array | N
     int32 array (..., N)
     """
     given = dense(a, "a", ["uint8"])
+    if type(planes) is not Planes:
+        raise Error(f"planes must be packed weights, not {type(planes).__name__}", remedy="pack_planes makes them")
     if not given.ndim or given.shape[-1] != planes.k:
         raise Error(f"a has shape {given.shape}", why=f"the weights have K = {planes.k}")
     point = zero_point(a_zero_point, given.dtype, "a_zero_point")

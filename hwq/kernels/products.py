@@ -9,7 +9,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.epilogue import Epilogue, check_columns, residual_operand
+from hwq.kernels.epilogue import Epilogue, check_columns, finishing, residual_operand
 from hwq.kernels.half import HALVES, gemm_half, half_name, narrow, widen
 from hwq.kernels.int4 import gemm_int4
 from hwq.kernels.int16 import gemm_int16
@@ -19,7 +19,9 @@ from hwq.kernels.operands import (
     Array,
     Run,
     dense,
+    empty,
     int32_bias,
+    integer,
     output,
     over_ranges,
     over_tiles,
@@ -80,6 +82,8 @@ def gemm(
         Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
     """
     terms = (a_zero_point, threads, wrap)
+    if type(packed) is not Packed:
+        raise Error(f"packed must be packed weights, not {type(packed).__name__}", remedy="hwq.kernels.pack makes them")
     known = packed._calls.again(a, bias, residual, out, epilogue, terms)
     if known is not None:
         return known
@@ -118,11 +122,11 @@ def gemm(
     offsets = int32_bias(bias, packed.n)
     if not wrap:
         packed.check_overflow(NAMES[given.dtype], point, offsets)
-    finish = _PLAIN if epilogue is None else epilogue
+    finish = finishing(epilogue, _PLAIN)
     check_columns(finish, packed.n)
     shape = (*given.shape[:-1], packed.n)
     second = residual_operand(residual, finish, shape)
-    result = output(out, shape, finish.dtype, given, second)
+    result = output(out, shape, finish.dtype, given, second, offsets)
     run = _product(given.shape, given.dtype, point, packed, finish, threads, saturating=False)
     packed._calls.remember(given, offsets, second, out, epilogue, terms, packed.spare(NAMES[given.dtype], wrap), run)
     return run(given, offsets, second, result)
@@ -157,16 +161,19 @@ def gemm_saturating(
         Operands that do not fit, or of other types.
     """
     given = dense(a, "a", ["uint8"])
-    if packed.dtype != "int8" or packed.kernel or packed.depthwise:
-        raise Error("a saturating product takes int8 weights of a matrix", why=f"these are {packed.dtype}")
+    if type(packed) is not Packed or packed.dtype != "int8" or packed.kernel or packed.depthwise or packed.group:
+        raise Error(
+            "a saturating product takes int8 weights of a matrix, without scales",
+            why=f"these are {packed.dtype}" if type(packed) is Packed else f"this is {type(packed).__name__}",
+        )
     if not given.ndim or given.shape[-1] != packed.k:
         raise Error(f"a has shape {given.shape}", why=f"the weights have K = {packed.k}")
-    finish = _PLAIN if epilogue is None else epilogue
+    finish = finishing(epilogue, _PLAIN)
     check_columns(finish, packed.n)
     if finish.residual is not None:
         raise Error("a saturating product takes no residual")
-    result = output(out, (*given.shape[:-1], packed.n), finish.dtype, given)
     point, offsets = zero_point(a_zero_point, given.dtype, "a_zero_point"), int32_bias(bias, packed.n)
+    result = output(out, (*given.shape[:-1], packed.n), finish.dtype, given, offsets)
     run = _product(given.shape, given.dtype, point, packed, finish, threads, saturating=True)
     return run(given, offsets, None, result)
 
@@ -209,7 +216,7 @@ def _gemm_f32(
     if offsets is not None and offsets.shape != (packed.n,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {packed.n} columns")
     shape = (*given.shape[:-1], packed.n)
-    result = output(out, shape, np.float32, given)
+    result = output(out, shape, np.float32, given, offsets)
     rows, k, n, weights = math.prod(shape[:-1]), packed.k, packed.n, packed.data
 
     def run(a: Array, bias: Array | None, residual: Array | None, out: Array | None) -> Array:
@@ -247,6 +254,7 @@ def gemm_sequential(
     left, right = dense(a, "a", ["float32"]), dense(b, "b", ["float32"])
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise Error(f"shapes {left.shape} and {right.shape} do not multiply")
+    block = integer(block, "block")
     if block < 1 or (accumulate and out is None):
         raise Error(f"block = {block} must be at least 1" if block < 1 else "accumulate needs out")
     (rows, k), n = left.shape, right.shape[1]
@@ -364,7 +372,7 @@ def _batched(a: Array, b: Array, dtype: Any, one: Any) -> Array:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         raise Error(f"shapes {a.shape} and {b.shape} do not broadcast") from None
-    whole = np.empty((*batch, a.shape[-2], b.shape[-1]), dtype)
+    whole = empty((*batch, a.shape[-2], b.shape[-1]), dtype)
     wide_a, wide_b = np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))
     for index in np.ndindex(*batch):
         one(wide_a[index], wide_b[index], whole[index])
@@ -386,7 +394,7 @@ def sum_f32(x: Any, axis: int | tuple[int, ...] | None = None, *, keepdims: bool
     given = dense(x, "x", ["float32"])
     try:
         axes = np.lib.array_utils.normalize_axis_tuple(tuple(range(given.ndim)) if axis is None else axis, given.ndim)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise Error(f"axis {axis} does not fit shape {given.shape}", why=str(error)) from None
     axes = tuple(sorted(axes))
     kept = [d for d in range(given.ndim) if d not in axes]

@@ -12,7 +12,19 @@ from numpy.typing import DTypeLike
 from hwq import _kernels
 from hwq.errors import Error
 from hwq.kernels.epilogue import quantize_multiplier
-from hwq.kernels.operands import TYPES, Array, dense, floats, integer, output, over_ranges, zero_point
+from hwq.kernels.operands import (
+    TYPES,
+    Array,
+    dense,
+    dtype_of,
+    floats,
+    integer,
+    one_of,
+    output,
+    over_ranges,
+    real,
+    zero_point,
+)
 
 __all__ = ["dynamic_quantize", "layer_norm", "softmax"]
 
@@ -55,8 +67,7 @@ def dynamic_quantize(
     zero_point : array like scale, of the values' dtype
     """
     given = dense(x, "x", ["float32"])
-    if formula not in DYNAMIC:
-        raise Error(f"there is no dynamic formula {formula}", remedy=f"one of: {', '.join(DYNAMIC)}")
+    one_of(formula, DYNAMIC, "dynamic formula")
     if per_row and not given.ndim:
         raise Error("per_row needs an array of at least one dimension")
     result = output(out, given.shape, DYNAMIC[formula], given)
@@ -133,9 +144,8 @@ def softmax(
     array of x's shape
     """
     given = dense(x, "x", ["uint8", "int8", "int16"])
-    made = given.dtype if dtype is None else np.dtype(dtype)
-    if formula not in ("tflite", "ort", "xnnpack"):
-        raise Error(f"there is no softmax formula {formula}", remedy="tflite, ort or xnnpack")
+    made = given.dtype if dtype is None else dtype_of(dtype, "dtype")
+    one_of(formula, ("tflite", "ort", "xnnpack"), "softmax formula")
     pairs = {("int16", "int16")} if given.dtype == np.int16 else {(given.dtype.name, given.dtype.name)}
     if formula == "tflite" and given.dtype != np.int16:
         pairs.add((given.dtype.name, "int16"))
@@ -143,11 +153,16 @@ def softmax(
         raise Error(f"{formula} softmax does not make {made} of {given.dtype}")
     if not given.ndim:
         raise Error("softmax needs an axis")
-    for value in (scale, beta, result_scale):
+    for name, value in (("scale", scale), ("beta", beta), ("result_scale", result_scale)):
+        real(value, name)
         if not (np.isfinite(value) and floats(value, np.float32) > 0):
             raise Error(f"scales and beta must be positive and finite, not {value}")
     code = {"ort": 2, "xnnpack": 3}.get(formula, int(given.dtype == np.int16))
     point, columns = integer(result_zero_point, "result_zero_point"), given.shape[-1]
+    if not -(2**31) <= point < 2**31:
+        raise Error(f"result_zero_point {point} does not fit int32")
+    if code == 1 and real(scale, "scale") * real(beta, "beta") * 65535 / 10 >= 2.0**31:
+        raise Error(f"scale {scale} is too large", why="neighboring int16 values are infinitely far apart")
     if formula == "xnnpack":
         point = zero_point(result_zero_point, made, "result_zero_point")
         if result_scale < LEAST_SCALE:
@@ -210,8 +225,7 @@ def layer_norm(
     given, factors = dense(x, "x", ["int16"]), dense(weights, "weights", ["int16"])
     columns = given.shape[-1] if given.ndim else 0
     offsets = None if bias is None else dense(bias, "bias", ["int32"])
-    if formula not in NORMALIZATIONS:
-        raise Error(f"there is no normalization formula {formula}", remedy=f"one of: {', '.join(NORMALIZATIONS)}")
+    one_of(formula, NORMALIZATIONS, "normalization formula")
     longest = 2**20 if formula == "lstm" else 2**16
     if not given.ndim or columns > longest or factors.shape != (columns,):
         raise Error(
@@ -219,25 +233,29 @@ def layer_norm(
         )
     if offsets is not None and offsets.shape != (columns,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {columns} columns")
+    weight_scale, scale, epsilon = (
+        real(v, n) for v, n in ((weight_scale, "weight_scale"), (scale, "scale"), (epsilon, "epsilon"))
+    )
+    variance_limit = integer(variance_limit, "variance_limit")
     for name, value in (("weight_scale", weight_scale), ("scale", scale), ("variance_limit", variance_limit)):
-        if not (np.isfinite(value) and 0 < value < 2**31):
+        if not 0 < value < 2**31:
             raise Error(f"{name} {value} is not positive and finite")
     if not (np.isfinite(epsilon) and epsilon >= 0):
         raise Error(f"epsilon {epsilon} is negative or not finite")
-    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale / (scale * 4096)))
+    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale / max(scale * 4096, 2.0**-1022)))
     if not -43 <= shift <= 19:
         raise Error(f"the ratio of weight_scale {weight_scale} and scale {scale} lies outside [2^-56, 2^7]")
     # A normalized value is at most sqrt(N); times the weight, plus the bias, then shifted left before the multiplication.
     reach = math.sqrt(columns) * _largest(factors) + _largest(offsets) / 1024 + 1
     if formula == "exact" and reach * 2.0 ** max(shift + 12, 0) >= 2.0**31:
         raise Error(f"a result could be {reach * weight_scale:.3g}, too many steps of {scale}", remedy="a larger scale")
-    result = output(out, given.shape, np.int16, given, factors)
-    added = int(min(round(float(epsilon) * columns * columns), 2**62))
+    result = output(out, given.shape, np.int16, given, factors, offsets)
+    added = int(min(epsilon * columns * columns, 2.0**62) + 0.5)
 
     def work(first: int, last: int) -> None:
         _kernels.layer_norm_s16(
             first, last - first, columns, given, factors, offsets, multiplier, shift,
-            NORMALIZATIONS.index(formula), int(variance_limit), added, result,
+            NORMALIZATIONS.index(formula), variance_limit, added, result,
         )  # fmt: skip
 
     over_ranges(math.prod(given.shape[:-1]), threads, work)

@@ -9,8 +9,8 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.epilogue import Epilogue, check_columns
-from hwq.kernels.operands import ANY_BIAS, RANGES, Array, align, dense, output, over_tiles, zero_point
+from hwq.kernels.epilogue import Epilogue, check_columns, finishing
+from hwq.kernels.operands import ANY_BIAS, RANGES, Array, align, array_of, dense, output, over_tiles, zero_point
 
 __all__ = ["EXACT_GROUP", "gemm_scaled", "in_strips", "pack_scaled"]
 
@@ -35,10 +35,10 @@ def pack_scaled(
     block = -(-max(k if group is None else min(group, k), 1) // 4) * 4
     blocks = -(-k // block)
     lo, hi = RANGES[weights.dtype.name]
-    given = np.asarray(points)
+    given = array_of(points, "zero_point")
     if given.dtype.kind not in "iu" or (given.size and not (lo <= given.min() and given.max() <= hi)):
         raise Error(f"zero points must be integers of {weights.dtype}", why=f"they are {given.dtype} {given.shape}")
-    values = np.asarray(scales)
+    values = array_of(scales, "scales")
     if values.dtype != np.float32 or values.shape != (blocks, n) or not np.isfinite(values).all():
         raise Error(
             f"scales must be finite float32 of shape {(blocks, n)}", why=f"they are {values.dtype} {values.shape}"
@@ -85,7 +85,7 @@ def gemm_scaled(
         given = given.astype(np.float32) - np.float32(point)
     if bias is not None:
         raise Error("a bias of scaled weights is the epilogue's float_bias")
-    finish = _FLOAT if epilogue is None else epilogue
+    finish = finishing(epilogue, _FLOAT)
     if finish.kind == "int32" or (finish.kind == "requant" and finish.rounding != "fp32"):
         raise Error("scaled weights give float sums", remedy="an epilogue of kind float, or requant with rounding fp32")
     if finish.lut is not None or finish.residual is not None or finish.dtype in ("int16", "uint16"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -349,9 +350,17 @@ class Crew:
     def __init__(self, threads: int):
         self.threads = threads
         self._door = _kernels.Crew(threads)
-        for index in range(1, threads):
-            threading.Thread(target=self._door.serve, args=(index,), name="hwq-crew", daemon=True).start()
         weakref.finalize(self, self._door.stop)
+        try:
+            for index in range(1, threads):
+                threading.Thread(target=self._door.serve, args=(index,), name="hwq-crew", daemon=True).start()
+        except RuntimeError as error:
+            self._door.stop()
+            raise Error(f"{threads} threads are too many", why=str(error)) from None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_kernels.forked)
 
 
 class Run:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.epilogue import Epilogue, check_columns, clamp_bounds, residual_operand
+from hwq.kernels.epilogue import Epilogue, check_columns, clamp_bounds, finishing, residual_operand
 from hwq.kernels.half import HALVES, float_bias, half_name, narrow, widen
 from hwq.kernels.operands import (
     ANY_BIAS,
@@ -21,6 +21,8 @@ from hwq.kernels.operands import (
     Array,
     dense,
     int32_bias,
+    integer,
+    one_of,
     output,
     over_ranges,
     sizes,
@@ -32,6 +34,7 @@ __all__ = ["average_pool", "conv2d", "max_pool"]
 
 _PLAIN = Epilogue()
 _LAYOUTS = ("NCHW", "NHWC")  # the C enum's order
+_MOST = 2**40  # of positions or taps: products of them with channels stay inside int64
 
 Geometry = tuple[tuple[int, ...], ...]
 
@@ -79,9 +82,12 @@ def conv2d(
         Operands that do not fit, or an accumulator that may overflow while `wrap` is false.
     """
     terms = (strides, pads, dilations, layout, a_zero_point, threads, wrap)
+    if type(packed) is not Packed:
+        raise Error(f"packed must be packed weights, not {type(packed).__name__}", remedy="pack_conv makes them")
     known = packed._calls.again(x, bias, residual, out, epilogue, terms)
     if known is not None:
         return known
+    threads = integer(threads, "threads")
     if packed.dtype in HALVES:
         if half_name(x) != packed.dtype or residual is not None:
             raise Error(f"x has dtype {getattr(x, 'dtype', type(x).__name__)}", why=f"the weights are {packed.dtype}")
@@ -107,7 +113,7 @@ def conv2d(
     if given.shape[1 if layout == "NCHW" else -1] != channels:
         raise Error(f"x has shape {given.shape} in layout {layout}", why=f"the weights take {channels} channels")
     geometry, sides, _ = _geometry(inside, packed.kernel, strides, pads, dilations)
-    finish = _PLAIN if epilogue is None else epilogue
+    finish = finishing(epilogue, _PLAIN)
     point, offsets = 0, None
     if is_float:
         if epilogue is not None or residual is not None:
@@ -123,7 +129,7 @@ def conv2d(
         check_columns(finish, packed.columns)
     shape = (batch, packed.columns, *sides) if layout == "NCHW" else (batch, *sides, packed.columns)
     second = None if is_float else residual_operand(residual, finish, shape)
-    result = output(out, shape, np.float32 if is_float else finish.dtype, given, second)
+    result = output(out, shape, np.float32 if is_float else finish.dtype, given, second, offsets)
     taps, weights_f32 = (packed.data, None) if packed.depthwise else (None, packed.data if is_float else None)
     columns, groups, order, kind, door = (
         packed.columns,
@@ -169,8 +175,7 @@ def conv2d(
 
 
 def _split(x: Array, rank: int, layout: str) -> tuple[int, tuple[int, ...]]:
-    if layout not in _LAYOUTS:
-        raise Error(f"there is no layout {layout}", remedy="NCHW or NHWC")
+    one_of(layout, _LAYOUTS, "layout")
     if x.ndim != rank + 2:
         raise Error(f"x has shape {x.shape}", why=f"a batch, channels and {rank} spatial dimensions are needed")
     return x.shape[0], x.shape[2:] if layout == "NCHW" else x.shape[1:-1]
@@ -186,24 +191,27 @@ def _geometry(
 ) -> tuple[Geometry, tuple[int, ...], tuple[int, ...]]:
     """The door's geometry, the output's sides, and the end pads; remembered, since loops ask for the same ones."""
 
-    def fixed(value: int | Sequence[int]) -> int | tuple[int, ...]:
-        return value if isinstance(value, int) else tuple(value)
-
-    return _measure(inside, tuple(kernel), fixed(strides), fixed(pads), fixed(dilations), ceil_mode)
+    rank = len(inside)
+    return _measure(
+        inside,
+        tuple(kernel),
+        sizes(strides, rank, "strides", 1),
+        sizes(pads, 2 * rank, "pads", 0),
+        sizes(dilations, rank, "dilations", 1),
+        bool(ceil_mode),
+    )
 
 
 @lru_cache(maxsize=1024)
 def _measure(
     inside: tuple[int, ...],
     kernel: tuple[int, ...],
-    strides: int | tuple[int, ...],
-    pads: int | tuple[int, ...],
-    dilations: int | tuple[int, ...],
+    steps: tuple[int, ...],
+    edges: tuple[int, ...],
+    holes: tuple[int, ...],
     ceil_mode: bool,
 ) -> tuple[Geometry, tuple[int, ...], tuple[int, ...]]:
     rank = len(inside)
-    steps, holes = sizes(strides, rank, "strides", 1), sizes(dilations, rank, "dilations", 1)
-    edges = sizes(pads, 2 * rank, "pads", 0)
     begin, end = edges[:rank], edges[rank:]
     sides = []
     for d in range(rank):
@@ -217,6 +225,8 @@ def _measure(
         if ceil_mode and room % steps[d] and side * steps[d] < inside[d] + begin[d]:  # a last window must start inside
             side += 1
         sides.append(side)
+    if max(math.prod(sides), math.prod(kernel), math.prod(inside)) > _MOST:
+        raise Error(f"the kernel {tuple(kernel)} on {inside} with pads {edges} is too large")
     columns = ((inside, 1), (tuple(kernel), 1), (steps, 1), (holes, 1), (begin, 0), (tuple(sides), 1))
     return tuple(spatial(values, fill) for values, fill in columns), tuple(sides), end
 
@@ -300,7 +310,10 @@ def _pool(
     out: Array | None,
     threads: int,
 ) -> Array:
-    rank = len(kernel)
+    try:
+        rank = len(kernel)
+    except TypeError:
+        raise Error(f"kernel must be one to three integers, not {kernel}") from None
     if not 1 <= rank <= 3:
         raise Error(f"kernel {tuple(kernel)} must have one to three dimensions")
     batch, inside = _split(given, rank, layout)

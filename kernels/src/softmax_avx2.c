@@ -98,11 +98,12 @@ static void row_gemmlowp(const hwq_softmax *s, int64_t n, const uint8_t *x, void
     for (int j = 0; j < 8; j++) sum += lane[j];
     for (; i < n; i++) sum += (uint32_t)hwq_rdbpot(s->exponentials[top - (x[i] ^ flip)], 12);
     const int32_t r = hwq_softmax_reciprocal(sum, s->out_type == HWQ_S16 ? 16 : 8, &shift);
-    /* Shifts past 31 leave 0, which a logical shift by 32 or more gives too; half of 2^shift fits then no more, nor matters. */
-    const __m256i half = _mm256_set1_epi32(shift <= 31 ? 1 << (shift - 1) : 0), lo = _mm256_set1_epi32(least), hi = _mm256_set1_epi32(most);
+    /* Shifts past 31 leave 0, which a logical shift by 32 or more gives too; half of 2^shift fits then no more, nor matters. A sum that wrapped to
+     * almost nothing asks for shifts below 1: none. */
+    const __m256i half = _mm256_set1_epi32(shift <= 31 && shift > 0 ? 1 << (shift - 1) : 0), lo = _mm256_set1_epi32(least), hi = _mm256_set1_epi32(most);
     for (i = 0; i + 8 <= n; i += 8) {
         const __m256i e = _mm256_i32gather_epi32(s->exponentials, distances(x + i, flips, tops), 4);
-        const __m256i v = _mm256_srlv_epi32(_mm256_add_epi32(hwq_srdhm_s32x8(e, _mm256_set1_epi32(r)), half), _mm256_set1_epi32(shift));
+        const __m256i v = _mm256_srlv_epi32(_mm256_add_epi32(hwq_srdhm_s32x8(e, _mm256_set1_epi32(r)), half), _mm256_set1_epi32(shift > 0 ? shift : 0));
         store8(out, s->out_type, i, _mm256_min_epi32(_mm256_add_epi32(v, lo), hi));
     }
     for (; i < n; i++) {

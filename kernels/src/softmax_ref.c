@@ -44,7 +44,8 @@ void hwq_softmax_prepare(hwq_softmax *s)
         for (int d = 0; d < 256; d++) s->exponentials[d] = -d < least ? 0 : exponential(hwq_round_gemmlowp(-d, s->multiplier, left));
     } else if (s->formula == HWQ_SOFTMAX_INT16) {
         const double grid = 10.0 / 65535, unit = 1.0 / 65535, inverse = 65536 / (2.0 / 65535 * 32767 - 2.0 / 65535 * -32768);
-        hwq_quantize_multiplier((double)(float)(s->scale * s->beta) / grid, &s->multiplier, &s->shift);
+        const double real = (double)(float)(s->scale * s->beta) / grid;
+        hwq_quantize_multiplier(real < 2147483647.0 ? real : 2147483647.0, &s->multiplier, &s->shift); /* further left no int32 can go */
         fill(s->powers, exp, grid * (-32768 - 32767), grid * (32767 - 32767), inverse);
         fill(s->reciprocals, reciprocal, unit * (-32768 + 32768), unit * (32767 + 32768), inverse);
     }
