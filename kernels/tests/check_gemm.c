@@ -103,6 +103,9 @@ void check_gemm(void)
                 run(&(problem){66, 21, 70, a_type, w_type, 0, 1, 0, 1, 2}, path);   /* a range of columns: the rest untouched */
                 run(&(problem){51, 5240, 5, a_type, w_type, 0, 0, 0, 0, 1}, path); /* where panels of 2 hold more rows than panels of 3 */
                 run(&(problem){25, 11000, 17, a_type, w_type, 0, a_type == HWQ_U8, 0, 0, 3}, path); /* past the bytes of a block */
+                for (int64_t n = 0; n <= 66; n += 1 + (n > 3 && n % 16 > 1)) run(&(problem){1, 9, n, a_type, w_type, 0, 1, (int)(n & 3), 0, 5}, path); /* one row */
+                for (int64_t k = 0; k <= 34; k++) run(&(problem){1, k, 33, a_type, w_type, 0, (int)(k & 1), (int)(k & 3), 0, 3}, path);
+                for (int fill = 0; fill < FILLS; fill++) run(&(problem){1, 1030, 50, a_type, w_type, fill, fill & 1, 0, 1, 2}, path);
                 run(&(problem){2, 5, 40, a_type, w_type, 0, 0, 0, 2, 9}, path);
             }
         check_begin("gemm_saturating", path);
