@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,18 @@ from hwq.graph import Array, Graph, Node, Tensor
 __all__ = ["standardized"]
 
 DOMAIN = "tflite"
-ELEMENTWISE = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul"}
-UNARY = {"RELU": "Relu", "RELU6": "Clip", "LOGISTIC": "Sigmoid", "TANH": "Tanh"}
+ELEMENTWISE = {
+    "ADD": "Add",
+    "SUB": "Sub",
+    "MUL": "Mul",
+    "DIV": "Div",
+    "MAXIMUM": "Max",
+    "MINIMUM": "Min",
+    "PRELU": "PRelu",
+}
+UNARY = {"RELU": "Relu", "RELU6": "Clip", "LOGISTIC": "Sigmoid", "TANH": "Tanh", "HARD_SWISH": "HardSwish", "ELU": "Elu", "EXP": "Exp",
+         "LOG": "Log", "SQRT": "Sqrt", "ABS": "Abs", "NEG": "Neg", "FLOOR": "Floor", "CEIL": "Ceil", "SIN": "Sin", "COS": "Cos"}  # fmt: skip
+REDUCTIONS = {"MEAN": "ReduceMean", "SUM": "ReduceSum", "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin"}
 POOLS = {"AVERAGE_POOL_2D": "AveragePool", "MAX_POOL_2D": "MaxPool"}
 PADS = {"SAME": "SAME_UPPER", "VALID": "VALID"}
 
@@ -30,7 +41,20 @@ def standardized(graph: Graph) -> Graph:
     """
     if not any(node.domain == DOMAIN for node in graph.nodes):
         return graph
-    return _Writer(graph).graph()
+    return _Writer(_widened(graph)).graph()
+
+
+def _widened(graph: Graph) -> Graph:
+    """Weights that are stored in float16 and read behind a DEQUANTIZE, as the float32 numbers that they are."""
+    wide = {}
+    for node in graph.nodes:
+        stored = graph.constant(node.inputs[0]) if node.domain == DOMAIN and node.op == "DEQUANTIZE" else None
+        if stored is not None and stored.dtype == np.float16:
+            wide[node.outputs[0]] = Tensor(node.outputs[0], "float32", stored.shape, stored.astype(np.float32))
+    if not wide:
+        return graph
+    nodes = [node for node in graph.nodes if node.outputs[0] not in wide]
+    return graph.replace(nodes=nodes, tensors=[wide.get(name, tensor) for name, tensor in graph.tensors.items()])
 
 
 class _Writer:
@@ -45,7 +69,18 @@ class _Writer:
             "FULLY_CONNECTED": self._dense,
             "SOFTMAX": self._softmax,
             "RESHAPE": self._reshape,
-            "MEAN": self._mean,
+            "PAD": self._padded,
+            "PADV2": self._padded,
+            "MIRROR_PAD": self._padded,
+            "SQUARE": lambda node: self._written(node, "Mul", (node.inputs[0], node.inputs[0])),
+            "LEAKY_RELU": self._leaky,
+            "TRANSPOSE": self._transpose,
+            "SQUEEZE": self._reshape,
+            "EXPAND_DIMS": self._reshape,
+            "STRIDED_SLICE": self._slice,
+            "RESIZE_BILINEAR": self._resize,
+            "RESIZE_NEAREST_NEIGHBOR": self._resize,
+            **dict.fromkeys(REDUCTIONS, self._reduce),
             "CONCATENATION": self._concatenation,
             **dict.fromkeys(ELEMENTWISE, self._elementwise),
             **dict.fromkeys(UNARY, self._unary),
@@ -148,23 +183,76 @@ class _Writer:
 
     def _reshape(self, node: Node) -> Node | None:
         before, after = (self.old.tensors[name] for name in (node.inputs[0], node.outputs[0]))
-        if (
-            not before.known_shape
-            or not after.known_shape
-            or len(after.shape) != 2
-            or before.shape[:1] != after.shape[:1]
-        ):
+        if not before.known_shape or not after.known_shape or not before.shape or not after.shape:
             return None
-        return self._written(node, "Flatten", node.inputs[:1], axis=1)
+        if len(after.shape) == 2 and before.shape[:1] == after.shape[:1]:
+            return self._written(node, "Flatten", node.inputs[:1], axis=1)
+        wanted = [dim if isinstance(dim, int) else -1 for dim in after.shape]
+        if wanted.count(-1) > 1 or 0 in wanted:
+            return None
+        return self._written(node, "Reshape", (node.inputs[0], self._numbers(node, wanted)))
 
-    def _mean(self, node: Node) -> Node | None:
+    def _numbers(self, node: Node, values: object, word: str = "shape") -> str:
+        return self._constant(f"{node.outputs[0]}_{word}", np.asarray(values, np.int64))
+
+    def _reduce(self, node: Node) -> Node | None:
         axes = self.old.constant(node.inputs[1]) if len(node.inputs) > 1 else None
         if axes is None:
             return None
         keep = int(bool(node.attributes.get("keep_dims", False)))
-        return self._written(
-            node, "ReduceMean", node.inputs[:1], axes=tuple(int(one) for one in axes.reshape(-1)), keepdims=keep
-        )
+        places = tuple(int(one) for one in axes.reshape(-1))
+        if node.op == "SUM":
+            return self._written(
+                node, "ReduceSum", (node.inputs[0], self._numbers(node, places, "axes")), keepdims=keep
+            )
+        return self._written(node, REDUCTIONS[node.op], node.inputs[:1], axes=places, keepdims=keep)
+
+    def _padded(self, node: Node) -> Node | None:
+        pads = self.old.constant(node.inputs[1])
+        mirrored = node.op == "MIRROR_PAD"
+        if pads is None or (mirrored and node.attributes.get("mode") != "REFLECT"):
+            return None
+        widths = self._numbers(node, pads.reshape(-1, 2).T.reshape(-1), "pads")
+        mode: dict[str, Any] = {"mode": "reflect"} if mirrored else {}
+        return self._written(node, "Pad", (node.inputs[0], widths, *node.inputs[2:3]), **mode)
+
+    def _leaky(self, node: Node) -> Node | None:
+        return self._written(node, "LeakyRelu", node.inputs[:1], alpha=float(node.attributes.get("alpha", 0.0)))
+
+    def _transpose(self, node: Node) -> Node | None:
+        order = self.old.constant(node.inputs[1])
+        if order is None:
+            return None
+        return self._written(node, "Transpose", node.inputs[:1], perm=tuple(int(one) for one in order.reshape(-1)))
+
+    def _slice(self, node: Node) -> Node | None:
+        get = node.attributes.get
+        parts = [self.old.constant(name) for name in node.inputs[1:4]]
+        if any(get(f"{word}_mask", 0) for word in ("ellipsis", "new_axis", "shrink_axis")) or get("offset", False):
+            return None
+        if len(parts) != 3 or any(part is None for part in parts):
+            return None
+        begin, end, step = (np.asarray(part, np.int64).reshape(-1) for part in parts)
+        if np.any(step < 1):
+            return None
+        masks = [[int(get(f"{word}_mask", 0)) >> axis & 1 for axis in range(len(begin))] for word in ("begin", "end")]
+        starts, ends = np.where(masks[0], 0, begin), np.where(masks[1], np.iinfo(np.int64).max, end)
+        cuts = (self._numbers(node, values, word) for values, word in (
+            (starts, "starts"), (ends, "ends"), (np.arange(len(begin)), "axes"), (step, "steps")))  # fmt: skip
+        return self._written(node, "Slice", (node.inputs[0], *cuts))
+
+    def _resize(self, node: Node) -> Node | None:
+        size, x = self.old.constant(node.inputs[1]), self.old.tensors[node.inputs[0]]
+        aligned, half = (bool(node.attributes.get(key, False)) for key in ("align_corners", "half_pixel_centers"))
+        nearest = node.op == "RESIZE_NEAREST_NEIGHBOR"
+        if size is None or len(x.shape) != 4 or (nearest and aligned):
+            return None
+        mode: dict[str, Any] = {"mode": "nearest" if nearest else "linear"}
+        if nearest:  # TFLite takes the position below (x + 1/2) scale, which is the one nearest to it less a half
+            mode["nearest_mode"] = "round_prefer_ceil" if half else "floor"
+        mode["coordinate_transformation_mode"] = "align_corners" if aligned else "half_pixel" if half else "asymmetric"
+        sizes = self._numbers(node, size.reshape(-1), "sizes")
+        return self._written(node, "Resize", (node.inputs[0], "", "", sizes), axes=(1, 2), **mode)
 
     def _concatenation(self, node: Node) -> Node | None:
         if "axis" not in node.attributes or not self._known(node):

@@ -105,3 +105,66 @@ def test_what_has_no_counterpart_stays(graph):
         for node in graph.nodes
     ])  # fmt: skip
     assert [node.op for node in standardized(made).nodes if node.domain] == ["SOFTMAX"]
+
+
+def test_what_real_networks_hold(tmp_path):
+    """Float16 weights, borders, slopes, clamps, views, cuts and images that grow: the same numbers, and integers by a plan."""
+    from hwq.verification.tflite_builder import Builder, options
+
+    rng, b = np.random.default_rng(2), Builder()
+    names = (
+        "pad",
+        "conv",
+        "slope",
+        "leak",
+        "low",
+        "high",
+        "hard",
+        "cut",
+        "grown",
+        "near",
+        "sum",
+        "turned",
+        "flat",
+        "rows",
+        "y",
+    )
+    shapes = ((1, 10, 11, 3), (1, 8, 9, 4), (1, 8, 9, 4), (1, 8, 9, 4), (1, 8, 9, 4), (1, 8, 9, 4), (1, 8, 9, 4), (1, 4, 8, 4),
+              (1, 7, 12, 4), (1, 14, 24, 4), (1, 14, 24), (1, 24, 14), (24, 14), (1, 24, 14), (1, 24))  # fmt: skip
+    x = b.tensor("float32", (1, 9, 9, 3), name="x")
+    made = {name: b.tensor("float32", shape, name=name) for name, shape in zip(names, shapes, strict=True)}
+    half = b.tensor("float16", (4, 3, 3, 3), rng.normal(size=(4, 3, 3, 3)).astype(np.float16))
+    wide = b.tensor("float32", (4, 3, 3, 3), name="wide")
+    bias = b.tensor("float32", (4,), rng.normal(size=4).astype(np.float32))
+    window = dict(padding="VALID", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    steps = [
+        ("DEQUANTIZE", [half], wide, options("Dequantize")),
+        ("MIRROR_PAD", [x, b.constant([[0, 0], [0, 1], [2, 0], [0, 0]])], "pad", options("MirrorPad", mode=0)),
+        ("CONV_2D", [made["pad"], wide, bias], "conv", options("Conv2D", **window)),
+        ("PRELU", [made["conv"], b.tensor("float32", (1, 1, 4), rng.normal(size=(1, 1, 4)).astype(np.float32))], "slope", None),
+        ("LEAKY_RELU", [made["slope"]], "leak", options("LeakyRelu", alpha=0.125)),
+        ("MAXIMUM", [made["leak"], b.constant(-0.5, "float32")], "low", options("MaximumMinimum")),
+        ("MINIMUM", [made["low"], b.constant(1.5, "float32")], "high", options("MaximumMinimum")),
+        ("HARD_SWISH", [made["high"]], "hard", options("HardSwish")),
+        ("STRIDED_SLICE", [made["hard"], b.constant([0, 1, 1, 0]), b.constant([1, 8, 0, 4]), b.constant([1, 2, 1, 1])],
+         "cut", options("StridedSlice", endMask=4)),
+        ("RESIZE_BILINEAR", [made["cut"], b.constant([7, 12])], "grown", options("ResizeBilinear", halfPixelCenters=True)),
+        ("RESIZE_NEAREST_NEIGHBOR", [made["grown"], b.constant([14, 24])], "near", options("ResizeNearestNeighbor")),
+        ("SUM", [made["near"], b.constant([3])], "sum", options("Reducer")),
+        ("TRANSPOSE", [made["sum"], b.constant([0, 2, 1])], "turned", options("Transpose")),
+        ("SQUEEZE", [made["turned"]], "flat", options("Squeeze", squeezeDims=[0])),
+        ("EXPAND_DIMS", [made["flat"], b.constant(0)], "rows", options("ExpandDims")),
+        ("REDUCE_MAX", [made["rows"], b.constant([2])], "y", options("Reducer")),
+    ]  # fmt: skip
+    for op, inputs, output, option in steps:
+        b.operator(op, inputs, [output if isinstance(output, int) else made[output]], option)
+    path = tmp_path / "net.tflite"
+    path.write_bytes(b.finish([x], [made["y"]]))
+    graph, data = hwq.load(str(path)), images(4)
+    other = standardized(graph)
+    assert not any(node.domain == "tflite" for node in other.nodes)
+    want = run(graph, data)
+    np.testing.assert_allclose(run(other, data), want, rtol=0, atol=3e-6 * np.abs(want).max())
+    quantized = hwq.quantize(graph, hwq.Plan.uniform(), hwq.calibrate(graph, data), batches=data)
+    found = np.concatenate([hwq.execute(quantized, one[None]) for one in data])
+    assert np.square(found - want).sum() < 1e-2 * np.square(want).sum()

@@ -27,7 +27,9 @@ def require_representable(graph: Graph, dialect: Dialect) -> None:
             f"dialect {dialect.name} cannot represent this operator",
             where=f"node {foreign.name} ({foreign.kind})",
             why="it is TFLite's own" if foreign.domain == "tflite" else "that runtime executes TFLite models only",
-            remedy=f"run it in dialect {graph.dialect}",
+            remedy="convert the float model to ONNX first: this operator has no counterpart among those that plans quantize"
+            if dialect.name == graph.dialect
+            else f"run it in dialect {graph.dialect}",
         )
     made = graph.producers
     read = {value for node in graph.nodes for value in node.inputs if value}
