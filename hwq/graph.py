@@ -158,7 +158,7 @@ class Tensor:
             raise Error(
                 f"the shape {list(self.shape)} still has open dimensions",
                 where=f"tensor {self.name}",
-                remedy="bind them with hwq.load(..., shapes={input: shape}) or batch=",
+                remedy="bind the inputs' open dimensions: --shape INPUT=1,3,224,224, or hwq.load(..., shapes={input: shape}), or batch=",
             )
         count = 1
         for dim in self.shape:
