@@ -18,6 +18,11 @@ void hwq_transpose(int64_t element, int64_t rows, int64_t columns, const char *f
 /* out = residual_op(out, residual) on output positions [first, last) of one image. */
 void hwq_conv_residual(const hwq_conv *conv, int64_t image, int64_t first, int64_t last);
 
+/* Every image that has output positions [first, last): turned channel-last into the workspace's first bytes if it is not, driven through its positions
+ * [begin, end) by the driver's `plan`, then the residual. */
+typedef void hwq_image_fn(const void *plan, const uint8_t *image, int64_t number, int64_t begin, int64_t end);
+void hwq_conv_images(const hwq_conv *conv, hwq_image_fn *drive, const void *plan);
+
 /* Workspace of the convolution straight from the image (conv_avx512vnni.c); 0 where it does not apply. */
 int64_t hwq_conv_direct_workspace(const hwq_conv *conv);
 int64_t hwq_conv_inner_workspace(const hwq_conv *conv); /* likewise, conv_avx2.c */

@@ -152,3 +152,19 @@ void hwq_conv_residual(const hwq_conv *c, int64_t image, int64_t first, int64_t 
         hwq_binary_run(op, (last - first) * step, out, 1, (const char *)c->epilogue->residual + at * size, 1, out);
     }
 }
+
+void hwq_conv_images(const hwq_conv *c, hwq_image_fn *drive, const void *plan)
+{
+    const int64_t outputs = hwq_window_outputs(&c->window), inputs = hwq_window_inputs(&c->window), size = hwq_type_size(c->a_type);
+    for (int64_t at = c->first; at < c->last;) {
+        const int64_t number = at / outputs, begin = at % outputs, end = c->last - at + begin < outputs ? c->last - at + begin : outputs;
+        const char *image = (const char *)c->x + number * inputs * c->channels * size;
+        if (c->layout == HWQ_NCHW) {
+            hwq_transpose(size, c->channels, inputs, image, inputs, c->workspace, c->channels);
+            image = c->workspace;
+        }
+        drive(plan, (const uint8_t *)image, number, begin, end);
+        if (c->epilogue && c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);
+        at += end - begin;
+    }
+}

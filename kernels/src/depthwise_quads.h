@@ -30,6 +30,7 @@ enum { SLIDING = HWQ_DEPTHWISE_SLIDING /* 2 lines x 3 columns x 4 */, BAND = 8 /
 
 typedef struct {
     const hwq_conv *conv;
+    const hwq_epilogue *epilogue; /* the residual comes later */
     hwq_depthwise_quads shape;
     int fused, slides;          /* the epilogue is done in registers; the 3 x 3 driver runs */
     vector flip, out_flip;      /* 0x80 where inputs, outputs are s8 and u8 */
@@ -274,9 +275,11 @@ static void positions(const plan *p, const uint8_t *image, int64_t origin[3], in
 }
 
 /* Positions [begin, end) of one image: whole lines slide, the rest goes by positions of one line. */
-static void drive(const plan *p, const hwq_epilogue *epilogue, const uint8_t *image, int64_t number, int64_t begin, int64_t end)
+static void drive(const void *given, const uint8_t *image, int64_t number, int64_t begin, int64_t end)
 {
+    const plan *p = given;
     const hwq_conv *c = p->conv;
+    const hwq_epilogue *epilogue = p->epilogue;
     const int64_t width = c->window.out[2], outputs = hwq_window_outputs(&c->window), most = hwq_depthwise_rows(c->channels);
     const int64_t size = hwq_type_size(epilogue->out_type);
     for (int64_t at = begin, count; at < end; at += count) {
@@ -316,10 +319,10 @@ static int taps_are_bytes(const hwq_conv *c)
 static void depthwise(const hwq_conv *c)
 {
     const hwq_window *w = &c->window;
-    const int64_t channels = c->channels, outputs = hwq_window_outputs(w), inputs = hwq_window_inputs(w);
+    const int64_t channels = c->channels, inputs = hwq_window_inputs(w);
     hwq_epilogue epilogue = *c->epilogue;
     epilogue.residual_op = NULL;
-    plan p = {.conv = c, .shape = hwq_depthwise_measure_quads(c)};
+    plan p = {.conv = c, .epilogue = &epilogue, .shape = hwq_depthwise_measure_quads(c)};
     const int flip = c->a_type == HWQ_S8 ? 0x80 : 0, out_flip = epilogue.out_type == HWQ_U8 ? 0x80 : 0;
     p.fused = epilogue.kind == HWQ_KIND_REQUANT && epilogue.rounding == HWQ_ROUND_FP32 && epilogue.out_type <= HWQ_S8 && !epilogue.float_bias && !epilogue.lut &&
               scales_below_one(&epilogue, channels);
@@ -348,17 +351,7 @@ static void depthwise(const hwq_conv *c)
         width = width_at(channels, from);
         prepare_block(&p, start_at(channels, from, width), width, constants);
     }
-    for (int64_t i = c->first; i < c->last;) {
-        const int64_t number = i / outputs, begin = i % outputs, end = c->last - i + begin < outputs ? c->last - i + begin : outputs;
-        const uint8_t *image = (const uint8_t *)c->x + number * inputs * channels;
-        if (c->layout == HWQ_NCHW) {
-            hwq_transpose(1, channels, inputs, (const char *)image, inputs, image_space, channels);
-            image = (const uint8_t *)image_space;
-        }
-        drive(&p, &epilogue, image, number, begin, end);
-        if (c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);
-        i += end - begin;
-    }
+    hwq_conv_images(c, drive, &p);
 }
 
 #endif

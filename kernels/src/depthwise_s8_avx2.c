@@ -77,6 +77,7 @@ static inline void in_order(vector low, vector high, int32_t *acc)
 
 typedef struct {
     const hwq_conv *conv;
+    const hwq_epilogue *epilogue; /* the residual comes later */
     hwq_depthwise_shape shape;
     int64_t blocks, padded;
     int fused, slides;       /* the epilogue is done in registers; the 3 x 3 driver runs */
@@ -289,9 +290,11 @@ static void run_any(const plan *p, const uint8_t *image, const int64_t origin[3]
 }
 
 /* Positions [begin, end) of one image, in runs that stay within a row of outputs. */
-static void drive(const plan *p, const hwq_epilogue *epilogue, const uint8_t *image, int64_t number, int64_t begin, int64_t end)
+static void drive(const void *given, const uint8_t *image, int64_t number, int64_t begin, int64_t end)
 {
+    const plan *p = given;
     const hwq_conv *c = p->conv;
+    const hwq_epilogue *epilogue = p->epilogue;
     const int64_t width = c->window.out[2], outputs = hwq_window_outputs(&c->window), most = hwq_depthwise_rows(c->channels);
     const int64_t size = hwq_type_size(epilogue->out_type);
     if (p->along == 1) { /* whole images alone */
@@ -322,7 +325,7 @@ static void depthwise(const hwq_conv *c)
     hwq_epilogue epilogue = *c->epilogue;
     epilogue.residual_op = NULL;
     if (channels == 0 || c->first >= c->last) return;
-    plan p = {.conv = c, .shape = hwq_depthwise_measure(c), .blocks = (channels + LANES - 1) / LANES};
+    plan p = {.conv = c, .epilogue = &epilogue, .shape = hwq_depthwise_measure(c), .blocks = (channels + LANES - 1) / LANES};
     p.padded = hwq_depthwise_padded(channels);
     p.fused = epilogue.kind == HWQ_KIND_REQUANT && epilogue.rounding == HWQ_ROUND_FP32 && epilogue.out_type <= HWQ_S8 && !epilogue.float_bias && !epilogue.lut;
     p.slides = channels >= LANES && w->in[0] == 1 && w->out[0] == 1;
@@ -351,17 +354,7 @@ static void depthwise(const hwq_conv *c)
                 p.offsets[tap++] = ((t0 * w->dilation[0] * w->in[1] + t1 * w->dilation[1]) * w->in[2] + t2 * w->dilation[2]) * channels;
     p.pointers[tap] = p.padding; /* the partner of the last tap of an odd number meets zero weights */
     prepare(&p);
-    for (int64_t i = c->first; i < c->last;) {
-        const int64_t number = i / outputs, begin = i % outputs, end = c->last - i + begin < outputs ? c->last - i + begin : outputs;
-        const uint8_t *image = (const uint8_t *)c->x + number * inputs * channels;
-        if (c->layout == HWQ_NCHW) {
-            hwq_transpose(1, channels, inputs, (const char *)image, inputs, image_space, channels);
-            image = (const uint8_t *)image_space;
-        }
-        drive(&p, &epilogue, image, number, begin, end);
-        if (c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);
-        i += end - begin;
-    }
+    hwq_conv_images(c, drive, &p);
 }
 
 void hwq_depthwise_s32__avx2(const hwq_conv *c) { depthwise(c); }

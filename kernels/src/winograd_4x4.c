@@ -42,8 +42,9 @@ int64_t hwq_winograd_4x4_bytes(const hwq_winograd_plan *p)
  * Zen 5 at 4.1 GHz, with V, U and M in the second-level cache: a row of a position by 32 columns costs 8 dots beside its own; 32 channels of U by 16 columns of
  * two 165 each pair (their stores leave the first cache), V of 32 channels of a tile 300, Y of 16 columns of a tile 300. The sum came within 7 percent of nine
  * shapes' times on AVX512-VNNI, within 15 on AVX2.
- * What it is compared with: straight from the image by vpdpbusd, half as many dots and 5 percent; on AVX2 F(2x2, 3x3) with weights that were transformed once, 16 products
- * for 36 and transforms. A gain below an eighth is left: caches that others use as well would take it. */
+ * What it is compared with: straight from the image by vpdpbusd, half as many dots and 5 percent; a gain below an eighth is left, as caches that others use as well
+ * would take it. On AVX2 F(2x2, 3x3) with weights that were transformed once, 16 products for 36 and transforms; a gain below a fifth is left, as each of several threads
+ * would transform the weights. */
 static int pays(const hwq_conv *c, const hwq_winograd_plan *p, int bytes, int64_t lines, int64_t outputs)
 {
     const int64_t strips = (p->n + HWQ_STRIP - 1) / HWQ_STRIP, wide = (strips + 1) / 2, tiles = lines * p->across;
@@ -51,8 +52,8 @@ static int pays(const hwq_conv *c, const hwq_winograd_plan *p, int bytes, int64_
     const int64_t times = p->u_kept > 1 ? 1 : (tiles + p->tiles - 1) / p->tiles;
     const double dots = (double)(strips * (p->depth / 2)), products = (double)rows * (dots + (double)(8 * p->chunks * wide));
     const double transforms = 165 * dots * (double)times + 300 * (double)tiles * (double)(p->padded / VECTOR + strips);
-    const double rival = bytes ? 1.05 * 9 / 2 * dots : 4.35 * dots + 11 * (double)(strips + p->depth / 16);
-    return products + transforms < 7. / 8 * rival * (double)outputs;
+    const double rival = bytes ? 7. / 8 * 1.05 * 9 / 2 * dots : 4. / 5 * (4.35 * dots + 11 * (double)(strips + p->depth / 16));
+    return products + transforms < rival * (double)outputs;
 }
 
 static int pays_whole(const hwq_conv *c, hwq_winograd_plan *p, int bytes)
@@ -69,7 +70,7 @@ int64_t hwq_winograd_4x4_line(const hwq_conv *c, const hwq_winograd_plan *p, int
 int hwq_winograd_4x4_pays(const hwq_conv *c, int bytes, hwq_winograd_plan *p)
 {
     return c->first < c->last && pays_whole(c, p, bytes) &&
-           pays(c, p, bytes, hwq_winograd_4x4_line(c, p, c->last - 1) + 1 - hwq_winograd_4x4_line(c, p, c->first), c->last - c->first);
+           (!bytes || pays(c, p, bytes, hwq_winograd_4x4_line(c, p, c->last - 1) + 1 - hwq_winograd_4x4_line(c, p, c->first), c->last - c->first));
 }
 
 int hwq_winograd_4x4_pays_whole(const hwq_conv *c, int bytes)

@@ -48,8 +48,8 @@ typedef struct {
 /* Can this convolution run so? Then the plan is filled in. */
 int hwq_winograd_4x4_fits(const hwq_conv *conv, hwq_winograd_plan *plan);
 int64_t hwq_winograd_4x4_bytes(const hwq_winograd_plan *plan);
-/* And is that cheaper, whole and on the output positions [first, last), than what the path has else? `bytes`: tiles of byte products (conv_avx512vnni.c), or
- * F(2x2, 3x3) on AVX2. */
+/* And is that cheaper than what the path has else? `bytes`: than tiles of byte products (conv_avx512vnni.c), whole and on the output positions [first, last); or, on AVX2,
+ * than F(2x2, 3x3), for which weights are then not made, so whole is enough. */
 int hwq_winograd_4x4_pays(const hwq_conv *conv, int bytes, hwq_winograd_plan *plan);
 int hwq_winograd_4x4_pays_whole(const hwq_conv *conv, int bytes);
 int64_t hwq_winograd_4x4_workspace(const hwq_conv *conv); /* 0 where it pays on neither path */

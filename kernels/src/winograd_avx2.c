@@ -25,6 +25,7 @@ enum { POSITIONS = HWQ_WINOGRAD_POSITIONS, OUTPUTS = HWQ_WINOGRAD_OUTPUTS, ROWS 
 
 typedef struct {
     const hwq_conv *conv;
+    const hwq_epilogue *epilogue; /* the residual comes later */
     int64_t depth, padded, tiles, tile_columns, v_step, m_step;
     int16_t *v;          /* [position][tile][channel] */
     int32_t *row_terms;  /* [tile][output] */
@@ -173,10 +174,11 @@ static void gather8(const plan *p, int64_t count, const int32_t *m, const int32_
 }
 
 /* The finished pixels of tiles [first, first + count) that lie in positions [begin, end) of the image, run by run. */
-static void put(const plan *p, const hwq_epilogue *epilogue, int64_t number, int64_t group, int64_t column, int64_t first, int64_t count,
+static void put(const plan *p, int64_t number, int64_t group, int64_t column, int64_t first, int64_t count,
                 int64_t begin, int64_t end, void *tile_space)
 {
     const hwq_conv *c = p->conv;
+    const hwq_epilogue *epilogue = p->epilogue;
     const int64_t width = c->window.out[2], outputs = hwq_window_outputs(&c->window), n = c->out_channels / c->groups;
     const int64_t columns = n - column < HWQ_STRIP ? n - column : HWQ_STRIP, channel = group * n + column, size = hwq_type_size(epilogue->out_type);
     for (int64_t tile = first; tile < first + count;) {
@@ -200,7 +202,7 @@ static void put(const plan *p, const hwq_epilogue *epilogue, int64_t number, int
     }
 }
 
-static void convolve_group(const plan *p, const hwq_epilogue *epilogue, const uint8_t *image, int64_t number, int64_t group, int64_t begin, int64_t end)
+static void convolve_group(const plan *p, const uint8_t *image, int64_t number, int64_t group, int64_t begin, int64_t end)
 {
     const hwq_conv *c = p->conv;
     const int64_t width = c->window.out[2], n = c->out_channels / c->groups, strips = (n + HWQ_STRIP - 1) / HWQ_STRIP;
@@ -225,16 +227,24 @@ static void convolve_group(const plan *p, const hwq_epilogue *epilogue, const ui
                 for (int64_t i = 0; c->bias && i < 8 && strip * HWQ_STRIP + half + i < n; i++) bias[i] = c->bias[group * n + strip * HWQ_STRIP + half + i];
                 gather8(p, count, p->m + half, terms + strip * OUTPUTS * HWQ_STRIP + half, _mm256_loadu_si256((const __m256i *)bias), p->acc + half);
             }
-            put(p, epilogue, number, group, strip * HWQ_STRIP, first, count, begin, end, tile_space);
+            put(p, number, group, strip * HWQ_STRIP, first, count, begin, end, tile_space);
         }
     }
+}
+
+static void drive(const void *given, const uint8_t *image, int64_t number, int64_t begin, int64_t end)
+{
+    const plan *p = given;
+    for (int64_t group = 0; group < p->conv->groups; group++) convolve_group(p, image + group * p->depth, number, group, begin, end);
 }
 
 static void convolve(const hwq_conv *c)
 {
     const int64_t depth = c->channels / c->groups, tiles = hwq_winograd_tiles(depth);
-    const int64_t outputs = hwq_window_outputs(&c->window), inputs = hwq_window_inputs(&c->window);
-    plan p = {.conv = c, .depth = depth, .padded = hwq_winograd_depth(depth), .tiles = tiles, .tile_columns = (c->window.out[2] + 1) / 2,
+    hwq_epilogue epilogue = *c->epilogue;
+    epilogue.residual_op = NULL;
+    const int64_t inputs = hwq_window_inputs(&c->window);
+    plan p = {.conv = c, .epilogue = &epilogue, .depth = depth, .padded = hwq_winograd_depth(depth), .tiles = tiles, .tile_columns = (c->window.out[2] + 1) / 2,
               .v_step = hwq_winograd_v_step(depth), .m_step = hwq_winograd_m_step(depth)};
     const int64_t image_bytes = c->layout == HWQ_NCHW ? hwq_align(inputs * c->channels) : 0;
     p.v = (int16_t *)((char *)c->workspace + image_bytes);
@@ -243,19 +253,7 @@ static void convolve(const hwq_conv *c)
     p.acc = p.m + POSITIONS * p.m_step;
     p.padding = (uint8_t *)(p.acc + OUTPUTS * tiles * HWQ_STRIP);
     memset(p.padding, c->a_zero_point & 0xFF, (size_t)p.padded);
-    hwq_epilogue epilogue = *c->epilogue;
-    epilogue.residual_op = NULL;
-    for (int64_t at = c->first; at < c->last;) {
-        const int64_t number = at / outputs, begin = at % outputs, end = c->last - at + begin < outputs ? c->last - at + begin : outputs;
-        const uint8_t *image = (const uint8_t *)c->x + number * inputs * c->channels;
-        if (c->layout == HWQ_NCHW) {
-            hwq_transpose(1, c->channels, inputs, (const char *)image, inputs, c->workspace, c->channels);
-            image = c->workspace;
-        }
-        for (int64_t group = 0; group < c->groups; group++) convolve_group(&p, &epilogue, image + group * depth, number, group, begin, end);
-        if (c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);
-        at += end - begin;
-    }
+    hwq_conv_images(c, drive, &p);
 }
 
 void hwq_conv_winograd__avx2(const hwq_conv *c) { convolve(c); }
