@@ -39,6 +39,8 @@ def filter_zero_point(call: Call) -> int:
 
 # Elements of a row that LiteRT's kernel takes at a time.
 VECTOR = 8
+# Up to so many weights of 8 bits a row, LiteRT's sums of rows fit their 8 lanes of 16 bits: 255 x 128 < 2**15.
+EXACT_SUMS = 8 * 255
 
 
 def _rounded(rows: Float32) -> NDArray[np.int64]:
@@ -77,28 +79,33 @@ def quantize_asymmetric(rows: Float32) -> tuple[NDArray[np.int32], Float32, NDAr
 
 
 class Rows(NamedTuple):
-    """Quantized rows less their zero points, and the scale of each."""
+    """Quantized rows, and the scale and the zero point of each."""
 
     stored: NDArray[np.int32]
     scale: Float32
+    point: NDArray[np.int32]
 
 
 def quantizer(call: Call) -> Callable[[Array], Rows]:
     """How this operator quantizes rows: over their range, or symmetrically."""
 
-    def asymmetric(rows: Array) -> Rows:
-        stored, scale, point = quantize_asymmetric(rows)
-        return Rows(stored - point[:, None], scale)
-
     def symmetric(rows: Array) -> Rows:
-        return Rows(*quantize_symmetric(rows))
+        return Rows(*quantize_symmetric(rows), np.zeros(len(rows), np.int32))
 
-    return asymmetric if call.attribute("asymmetric_inputs", False) else symmetric
+    return (lambda rows: Rows(*quantize_asymmetric(rows))) if call.attribute("asymmetric_inputs", False) else symmetric
+
+
+def products(rows: Rows, weight: NDArray[np.int32]) -> Float32:
+    """Sums of (q - zero point) times weights [N, K], where the runtime takes the zero point off by its own row sums."""
+    exact = sums.multiply(rows.stored - rows.point[:, None], weight)
+    if weight.shape[1] > EXACT_SUMS and rows.point.any():
+        exact = exact + rows.point[:, None] * (weight.sum(axis=1) - _vector_sums(weight))
+    return np.asarray(exact.astype(np.float32))
 
 
 def multiply_quantized(rows: Rows, weight: Array, scale: np.float32) -> Float32:
     """``f32(acc) * f32(s_x * s_w)`` for weights [N, K] of one scale."""
-    total = sums.multiply(rows.stored, weight.astype(np.int32)).astype(np.float32)
+    total = products(rows, weight.astype(np.int32))
     return (total * (rows.scale * scale).astype(np.float32)[:, None]).astype(np.float32)
 
 
@@ -118,15 +125,8 @@ def _vector_sums(weight: NDArray[np.int32]) -> NDArray[np.int32]:
 def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) -> Float32:
     """FULLY_CONNECTED: ``bias + f32(acc) * f32(s_x * s_w)``; asymmetric inputs take their zero point off the sum."""
     scales = call.scheme(1).scales().reshape(-1)
-    filters = weight.astype(np.int32)
-    if call.attribute("asymmetric_inputs", False):
-        stored, scale, point = quantize_asymmetric(rows)
-        lost = filters.sum(axis=1) - _vector_sums(filters)
-        exact = sums.multiply(stored - point[:, None], filters) + point[:, None] * lost
-    else:
-        stored, scale = quantize_symmetric(rows)
-        exact = sums.multiply(stored, filters)
-    total: Float32 = exact.astype(np.float32)
+    quantized = quantizer(call)(rows)
+    total, scale = products(quantized, weight.astype(np.int32)), quantized.scale
     made = (total * (scale[:, None] * scales[None, :]).astype(np.float32)).astype(np.float32)
     return made if bias is None else (bias.astype(np.float32) + made).astype(np.float32)
 

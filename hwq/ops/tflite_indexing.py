@@ -91,7 +91,10 @@ class ScatterNd(Moving):
         """See `Op.infer`."""
         _, updates, shape = present(node, inputs, 3)
         assert updates is not None
-        return inferred(updates.dtype, constant_numbers(node, shape, "the shape"))
+        found = constant_numbers(node, shape, "the shape")
+        if found is not None and any(dim < 0 for dim in found):
+            raise dims.fault(node, f"the shape {list(found)[:16]} has a negative dimension")
+        return inferred(updates.dtype, found)
 
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""

@@ -12,7 +12,7 @@ from hwq.verification.tflite_builder import Builder, options
 from hwq.verification.tflite_drawing import RANGES, Draw, Generator, integer, scheme, table
 from hwq.verification.tflite_function_models import FUNCTIONS
 from hwq.verification.tflite_movement_models import MOVEMENTS
-from hwq.verification.tflite_recurrent_models import lstm, svdf
+from hwq.verification.tflite_recurrent_models import long_rows, lstm, svdf
 
 __all__ = ["CASES", "FLOATS", "WIDE"]
 
@@ -329,6 +329,7 @@ CASES: Mapping[str, Draw] = {**FUNCTIONS, **MOVEMENTS, **table([
     ("PRELU int8", _prelu, ("int8",)), ("PRELU uint8", _prelu, ("uint8",)),
     *((f"SVDF {x} x {w}", svdf, (x, w)) for x, w in (("int8", "int8"), ("float32", "int8"), ("float32", "float32"))),
     *((f"LSTM {x} x {w}", lstm, (x, w)) for x, w in (("int8", "int8"), ("float32", "int8"))),
+    *((f"{op} float32 x int8, asymmetric, long", long_rows, (op,)) for op in ("SVDF", "LSTM")),
     ("LSTM float32", lstm, ("float32", "float32", False)),
 ])}  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hwq.verification.tflite_builder import Builder, options
 
-__all__ = ["lstm", "svdf"]
+__all__ = ["long_rows", "lstm", "svdf"]
 
 Generator = np.random.Generator
 
@@ -107,3 +107,30 @@ def svdf(rng: Generator, dtype: str, weight: str) -> bytes:
     made = options("SVDF", rank=rank, fusedActivationFunction=activation, asymmetricQuantizeInputs=d.chance(0.5))
     d.b.operator("SVDF", [x, feature, time, bias, state], [y], made)
     return d.b.finish([x], [y])
+
+
+def _one_sided(b: Builder, rng: Generator, shape: list[int]) -> int:
+    """int8 weights of which most rows lie at one end of their range: their sums wrap in the runtime's vectors."""
+    ends = rng.choice([-127, 127], (shape[0], 1))
+    weights = np.where(rng.random((shape[0], 1)) < 0.7, ends, rng.integers(-127, 128, shape))
+    return b.tensor("int8", shape, weights, np.exp(rng.uniform(-9, -5)))
+
+
+def long_rows(rng: Generator, op: str) -> bytes:
+    """SVDF, or a bare LSTM, of floats whose rows are quantized over their range and are thousands of elements long."""
+    b, (batch, depth, cells) = Builder(), (int(rng.integers(low, high)) for low, high in ((1, 4), (1, 5000), (2, 5)))
+    if op == "SVDF":
+        x, feature = b.tensor("float32", [batch, depth]), _one_sided(b, rng, [cells, depth])
+        time = b.tensor("int8", [cells, 4], rng.integers(-127, 128, [cells, 4]), 0.01)
+        state, y = b.tensor("float32", [batch, 4 * cells], variable=True), b.tensor("float32", [batch, cells])
+        b.operator("SVDF", [x, feature, time, -1, state], [y], options("SVDF", rank=1, asymmetricQuantizeInputs=True))
+        return b.finish([x], [y])
+    x, y = b.tensor("float32", [batch, 2, depth]), b.tensor("float32", [batch, 2, cells])
+    inputs = [x] + [-1] * 23
+    for gate in range(4):
+        inputs[1 + gate], inputs[5 + gate] = (_one_sided(b, rng, [cells, size]) for size in (depth, cells))
+        inputs[12 + gate] = b.tensor("float32", [cells], rng.standard_normal(cells))
+    inputs[18], inputs[19] = (b.tensor("float32", [batch, cells], variable=True) for _ in range(2))
+    made = options("UnidirectionalSequenceLSTM", fusedActivationFunction="TANH", asymmetricQuantizeInputs=True)
+    b.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], made)
+    return b.finish([x], [y])
