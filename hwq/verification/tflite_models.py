@@ -30,6 +30,8 @@ def _filters(b: Builder, rng: Generator, dtype: str, shape: Sequence[int], axis:
     scales = (2.0 ** -rng.integers(4, 10, count) if rng.random() < 0.3 else np.exp(rng.uniform(-9, -2, count))).astype(
         np.float32
     )
+    if rng.random() < 0.1:
+        scales[:] = scales[0]  # hybrid convolutions take equal scales for one
     zero = integer(rng, 0, 256) if dtype == "uint8" else 0
     return b.tensor(dtype, shape, rng.integers(*WEIGHTS[dtype], shape), scales, zero, axis), scales
 

@@ -45,8 +45,10 @@ def activation(
     return b.tensor(dtype, shape, scale=scale, zero=zero)
 
 
-def channel_scales(rng: np.random.Generator, count: int, ties: bool) -> np.ndarray:
+def channel_scales(rng: np.random.Generator, count: int, ties: bool, equal: bool = False) -> np.ndarray:
     """Scales per channel; with `ties` powers of two, so that exact halves occur."""
+    if equal:
+        return np.full(count, 0.01, np.float32)
     return (2.0 ** -rng.integers(5, 9, count) if ties else rng.uniform(0.002, 0.02, count)).astype(np.float32)
 
 
@@ -62,6 +64,7 @@ def channel_scales(rng: np.random.Generator, count: int, ties: bool) -> np.ndarr
 @case("conv_float", "float32", weight="float32", bias="float32", act="RELU_N1_TO_1")
 @case("conv_hybrid_per_tensor", "float32", per_channel=False, bias="float32")
 @case("conv_hybrid_per_channel", "float32", bias="float32", act="RELU")
+@case("conv_hybrid_equal_scales", "float32", bias="float32", equal=True)
 @case("depthwise_int8", "int8", op="DEPTHWISE_CONV_2D")
 @case("depthwise_int8_multiplier2_stride2", "int8", op="DEPTHWISE_CONV_2D", multiplier=2, stride=2, act="RELU")
 @case("depthwise_int8_ties_dilated", "int8", op="DEPTHWISE_CONV_2D", ties=True, dilation=2)
@@ -87,6 +90,7 @@ def convolution(
     per_channel: bool = True,
     ties: bool = False,
     alone: bool = False,
+    equal: bool = False,
 ) -> bytes:
     b = Builder()
     channels, filters = (1, 1) if alone else (4, 6)
@@ -99,7 +103,7 @@ def convolution(
     if weight == "float32":
         w = b.tensor("float32", shape, rng.standard_normal(shape))
     else:
-        scales = channel_scales(rng, filters if per_channel else 1, ties)
+        scales = channel_scales(rng, filters if per_channel else 1, ties, equal)
         w = b.tensor(
             weight, shape, weights(rng, shape, weight), scales, 133 if weight == "uint8" else 0, 3 if deep else 0
         )
