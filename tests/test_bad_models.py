@@ -193,3 +193,19 @@ def test_what_no_memory_and_no_int64_holds_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "double.onnx").write_bytes(model(doubled, []).SerializeToString())
     with pytest.raises(Error, match="more than the bound"):
         hwq.execute(load(tmp_path / "double.onnx"), np.ones((1, 3, 8, 8), np.float32))
+
+
+def test_memory_that_the_system_refuses_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results within the bound may still be more than a process gets."""
+    import hwq
+    from hwq.execution import program as programs
+
+    def refuse(*arguments: object) -> None:
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    graph = Graph([Node("Relu", "r", ("x",), ("y",))], [Tensor("x", shape=(2,)), Tensor("y", shape=(2,))], ["x"], ["y"])
+    program = hwq.compile(graph, "ort")
+    monkeypatch.setattr(programs, "_perform", refuse)
+    for call in (program, program.session()):
+        with pytest.raises(Error, match="do not fit into memory"):
+            call(np.ones(2, np.float32))

@@ -162,7 +162,31 @@ class Program:
         """Run a batch, in pieces where that changes no bits.
 
         `memories` are the caller's, to be used again; `state` what recurrent operators keep, by the operand's name.
+
+        Raises
+        ------
+        Error
+            The values do not fit into memory.
         """
+        try:
+            return self._run(feeds, outs, settings, memories, state, seen)
+        except MemoryError as error:
+            raise Error(
+                "the values of this model do not fit into memory",
+                where=f"graph {self.graph.name}",
+                why=str(error) or "the system refused memory",
+                remedy="give a smaller batch or smaller inputs",
+            ) from error
+
+    def _run(
+        self,
+        feeds: Mapping[str, Array],
+        outs: Mapping[str, Array],
+        settings: Settings,
+        memories: Memories,
+        state: dict[str, Array],
+        seen: dict[str, Array] | None,
+    ) -> dict[str, Array]:
         whole = self.specialization({name: array.shape for name, array in feeds.items()})
         piece = self._piece(feeds, whole) if seen is None else None
         if piece is None:
