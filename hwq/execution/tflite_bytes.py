@@ -50,8 +50,10 @@ def added(scope: Scope) -> Kernel:
 
 
 def _floats(scope: Scope, operands: int) -> bool:
-    """Floats with an activation that steps have."""
+    """Floats with an activation that steps have; BUILTIN_REF's finite bounds are none of them."""
     call = _call(scope)
+    if scope.dialect.name != "litert-xnnpack":
+        return False
     plain = call.made_dtype() == "float32" and all(call.dtype(index) == "float32" for index in range(operands))
     return plain and checked_activation(scope.node) in {"NONE", "RELU"}
 

@@ -55,7 +55,7 @@ class Arithmetic(Broadcasting):
         if call.quantized:
             return [_QUANTIZED.get(call.node.op, _added)(call)]
         a, b = call.array(0), call.array(1)
-        return [clamp_float(call.node, np.asarray(_PLAIN[call.node.op](a, b)).astype(a.dtype, copy=False))]
+        return [clamp_float(call, np.asarray(_PLAIN[call.node.op](a, b)).astype(a.dtype, copy=False))]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: each result is one operation; a quantized one rescales both operands and the result."""

@@ -308,9 +308,12 @@ def float_range(node: Node) -> tuple[float | None, float | None]:
     return _FLOAT_RANGES[checked_activation(node)]
 
 
-def clamp_float(node: Node, values: Array) -> Array:
-    """Float values, or plain integers, after the fused activation."""
-    low, high = float_range(node)
+def clamp_float(call: Call, values: Array, *, finite: bool = True) -> Array:
+    """Float values, or plain integers, after the fused activation; BUILTIN_REF's bounds are finite where there is none."""
+    low, high = float_range(call.node)
+    if finite and values.dtype.kind == "f" and call.dialect != DEFAULT_INTERPRETER:
+        info = np.finfo(values.dtype)
+        low, high = float(info.min) if low is None else low, float(info.max) if high is None else high
     if low is None:
         return values
     bounded: Array = np.maximum(values, np.asarray(low, values.dtype))

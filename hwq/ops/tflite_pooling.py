@@ -69,7 +69,7 @@ class Pool(TfliteOp):
                 total = np.maximum(total, part) if maximum else total + part
                 count += inside[:, taps[0], taps[1]]
         if not quantized:
-            return [clamp_float(call.node, (total if maximum else total / count.astype(x.dtype)).astype(x.dtype))]
+            return [clamp_float(call, (total if maximum else total / count.astype(x.dtype)).astype(x.dtype))]
         if not maximum:
             # The plain mean of stored values, halves away from zero.
             half = count // 2

@@ -85,9 +85,9 @@ class Convolution(TfliteOp):
             total = add(sums.exact(x, call.zero_point(0)), sums.exact(weight, filter_zero), windows)
             return [rescaling.requantize(call, total, call.optional(2))]
         if call.hybrid:
-            return [clamp_float(call.node, hybrid.convolve(call, windows, add))]
+            return [clamp_float(call, hybrid.convolve(call, windows, add))]
         total = add(x, weight.astype(np.float32), windows)
-        return [clamp_float(call.node, total if not call.has(2) else total + call.array(2))]
+        return [clamp_float(call, total if not call.has(2) else total + call.array(2))]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""
@@ -201,7 +201,7 @@ class TransposeConvolution(TfliteOp):
             )
             return [rescaling.requantize(call, total, call.optional(3), first=2, second=1)]
         total = sums.transposed(x, weight.astype(np.float32), space, strides, call.attribute("padding"))
-        return [clamp_float(call.node, total if not call.has(3) else total + call.array(3))]
+        return [clamp_float(call, total if not call.has(3) else total + call.array(3))]
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`: one product of all filters for each input position."""
@@ -272,10 +272,10 @@ class FullyConnected(TfliteOp):
             )
             made = rescaling.requantize(call, total, bias)
         elif call.hybrid:
-            made = clamp_float(call.node, hybrid.multiply_rows(call, rows, weight, bias))
+            made = clamp_float(call, hybrid.multiply_rows(call, rows, weight, bias), finite=False)
         else:
             total = sums.multiply(rows, weight.astype(np.float32))
-            made = clamp_float(call.node, total if bias is None else total + bias)
+            made = clamp_float(call, total if bias is None else total + bias)
         return [made.reshape(shape)]
 
     def work(self, node: Node, graph: Graph) -> Work:

@@ -97,7 +97,7 @@ class Svdf(TfliteOp):
             for part in np.moveaxis(parts, 2, 0):
                 total += part
             made = total if not call.has(3) else total + call.array(3)
-            return [clamp_float(call.node, made), state.reshape(rows, -1)]
+            return [clamp_float(call, made), state.reshape(rows, -1)]
         bits = 8 * call.array(4).dtype.itemsize
         # Both effective scales are formed in float32 (ai-edge-litert 2.3.0).
         first = float(np.float32(np.float32(call.scale(0) * call.scale(1)) / call.scale(4)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwq.graph import Array, Node, Tensor, carrier
-from hwq.ops import dims, functions
+from hwq.ops import dims
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
 from hwq.ops.base import Inferred, register
@@ -113,11 +113,23 @@ class LogSoftmax(TfliteOp):
     def compute(self, call: Call) -> list[Array]:
         """See `TfliteOp.compute`."""
         if not call.quantized:
-            return [functions.in_float64(functions.log_softmax, call.array(0), -1)]
+            return [_log_softmax_float(call.array(0))]
         if call.array(0).size == 0:
             return [call.array(0)]
         by_table = call.dialect == DEFAULT_INTERPRETER and call.dtype(0) != "int16"
         return [_log_softmax_table(call) if by_table else _log_softmax(call)]
+
+
+def _log_softmax_float(x: Array) -> Array:
+    """exp of each distance rounded to float32, their sum in order, its logarithm, one subtraction."""
+    if not x.size:
+        return x
+    away = (x - x.max(axis=-1, keepdims=True)).astype(np.float32)
+    powers = np.exp(away.astype(np.float64)).astype(np.float32)
+    total = np.zeros((*x.shape[:-1], 1), np.float32)
+    for column in range(x.shape[-1]):
+        total += powers[..., column : column + 1]
+    return np.asarray(away - np.log(total.astype(np.float64)).astype(np.float32))
 
 
 def _log_softmax(call: Call) -> Array:

@@ -71,11 +71,11 @@ def product(call: Call) -> Array | None:
             return None
         made = _chain(x.reshape(-1, depth), weight.T, bias)
         shape = (*x.shape[:-1], weight.shape[0]) if call.attribute("keep_dims", False) else made.shape
-        return clamp_float(call.node, made.reshape(shape))
+        return clamp_float(call, made.reshape(shape))
     windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
     if weight.shape[3] == 1 and len(weight) == x.shape[3] and weight[0].size <= DEPTHWISE_TAPS:
-        return clamp_float(call.node, _by_taps(x, np.moveaxis(weight, 0, 3)[..., 0, :], windows, bias, columns=True))
-    return clamp_float(call.node, _convolve(x, weight, windows, bias))
+        return clamp_float(call, _by_taps(x, np.moveaxis(weight, 0, 3)[..., 0, :], windows, bias, columns=True))
+    return clamp_float(call, _convolve(x, weight, windows, bias))
 
 
 def _convolve(x: Array, weight: Array, windows: spatial.Windows, bias: Array | None) -> Array:
@@ -131,7 +131,7 @@ def transposed(call: Call) -> Array | None:
     filters, bias = weight.reshape(weight.shape[0], -1).T, call.array(3).reshape(-1) if call.has(3) else None
     for image in range(len(x)):
         made[image] = _chain(rows[image].reshape(height * width, -1), filters, bias).reshape(height, width, -1)
-    return clamp_float(call.node, made)
+    return clamp_float(call, made)
 
 
 def _scattered(call: Call, x: Array, weight: Array, space: tuple[int, int]) -> Array:
@@ -144,7 +144,7 @@ def _scattered(call: Call, x: Array, weight: Array, space: tuple[int, int]) -> A
     parts = sums.multiply(x.reshape(-1, depth), columns).reshape(*x.shape[:3], height * width * filters)
     picks = np.eye(height * width * filters, dtype=np.float32).reshape(height, width, filters, -1).transpose(2, 0, 1, 3)
     made = sums.transposed(parts, picks, space, call.attribute("strides"), call.attribute("padding"))
-    return clamp_float(call.node, made if not call.has(3) else (made + call.array(3)).astype(np.float32))
+    return clamp_float(call, made if not call.has(3) else (made + call.array(3)).astype(np.float32))
 
 
 @by_default("HARD_SWISH")
@@ -183,7 +183,7 @@ def average(call: Call) -> Array | None:
         i = [*parts[start : start + 9], *[np.zeros((), f32)] * 8][:9]
         total = total + (((i[2] + i[3]) + (i[4] + i[5])) + (((i[0] + i[1]) + i[8]) + (i[6] + i[7])))
     inverse = (f32(1) / np.sum(taps(inside), axis=0, dtype=f32)).astype(f32)
-    return clamp_float(call.node, np.asarray(total * inverse, f32))
+    return clamp_float(call, np.asarray(total * inverse, f32))
 
 
 @by_default("DEPTHWISE_CONV_2D")
@@ -200,7 +200,7 @@ def depthwise(call: Call) -> Array | None:
     if call.hybrid:
         return _hybrid_depthwise(call, windows)
     columns = weight.shape[3] == x.shape[3] and weight[..., 0].size <= DEPTHWISE_TAPS
-    return clamp_float(call.node, _by_taps(x, weight[0], windows, call.array(2) if call.has(2) else None, columns))
+    return clamp_float(call, _by_taps(x, weight[0], windows, call.array(2) if call.has(2) else None, columns))
 
 
 def _by_taps(x: Array, weight: Array, windows: spatial.Windows, bias: Array | None, columns: bool) -> Array:
@@ -227,7 +227,7 @@ def _hybrid_depthwise(call: Call, windows: spatial.Windows) -> Array:
     channel, image = np.broadcast_to(call.scheme(1).scales().reshape(-1), total.shape[3:]), scale[:, None, None, None]
     vector, rest = (total * channel).astype(f32) * image, (total * image).astype(f32) * channel
     made = np.where(np.arange(total.shape[3]) < total.shape[3] // 4 * 4, vector, rest).astype(f32)
-    return clamp_float(call.node, made if not call.has(2) else (made + call.array(2)).astype(f32))
+    return clamp_float(call, made if not call.has(2) else (made + call.array(2)).astype(f32))
 
 
 def _hybrid_four_bits(call: Call) -> Array | None:
@@ -240,7 +240,7 @@ def _hybrid_four_bits(call: Call) -> Array | None:
     windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
     total = sums.convolve((stored - point[:, None]).reshape(x.shape), weight, windows).astype(f32)
     made = (total * (scales * scale[:, None, None, None]).astype(f32)).astype(f32)
-    return clamp_float(call.node, made if not call.has(2) else (made + call.array(2)).astype(f32))
+    return clamp_float(call, made if not call.has(2) else (made + call.array(2)).astype(f32))
 
 
 def _hybrid(call: Call, x: Array, weight: Array, fully: bool) -> Array:
@@ -267,7 +267,7 @@ def _hybrid(call: Call, x: Array, weight: Array, fully: bool) -> Array:
     made = numerics.fused_multiply_add(
         scaled, np.broadcast_to(scales, scaled.shape), np.broadcast_to(bias, scaled.shape)
     )
-    return clamp_float(call.node, made.reshape(shape))
+    return clamp_float(call, made.reshape(shape))
 
 
 def _quantize_rows(rows: Array) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

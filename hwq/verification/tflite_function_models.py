@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from hwq.verification import Bound
 from hwq.verification.tflite_builder import Builder, options
 from hwq.verification.tflite_drawing import RANGES, Draw, Generator, integer, scheme, table
 
-__all__ = ["FUNCTIONS"]
+__all__ = ["FUNCTIONS", "RATES"]
 
 # Every scale of a comparison is below 1: LiteRT aborts otherwise.
 _LARGEST = np.float32(0.75)
@@ -74,6 +75,18 @@ def _quotient(rng: Generator, dtype: str) -> bytes:
     return b.finish([x], [y])
 
 
+def _beyond(rng: Generator, op: str) -> bytes:
+    """Floats times, or by, numbers that take them out of float32: the reference kernels' bounds are finite."""
+    b, shape = Builder(), _shape(rng)
+    # XNNPACK flushes denormal quotients.
+    large = [3e38, -3e38] if op != "DIV" else []
+    factors = rng.choice([0.0, 1e-30, *large, np.inf, -np.inf, 2.0], shape[-1:])
+    x, y = b.tensor("float32", shape), b.tensor("float32", shape)
+    made = options(op.title(), fusedActivationFunction=str(rng.choice(["NONE", "RELU", "RELU6"])))
+    b.operator(op, [x, b.tensor("float32", shape[-1:], factors)], [y], made)
+    return b.finish([x], [y])
+
+
 def _product(rng: Generator, dtype: str) -> bytes:
     b, shape = Builder(), _shape(rng)
     axes = sorted(int(axis) for axis in rng.choice(len(shape), integer(rng, 1, len(shape) + 1), replace=False))
@@ -98,6 +111,17 @@ _KINDS: list[tuple[str, Callable[..., bytes], tuple[Any, ...]]] = [
     *((f"DIV {dtype}", _quotient, (dtype,)) for dtype in ("int8", "uint8", "int16")),
     *((f"{op} {dtype}", _binary, (op, name, dtype, "bool")) for op, name in _COMPARISONS.items() for dtype in ("int8", "uint8")),
     *((f"{op} {dtype}", _binary, (op, "MaximumMinimum", dtype)) for op in ("MAXIMUM", "MINIMUM") for dtype in RANGES),
+    *((f"{op} float32, beyond its range", _beyond, (op,)) for op in ("ADD", "SUB", "MUL", "DIV")),
     *((f"REDUCE_PROD {dtype}", _product, (dtype,)) for dtype in ("int8", "int16")),
 ]  # fmt: skip
 FUNCTIONS: Mapping[str, Draw] = table(_KINDS)
+
+# Functions of floats by the runtime's own polynomials: how many values may differ, how far.
+RATES: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
+    "SQRT float32": (lambda rng: _root(rng, "SQRT", "float32"), {"litert-xnnpack": Bound(0.4, 2)}),
+    "LOG float32": (lambda rng: _root(rng, "LOG", "float32"), {"litert-ref": Bound(0.01, 1), "litert-xnnpack": Bound(0.6, 2)}),
+    "SIN float32": (lambda rng: _unary(rng, "SIN", "float32"), {"litert-ref": Bound(0.02, 1), "litert-xnnpack": Bound(0.7, 4)}),
+    "COS float32": (lambda rng: _unary(rng, "COS", "float32"), {"litert-ref": Bound(0.02, 1), "litert-xnnpack": Bound(0.8, 4)}),
+    "LOG_SOFTMAX float32": (
+        lambda rng: _unary(rng, "LOG_SOFTMAX", "float32"), {"litert-ref": Bound(0.02, 2), "litert-xnnpack": Bound(0.5, 4)}),
+}  # fmt: skip

@@ -10,7 +10,7 @@ from hwq.graph import Array
 from hwq.verification import Bound
 from hwq.verification.tflite_builder import Builder, options
 from hwq.verification.tflite_drawing import RANGES, Draw, Generator, integer, scheme, table
-from hwq.verification.tflite_function_models import FUNCTIONS
+from hwq.verification.tflite_function_models import FUNCTIONS, RATES
 from hwq.verification.tflite_movement_models import MOVEMENTS
 from hwq.verification.tflite_recurrent_models import long_rows, lstm, svdf
 
@@ -338,6 +338,7 @@ CASES: Mapping[str, Draw] = {**FUNCTIONS, **MOVEMENTS, **table([
 # Sums in an order that is the runtime's own, functions by its own polynomials: how many values may differ, how far; a
 # dialect that is not named has the runtime's bits.
 FLOATS: Mapping[str, tuple[Draw, Mapping[str, Bound]]] = {
+    **RATES,
     "TRANSPOSE_CONV float32, SAME, stride beyond the filter": (
         lambda rng: _transposed(rng, "float32", "float32", "float32", True), {"litert-xnnpack": Bound(0.05, 4)}),
     "LSTM float32, time first": (
