@@ -228,11 +228,12 @@ class TfliteOp(Op):
     def apply(self, node: Node, inputs: Sequence[Array | None], graph: Graph) -> list[Array]:
         """See `Op.apply`."""
         call = Call.within(node, inputs, graph)
-        if graph.dialect == DEFAULT_INTERPRETER and node.op in BY_DEFAULT:
-            made = BY_DEFAULT[node.op](call)
-            if made is not None:
-                return [made]
-        return self.compute(call)
+        with np.errstate(all="ignore"):  # infinities and what is no number are results like others
+            if graph.dialect == DEFAULT_INTERPRETER and node.op in BY_DEFAULT:
+                made = BY_DEFAULT[node.op](call)
+                if made is not None:
+                    return [made]
+            return self.compute(call)
 
     def work(self, node: Node, graph: Graph) -> Work:
         """See `Op.work`."""

@@ -129,7 +129,7 @@ def apart(ours: Array, theirs: Array) -> float:
         return 0.0 if ours.shape == theirs.shape else math.inf
     wide = [np.nan_to_num(values.astype(np.float64)) for values in (ours, theirs)]
     finite = np.abs(wide[1][np.isfinite(theirs)])
-    unit = float(np.spacing(np.float32(finite.max(initial=1)))) if theirs.dtype.kind == "f" else 1.0
+    unit = float(np.spacing(np.float32(min(finite.max(initial=1), 1e38)))) if theirs.dtype.kind == "f" else 1.0
     return float(np.abs(wide[0] - wide[1]).max()) / unit
 
 
