@@ -13,6 +13,7 @@ from onnx_models import model_of, run_onnxruntime
 from tiny import SHARED
 
 from hwq.errors import Error
+from hwq.execution import execute
 from hwq.graph import Graph
 from hwq.importers import load
 from hwq.importers.onnx import read
@@ -351,6 +352,27 @@ def test_oldest_opsets_mean_what_they_meant(opset: int) -> None:
     found = evaluate(read(model), {"x": x})
     for ours, theirs in zip((found["y"], found["z"]), run_onnxruntime(model, {"x": x}), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5, 6), 1), ((3, 5, 1, 1), 1), ((2, 3, 4), -1), ((1, 7, 1), 1)])
+def test_onnxruntimes_own_softmax_follows_the_opset_that_it_states(shape: tuple[int, ...], axis: int) -> None:
+    pytest.importorskip("onnxruntime", reason="the oracle")
+    constants = {
+        "s": np.array(0.1, F),
+        "z": np.array(3, np.uint8),
+        "r": np.array(1 / 256, F),
+        "o": np.array(0, np.uint8),
+    }
+    node = helper.make_node(
+        "QLinearSoftmax", ["x", *constants], ["y"], "rows", domain="com.microsoft", axis=axis, opset=11
+    )
+    x = RNG.integers(0, 256, shape).astype(np.uint8)
+    model = model_of([node], {"x": x}, constants, ["y"])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    np.testing.assert_array_equal(execute(read(model), {"x": x}, "ort"), run_onnxruntime(model, {"x": x})[0])
+    node.attribute[0].i = 0
+    with pytest.raises(Error, match="several axes"):
+        read(model_of([node], {"x": np.zeros((3, 4, 5), np.uint8)}, constants, ["y"]))
 
 
 def test_unsupported_operators_are_named_with_type_and_domain() -> None:

@@ -94,12 +94,21 @@ def raise_rows(graph: Graph) -> Graph:
     Error
         A row has several axes longer than 1, or its rank is unknown.
     """
-    return graph.replace(nodes=[_one_axis(graph, node) if MARK in node.attributes else node for node in graph.nodes])
+    return graph.replace(nodes=[_one_axis(graph, node) if _takes_rows(node) else node for node in graph.nodes])
+
+
+def _takes_rows(node: Node) -> bool:
+    """Whether a softmax takes all axes from one on; onnxruntime's own states whose opset it follows."""
+    return MARK in node.attributes or (
+        node.op == "QLinearSoftmax" and int(node.attributes.get("opset", RAISED)) < RAISED
+    )
 
 
 def _one_axis(graph: Graph, node: Node) -> Node:
     x, attributes = graph.tensors[node.inputs[0]], dict(node.attributes)
-    axis = int(attributes.pop(MARK))
+    axis = int(attributes.pop(MARK, attributes.get("axis", -1)))
+    if "opset" in attributes:
+        attributes["opset"] = RAISED
     if axis != -1:
         rank = len(x.shape)
         sizes = x.shape[axis % rank :] if x.known_shape and -rank <= axis < rank else ()

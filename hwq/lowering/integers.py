@@ -38,8 +38,6 @@ def adopt_integer_ops(draft: Draft) -> bool:
         result = None if open_result else _quantization(draft, node, places[0][0], *layout.result, None)
         if any(one is None for one in found) or (result is None and not open_result):
             continue
-        if open_result and _given(node, 6):  # a float result with an int32 bias: computed as it stands
-            continue
         made = anchor(node) if node.domain else dataclasses.replace(node, op=layout.op)
         inputs = [] if layout.plain == () else [node.inputs[index] for index, _ in layout.plain]
         inputs += [

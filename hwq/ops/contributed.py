@@ -76,19 +76,9 @@ def triples(node: Node) -> tuple[Triple, ...]:
 
 
 def anchor(node: Node) -> Node:
-    """The float operator that an integer one stands for: its inputs are the values alone.
-
-    Raises
-    ------
-    Error
-        A softmax of an opset before 13, over more than the last dimension.
-    """
+    """The float operator that an integer one stands for: its inputs are the values alone."""
     layout = LAYOUTS[node.op]
     attributes = {name: value for name, value in node.attributes.items() if name not in _NOT_FLOATS}
-    if node.op == "QLinearSoftmax" and int(node.attributes.get("opset", 13)) < 13 and attributes.get("axis", -1) != -1:
-        raise dims.fault(
-            node, "a softmax of an opset before 13 flattens its input", remedy="convert the model to opset 13"
-        )
     inputs = [""] * (len(triples(node)) + len(layout.plain))
     for index, place in layout.plain:
         inputs[place] = node.inputs[index]

@@ -106,6 +106,22 @@ def _qgemm(b: Builder) -> str:
                  b.constant(b.point()), domain=OWN, transA=0, transB=0, alpha=1.0)  # fmt: skip
 
 
+def _qgemm_to_floats(b: Builder) -> str:
+    """No scale of the result: the accumulators, an int32 bias among them, times the operands' scales."""
+    m, k, n = 64, int(b.rng.integers(1, 200)), int(b.rng.integers(1, 64))
+    left, right = _product_operands(b, m, k, n)
+    inputs = [
+        left,
+        b.constant(b.scale()),
+        b.constant(b.operand_point()),
+        right,
+        b.constant(b.scales(n)),
+        b.constant(np.zeros(n, np.int8)),
+    ]
+    bias = [b.constant(b.bias(n))] if b.rng.integers(0, 2) else []
+    return b.add("QGemm", *inputs, *bias, domain=OWN, transA=0, transB=0, alpha=float(b.rng.choice([1, 0.7])))
+
+
 def _gemm_qdq(b: Builder) -> str:
     m, k, n = 64, int(b.rng.integers(1, 200)), int(b.rng.integers(1, 64))
     scales = b.scales(n, 0.5, 2.0)
@@ -284,7 +300,7 @@ def _table() -> dict[str, Draw]:
     table["QLinearMatMul uint8 uint8 variable"] = _qlinear_matmul("uint8", "uint8", constant=False, channel=False)
     table["QLinearMatMul uint8 int8 variable"] = _qlinear_matmul("uint8", "int8", constant=False, channel=False)
     table["QDQ MatMul"], table["QDQ MatMul variable"] = _matmul_qdq(False), _matmul_qdq(True)
-    table["QGemm"], table["QDQ Gemm"] = _qgemm, _gemm_qdq
+    table["QGemm"], table["QDQ Gemm"], table["QGemm to floats"] = _qgemm, _gemm_qdq, _qgemm_to_floats
     table["QLinearConv"], table["QDQ Conv"] = _qlinear_conv, _conv_qdq
     for a, w in (("uint8", "int8"), ("uint8", "uint8"), ("int8", "uint8"), ("int8", "int8")):
         table[f"MatMulInteger {a} {w}"] = _matmul_integer(a, w)
