@@ -202,7 +202,7 @@ def _interpolated(v: fixed.Int64, bits: int) -> tuple[fixed.Int64, NDArray[np.bo
 
 def integer_sigmoid(x: fixed.Int64, multiplier: int, shift: int) -> fixed.Int64:
     """int16 LOGISTIC (T1): Q3.12 after the multiplier in, Q0.15 out."""
-    v = (x * multiplier + ((1 << (shift - 1)) if shift else 0)) >> shift
+    v = fixed.wrap32(x * multiplier + ((1 << (shift - 1)) if shift else 0)) >> shift
     result, beyond = _interpolated(v, 9)
     result = np.where(beyond, 0x7FFF << 10, result)
     return np.where(v >= 0, result + (1 << 9), (1 << 25) - result + (1 << 9) - 1) >> 10
@@ -210,7 +210,7 @@ def integer_sigmoid(x: fixed.Int64, multiplier: int, shift: int) -> fixed.Int64:
 
 def integer_tanh(x: fixed.Int64, multiplier: int, shift: int) -> fixed.Int64:
     """int16 TANH (T1), through ``2 * sigmoid(2 x) - 1`` on the same table."""
-    v = (x * multiplier + ((1 << (shift - 1)) if shift else 0)) >> shift
+    v = fixed.wrap32(x * multiplier + ((1 << (shift - 1)) if shift else 0)) >> shift
     result, beyond = _interpolated(v, 8)
     result = np.where(beyond, 0xFFFF << 8, result)
     return np.where(v >= 0, result - (1 << 23) + (1 << 7), -result + (1 << 23) + (1 << 7) - 1) >> 8

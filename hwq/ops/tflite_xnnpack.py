@@ -17,6 +17,7 @@ from hwq import numerics
 from hwq.graph import Array, carrier
 from hwq.ops import tflite_fixedpoint as fixed
 from hwq.ops import tflite_gemmlowp as gemmlowp
+from hwq.ops.tflite_activation import lookup
 from hwq.ops.tflite_arithmetic import power_of_two, rescaled_product, rescaled_sum
 from hwq.ops.tflite_base import Call, activation_range, by_default, clamp
 from hwq.ops.tflite_xnnpack_sums import reduce as reduce_floats
@@ -45,6 +46,9 @@ def arithmetic(call: Call) -> Array | None:
         accepted = all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios)
     if not accepted:
         return None if call.node.op == "SUB" else _refused(call)
+    if call.node.op == "MUL" and call.node.inputs[0] == call.node.inputs[1]:
+        # XNNPACK makes a product of a value with itself a square, by a table.
+        return clamp(call, lookup(call, np.square, even=True).astype(np.int64))
     made = numerics.binary(
         f"xnnpack-{call.node.op.lower()}",
         call.array(0),

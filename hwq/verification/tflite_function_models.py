@@ -75,6 +75,14 @@ def _quotient(rng: Generator, dtype: str) -> bytes:
     return b.finish([x], [y])
 
 
+def _squared(rng: Generator, dtype: str) -> bytes:
+    """A product of a value with itself, which XNNPACK takes for a square."""
+    b, shape = Builder(), _shape(rng)
+    x, y = b.tensor(dtype, shape, **scheme(rng, dtype)), b.tensor(dtype, shape, **scheme(rng, dtype))
+    b.operator("MUL", [x, x], [y], options("Mul", fusedActivationFunction=str(rng.choice(["NONE", "RELU", "RELU6"]))))
+    return b.finish([x], [y])
+
+
 def _beyond(rng: Generator, op: str) -> bytes:
     """Floats times, or by, numbers that take them out of float32: the reference kernels' bounds are finite."""
     b, shape = Builder(), _shape(rng)
@@ -111,6 +119,7 @@ _KINDS: list[tuple[str, Callable[..., bytes], tuple[Any, ...]]] = [
     *((f"DIV {dtype}", _quotient, (dtype,)) for dtype in ("int8", "uint8", "int16")),
     *((f"{op} {dtype}", _binary, (op, name, dtype, "bool")) for op, name in _COMPARISONS.items() for dtype in ("int8", "uint8")),
     *((f"{op} {dtype}", _binary, (op, "MaximumMinimum", dtype)) for op in ("MAXIMUM", "MINIMUM") for dtype in RANGES),
+    *((f"MUL {dtype}, with itself", _squared, (dtype,)) for dtype in RANGES),
     *((f"{op} float32, beyond its range", _beyond, (op,)) for op in ("ADD", "SUB", "MUL", "DIV")),
     *((f"REDUCE_PROD {dtype}", _product, (dtype,)) for dtype in ("int8", "int16")),
 ]  # fmt: skip
