@@ -16,7 +16,6 @@ import numpy as np
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
 from hwq.graph import Array, Node
 from hwq.numerics import exp_c, fused_multiply_add
-from hwq.ops.application import evaluate_node
 from hwq.ops.tflite_functions import apply_vectors
 
 __all__ = ["logistic", "softmax", "tanh"]
@@ -47,6 +46,8 @@ SPLIT, REACH = f32(0.921875), f32(3.925)
 # Eigen's exp(r) = 1 + r + r^2 * (even + r * odd); its ln(2) has other parts.
 EIGEN_EVEN = tuple(f32(c) for c in (1.37449637986719608306884765625e-3, 4.166965186595916748046875e-2, 0.49999988079071044921875))  # fmt: skip
 EIGEN_ODD = (f32(8.36894474923610687255859375e-3), f32(0.16666518151760101318359375))
+# sqrt(2 / pi) times the cubic and the linear term of the approximate GELU.
+GELU_TANH = (f32(0.044715 * 0.7978845608028654), f32(0.7978845608028654))
 EIGEN_LN2, EIGEN_REACH = (f32(-0.693359375), f32(2.12194440e-4)), (f32(-104), f32(88.723))
 # Eigen's ln(1 + t) = p(t) / q(t) on [sqrt(1/2) - 1, sqrt(2) - 1], the highest powers first.
 LOGARITHM = (
@@ -230,9 +231,18 @@ def _elu(x: Array, node: Node) -> Array:
     return np.where(x >= 0, x, f32(node.attributes.get("alpha", 1.0)) * (_grown(x) - f32(1)))
 
 
+def _celu(x: Array, node: Node) -> Array:
+    alpha = f32(node.attributes.get("alpha", 1.0))
+    return np.maximum(x, f32(0)) + np.minimum(f32(0), alpha * (_grown(x / alpha) - f32(1)))
+
+
+def _swish(x: Array, node: Node) -> Array:
+    return x * logistic(x * f32(node.attributes.get("alpha", 1.0)))
+
+
 def _gelu(x: Array, node: Node) -> Array:
-    if node.attributes.get("approximate", "none") != "none":
-        return np.asarray(evaluate_node(node, [x])[0])
+    if node.attributes.get("approximate", "none") == "tanh":
+        return f32(0.5) * x * (tanh(x * (GELU_TANH[0] * x * x + GELU_TANH[1])) + f32(1))
     return f32(0.5) * x * (erf(x * f32(np.sqrt(0.5))) + f32(1))
 
 
@@ -249,12 +259,15 @@ FUNCTIONS: Mapping[str, Callable[[Array, Node], Array]] = MappingProxyType(
         "HardSwish": lambda x, node: x * np.maximum(f32(0), np.minimum(f32(1), x * f32(1 / 6) + f32(0.5))),
         "Softsign": lambda x, node: x * (f32(1) / (f32(1) + np.abs(x))),
         "Elu": _elu,
+        "Celu": _celu,
         "Gelu": _gelu,
+        "com.microsoft::Gelu": _gelu,
+        "Swish": _swish,
     }
 )
 
 
-@register(*(f"float:{name}" for name in FUNCTIONS))
+@register(*(name if "::" in name else f"float:{name}" for name in FUNCTIONS))
 def function(scope: Scope) -> Kernel:
     """A float32 function in the dialect's arithmetic where it names one; others as `hwq.ops` computes them."""
     node, x = scope.node, scope.operand(0)
@@ -263,7 +276,7 @@ def function(scope: Scope) -> Kernel:
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            return np.asarray(FUNCTIONS[node.op](present(operands[0]), node), np.float32)
+            return np.asarray(FUNCTIONS[node.kind](present(operands[0]), node), np.float32)
 
     return adapt(run)
 

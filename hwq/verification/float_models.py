@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from hwq.verification.onnx_builder import Builder
 
 __all__ = [
-    "FUNCTIONS", "NEARLY", "average", "batch_normalization", "float_layer_normalization", "function", "instance_normalization", "island", "layer_normalization", "line", "matmul_nbits", "matmul_nbits_bytes", "matmul_nbits_points", "product", "reduction", "softmax", "transposed",
+    "FUNCTIONS", "NEARLY", "average", "batch_normalization", "float_layer_normalization", "function", "instance_normalization", "island", "layer_normalization", "line", "matmul_nbits", "matmul_nbits_bytes", "matmul_nbits_points", "own_gelu", "product", "reduction", "softmax", "tanh_gelu", "transposed",
 ]  # fmt: skip
 
 # onnxruntime's own domain.
 OWN = "com.microsoft"
-FUNCTIONS = ("Sigmoid", "Tanh", "Erf", "Exp", "HardSigmoid", "HardSwish", "Softsign", "Elu", "Gelu")
+FUNCTIONS = ("Sigmoid", "Tanh", "Erf", "Exp", "HardSigmoid", "HardSwish", "Softsign", "Elu", "Celu", "Gelu")
 # Exact but for what lies behind the last whole vector: there the C library's function rounds, which is no exact one.
 NEARLY = ("Log", "Sin", "Cos")
 
@@ -42,6 +42,16 @@ def function(op: str, **attributes: Any) -> Callable[[Builder], str]:
         )
 
     return draw
+
+
+def tanh_gelu(b: Builder) -> str:
+    """GELU by its approximation."""
+    return function("Gelu", approximate="tanh")(b)
+
+
+def own_gelu(b: Builder) -> str:
+    """onnxruntime's own GELU."""
+    return function("Gelu", domain=OWN)(b)
 
 
 def softmax(columns: tuple[int, int], op: str = "Softmax") -> Callable[[Builder], str]:

@@ -327,6 +327,7 @@ def _table() -> dict[str, Draw]:
     table["float InstanceNormalization"] = floats.instance_normalization
     for op in floats.FUNCTIONS:
         table[f"float {op}"] = floats.function(op)
+    table["float Gelu by tanh"], table["Gelu of com.microsoft"] = floats.tanh_gelu, floats.own_gelu
     table["float Softmax up to 16"] = floats.softmax((1, 17))
     table["float Gemm"], table["float Conv 1-D"], table["float ConvTranspose"] = (
         floats.product,
