@@ -12,6 +12,7 @@ name them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def read(data: bytes, name: str, *, shapes: Mapping[str, Sequence[int]] | None =
     ------
     Error
         The file is damaged, or holds what hwq does not read: custom operators, control flow,
-        external or sparse tensors, strings, unknown quantization.
+        external tensors, strings, unknown quantization.
     """
     if not is_tflite(data):
         raise Error("this is no TFLite model", where=name, why="it does not carry the identifier TFL3 at byte 4")
@@ -116,6 +117,7 @@ class _Import:
         records = self._records(main)
         self.variables = Variables(self.where, {record.name for record in records})
         self._initialize(steps, codes)
+        steps, codes = self._densified(steps, codes, records)
         inputs = self._indices(main, 1, "inputs", records)
         outputs = self._indices(main, 2, "outputs", records)
         made = {index for table in steps for index in self._indices(table, 2, "outputs", records) if index >= 0}
@@ -219,6 +221,26 @@ class _Import:
             if not -1 <= index < len(records):
                 raise self.reader.fault(f"{table.path}.{what} names tensor {index} of {len(records)}")
         return indices
+
+    def _densified(
+        self, steps: Sequence[Table], codes: Sequence[_Code], records: list[TensorRecord]
+    ) -> tuple[list[Table], list[_Code]]:
+        """The steps without DENSIFY: what one makes of a sparse constant is a constant itself."""
+        kept = []
+        for table, code in zip(steps, codes, strict=True):
+            places = [self._indices(table, field, what, records) for field, what in ((1, "inputs"), (2, "outputs"))]
+            if (
+                code.operator is None
+                or code.operator.name != "DENSIFY"
+                or any(len(one) != 1 or one[0] < 0 for one in places)
+            ):
+                kept.append((table, code))
+                continue
+            stored, made = (records[one[0]] for one in places)
+            if (stored.dtype, stored.shape) != (made.dtype, made.shape) or self._content(stored) is None:
+                raise self.reader.fault(f"{table.path} (DENSIFY) does not make one constant of another")
+            records[places[1][0]] = dataclasses.replace(made, buffer=stored.buffer, sparsity=stored.sparsity)
+        return [table for table, _ in kept], [code for _, code in kept]
 
     def _initialize(self, steps: Sequence[Table], codes: Sequence[_Code]) -> None:
         """Read the subgraphs that run once."""

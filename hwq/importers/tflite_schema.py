@@ -186,7 +186,7 @@ OPERATORS: Mapping[int, Operator] = MappingProxyType({
     99: Operator("SQUARED_DIFFERENCE", 76), 100: Operator("MIRROR_PAD", 77), 101: Operator("ABS", 78),
     102: Operator("SPLIT_V", 79), 104: Operator("CEIL"), 105: Operator("REVERSE_V2", 81), 106: Operator("ADD_N", 82), 107: Operator("GATHER_ND", 83), 108: Operator("COS", 84), 110: Operator("RANK", 86), 111: Operator("ELU"), 112: Operator("REVERSE_SEQUENCE", 87),
     114: Operator("QUANTIZE", 89), 116: Operator("ROUND"), 117: Operator("HARD_SWISH", 91),
-    122: Operator("SCATTER_ND", 97), 123: Operator("SELECT_V2", 98), 126: Operator("BATCH_MATMUL", 101), 128: Operator("CUMSUM", 102), 129: Operator("CALL_ONCE", 103),
+    122: Operator("SCATTER_ND", 97), 123: Operator("SELECT_V2", 98), 124: Operator("DENSIFY", 99), 126: Operator("BATCH_MATMUL", 101), 128: Operator("CUMSUM", 102), 129: Operator("CALL_ONCE", 103),
     130: Operator("BROADCAST_TO", 104), 140: Operator("REDUCE_ALL", 27), 142: Operator("VAR_HANDLE", 111), 143: Operator("READ_VARIABLE", 112),
     144: Operator("ASSIGN_VARIABLE", 113),
     150: Operator("GELU", 116), 151: Operator("DYNAMIC_UPDATE_SLICE", 117), 152: Operator("RELU_0_TO_1"), 158: Operator("SIGN", 123),

@@ -13,6 +13,7 @@ from hwq.errors import Error
 from hwq.graph import BITS, Array, Quantization, carrier
 from hwq.importers import tflite_schema as schema
 from hwq.importers.flatbuffer import Reader, Table
+from hwq.importers.tflite_sparse import dense
 
 __all__ = ["RESOURCE", "TensorRecord", "read_buffer", "read_tensor", "unpack"]
 
@@ -36,6 +37,7 @@ class TensorRecord:
     buffer: int
     quantization: Quantization | None
     variable: bool
+    sparsity: Table | None = None
 
     def renamed(self, name: str) -> TensorRecord:
         """The same tensor under a unique name."""
@@ -64,13 +66,6 @@ def read_tensor(table: Table, index: int, where: str) -> TensorRecord:
         raise Error(
             f"tensors of type {schema.UNNUMERIC[number]} are not supported", where=place, why="hwq computes on numbers"
         )
-    if table.place(6, 4) is not None:
-        raise Error(
-            "sparse tensors are not supported",
-            where=place,
-            why="the constant is stored as a sparse block format",
-            remedy="convert the model without sparsity, or densify it first",
-        )
     if table.place(9, 4) is not None and table.count(9, "variant_tensors"):
         raise Error("variant tensors are not supported", where=place, why="hwq computes on numbers")
     if table.scalar(10, "uint32", 0):
@@ -96,7 +91,15 @@ def read_tensor(table: Table, index: int, where: str) -> TensorRecord:
         signature = shape  # LiteRT ignores a signature that does not fit
     quantization = _quantization(table.table(4, "quantization"), dtype, shape, place)
     return TensorRecord(
-        index, name, dtype, shape, signature, table.scalar(2, "uint32", 0), quantization, table.scalar(5, "bool", False)
+        index,
+        name,
+        dtype,
+        shape,
+        signature,
+        table.scalar(2, "uint32", 0),
+        quantization,
+        table.scalar(5, "bool", False),
+        table.table(6, "sparsity"),
     )
 
 
@@ -171,6 +174,8 @@ def read_buffer(
     if raw is None or not len(raw):
         return np.zeros(record.shape, carrier(record.dtype)) if count == 0 else None
     bits = BITS[record.dtype]
+    if record.sparsity is not None and bits >= 8 and record.dtype != "bool":
+        return dense(record.sparsity, raw, record.shape, carrier(record.dtype), reader)
     needed = (count * bits + 7) // 8
     if len(raw) != needed:
         raise Error(
