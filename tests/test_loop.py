@@ -238,22 +238,68 @@ for threads in (1, 2):
 """
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or shutil.which("cc") is None, reason="counts glibc's malloc by cc"
-)
-def test_calls_allocate_nothing(tmp_path: Path) -> None:
-    (tmp_path / "count.c").write_text(COUNT)
-    library = tmp_path / "count.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "count.c"], check=True)
+EVERY = """
+import ctypes
+import numpy as np, hwq
+from qdq import Builder, graph_of
+from qdq_patterns import PATTERNS
+count = ctypes.c_long.in_dll(ctypes.CDLL(None), "hwq_test_allocations")
+for name, pattern in PATTERNS.items():
+    b = Builder()
+    pattern(b)
+    try:
+        program = hwq.compile(graph_of(b.model()))
+    except hwq.Error:
+        continue
+    if len(program.graph.inputs) != 1 or len(program.graph.outputs) != 1:
+        continue
+    given = program.graph.tensors[program.graph.inputs[0]]
+    x, s = np.ones([d if isinstance(d, int) else 2 for d in given.shape], given.dtype), program.session()
+    y = s(x)
+    for _ in range(10):
+        s(x, out=y)
+    if s._memories.last is None or not s._memories.last.loop.in_c:
+        continue  # a node without a C step
+    before = count.value
+    for _ in range(100):
+        s(x, out=y)
+    print(count.value - before, name)
+"""
+
+
+def counted(code: str, folder: Path) -> list[str]:
+    """The lines that the code prints where every allocation counts."""
+    (folder / "count.c").write_text(COUNT)
+    library = folder / "count.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, folder / "count.c"], check=True)
     here = Path(__file__).parent
     environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": f"{here}:{here.parent}"}
-    ran = subprocess.run([sys.executable, "-c", CALLS], env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    for line in ran.stdout.splitlines():
+    return ran.stdout.splitlines()
+
+
+COUNTS = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or shutil.which("cc") is None, reason="counts glibc's malloc by cc"
+)
+
+
+@COUNTS
+def test_calls_allocate_nothing(tmp_path: Path) -> None:
+    lines = counted(CALLS, tmp_path)
+    for line in lines:
         allocations, blocks = map(int, line.split())
         assert allocations == 0
         assert abs(blocks) <= 20  # the loop's own integers, not one a call
-    assert len(ran.stdout.splitlines()) == 2
+    assert len(lines) == 2
+
+
+@COUNTS
+def test_no_program_of_c_steps_alone_allocates(tmp_path: Path) -> None:
+    """Whatever its layers: every pattern that needs no Python between its steps."""
+    lines = counted(EVERY, tmp_path)
+    assert len(lines) >= 30
+    assert [line for line in lines if not line.startswith("0 ")] == []
 
 
 def test_a_program_keeps_the_steps_of_few_shapes() -> None:

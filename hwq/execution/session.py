@@ -13,6 +13,7 @@ from hwq.errors import Error
 from hwq.execution.loop import Memories
 from hwq.execution.steps import Gemm, Settings
 from hwq.graph import Array
+from hwq.kernels.operands import integer
 
 if TYPE_CHECKING:
     from hwq.execution.program import Program
@@ -24,13 +25,15 @@ Result = Array | dict[str, Array]
 
 
 class Session:
-    """One caller's memory and state: later calls use the arena of earlier ones again. One thread at a time.
+    """One caller's memory and state: later calls use the arena of earlier ones again. One thread at a time. In a forked child, where
+    its threads are not, it runs alone, with the same bits.
 
     Recurrent state (LSTM, SVDF of TFLite) lives here and is carried from call to call until `reset`; models without it
     behave as `Program` does.
     """
 
     def __init__(self, program: Program, threads: int = 1, gemm: Gemm | None = None):
+        threads = integer(threads, "threads")
         if threads < 1:
             raise Error(f"threads must be at least 1, not {threads}")
         self.program = program
