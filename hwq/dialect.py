@@ -144,7 +144,7 @@ _FBGEMM = Dialect(name="torch-fbgemm", summary="PyTorch eager quantized modules,
                   runtime="torch 2.13.0, CPU, x86-64", status="verified", evidence=FBGEMM_EVIDENCE, roundings=MappingProxyType({"*": "fp32"}),
                   formulas=MappingProxyType({"QuantizeLinear": "torch-tensor", "Add": "torch-add", "Mul": "torch-mul",
                                              "DynamicQuantizeMatMul": "fbgemm", "DynamicQuantizeLSTM": "aten-avx2",
-                                             "depthwise": "fbgemm", "average": "fbgemm"}),
+                                             "depthwise": "fbgemm"}),
                   fused=frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul"}), activation_dtypes=frozenset({"uint8"}), bias_dtype="float32")  # fmt: skip
 
 _HWQ = replace(

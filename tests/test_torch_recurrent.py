@@ -242,3 +242,51 @@ def test_quantized_embeddings_have_torchs_rows() -> None:
         indices = torch.randint(0, 50, (3, 7))
         made = hwq.execute(hwq.from_torch(module, indices), indices.numpy())
         assert np.array_equal(made.view(np.uint32), module(indices).numpy().view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("LSTM", {}), ("LSTM", {"num_layers": 2, "batch_first": True, "bidirectional": True}), ("MultiheadAttention", {})],
+    ids=["lstm", "lstm of two layers", "attention"],
+)
+def test_a_static_module_made_of_parts_gives_torchs_bits(kind: str, options: Any) -> None:
+    import torch
+
+    quantization, size = torch.ao.quantization, 16
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = quantization.QuantStub(), quantization.DeQuantStub()
+            self.part = (
+                getattr(torch.nn, kind)(size, 24, **options) if kind == "LSTM" else torch.nn.MultiheadAttention(size, 4)
+            )
+
+        def forward(self, x: Any) -> Any:
+            x = self.first(x)
+            if kind == "LSTM":
+                y, states = self.part(x)
+                return self.last(y), self.last(states[0]), self.last(states[1])
+            return (self.last(self.part(x, x, x)[0]),)
+
+    torch.manual_seed(0)
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        module, x = Network().eval(), torch.randn(5, 4, size)
+        module.qconfig = quantization.get_default_qconfig("fbgemm")
+        prepared = quantization.prepare(module)
+        prepared(x)
+        quantized = quantization.convert(prepared)
+        graph = hwq.from_torch(quantized, x)
+        with torch.no_grad():
+            want = [one.numpy() for one in quantized(x)]
+    finally:
+        torch.backends.quantized.engine = before
+    made = hwq.execute(graph, x.numpy())
+    for ours, theirs in zip(
+        [made] if isinstance(made, np.ndarray) else list(made.values() if isinstance(made, dict) else made),
+        want,
+        strict=True,
+    ):
+        assert np.array_equal(ours, theirs) and len(np.unique(theirs)) > 8

@@ -9,6 +9,7 @@ from hwq.errors import Error
 from hwq.execution import (
     aten,
     aten_functions,
+    aten_windows,
     curves,
     eigen,
     elementwise,
@@ -39,6 +40,7 @@ __all__ = ["BUILDERS", "Gemm", "Program", "Session", "compile", "execute"]
 BUILDERS = (
     aten,
     aten_functions,
+    aten_windows,
     curves,
     eigen,
     elementwise,

@@ -22,7 +22,7 @@ from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, registe
 from hwq.graph import Array, Graph
 from hwq.numerics import exp_c, fused_multiply_add
 
-__all__ = ["memory"]
+__all__ = ["memory", "register_eager"]
 
 f32 = np.float32
 BYTES = np.arange(256).astype(f32)
@@ -32,10 +32,11 @@ FBGEMM = tuple(name for name in DIALECTS if name.startswith("torch-fbgemm"))
 # Operators whose result lies in memory as their first operand does.
 FOLLOWING = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "PRelu", "Sigmoid", "Tanh",
                        "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "BatchNormalization", "GroupNormalization",
-                       "InstanceNormalization"})  # fmt: skip
+                       "InstanceNormalization", "Resize", "Pad"})  # fmt: skip
 
 
-def _register(*ops: str) -> Callable[[Any], Any]:
+def register_eager(*ops: str) -> Callable[[Any], Any]:
+    """Decorator: `ops` on stored values in every dialect of eager modules."""
     return register(*(f"{dialect}:{op}" for dialect in FBGEMM for op in ops))
 
 
@@ -110,14 +111,15 @@ def memory(graph: Graph, name: str) -> str:
         # A convolution of one dimension is one of two whose height is dropped again.
         return "turned" if len(graph.tensors[name].shape) == 3 else "channels"
     if node.op == "Transpose":
-        return "turned"
+        plain = memory(graph, node.inputs[0]) == "rows" and list(node.attributes.get("perm", ())) == [0, 3, 1, 2]
+        return "channels" if plain else "turned"
     if node.op in FOLLOWING:
         found = memory(graph, node.inputs[0])
         return "rows" if found == "turned" else found
     return "rows"
 
 
-@_register("Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu")
+@register_eager("Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu")
 def function(scope: Scope) -> Kernel:
     """A function of one byte."""
     tables = _entries(scope, True), _entries(scope, False)
@@ -150,7 +152,7 @@ def _behind(shape: tuple[int, ...], layout: str, block: int) -> tuple[Array, ...
     return batch, channel, *space
 
 
-@_register("Add")
+@register_eager("Add")
 def add(scope: Scope) -> Kernel:
     """quantized.add: behind the last whole vector ``rint(f32(f32(a + b) * f32(1 / s)) + z)`` of plain dequantized values."""
     whole = elementwise.binary(scope)
@@ -177,7 +179,7 @@ def add(scope: Scope) -> Kernel:
     return adapt(run)
 
 
-@_register("Clip")
+@register_eager("Clip")
 def clamp(scope: Scope) -> Kernel:
     """quantized clamp and relu6: bounds are stored values."""
     scale, point = scope.pair(0)
@@ -185,7 +187,7 @@ def clamp(scope: Scope) -> Kernel:
     return looked_up(np.minimum(np.maximum(np.arange(256), low), high).astype(np.uint8))
 
 
-@_register("PRelu")
+@register_eager("PRelu")
 def slopes(scope: Scope) -> Kernel:
     """quantized.prelu: integers, requantized by ``f32(f32(sx * sw) * f32(1 / so))``."""
     (scale, point), (made_scale, made_point) = scope.pair(0), scope.made_pair()
@@ -203,14 +205,14 @@ def slopes(scope: Scope) -> Kernel:
     return adapt(run)
 
 
-@_register("float:Tanh")
+@register_eager("float:Tanh")
 def float_tanh(scope: Scope) -> Kernel:
     """tanh of floats: MKL's."""
     variant = TANH[scope.dialect.formulas["DynamicQuantizeLSTM"]]
     return adapt(lambda operands, settings: mkl.tanh(present(operands[0]), variant))
 
 
-@_register("float:Sigmoid")
+@register_eager("float:Sigmoid")
 def float_sigmoid(scope: Scope) -> Kernel:
     """Sigmoid of floats, on one thread: of a whole tensor, or row by row where gates are added in place into cut rows."""
     columns, graph = COLUMNS[scope.dialect.formulas["DynamicQuantizeLSTM"]], scope.graph
@@ -232,7 +234,7 @@ def _constants(scope: Scope, first: int, count: int) -> list[Array]:
     return [one.data.astype(f32).reshape(-1) for one in found if one is not None and one.data is not None]
 
 
-@_register("BatchNormalization")
+@register_eager("BatchNormalization")
 def batch_normalization(scope: Scope) -> Kernel:
     """quantized.batch_norm: one factor and one offset a channel, in steps of the result.
 
@@ -287,7 +289,7 @@ def _moments(
         return (shifted - f32(point)).astype(f32), (float(scale) / np.sqrt(spread + epsilon)).astype(f32)
 
 
-@_register("LayerNormalization")
+@register_eager("LayerNormalization")
 def layer_normalization(scope: Scope) -> Kernel:
     """quantized.layer_norm over the last dimensions: ``f32(f32(f32(d - mean) f) w) + b``, d = q - z."""
     node, (scale, point), (made_scale, made_point) = scope.node, scope.pair(0), scope.made_pair()
@@ -312,7 +314,7 @@ def layer_normalization(scope: Scope) -> Kernel:
     return adapt(run)
 
 
-@_register("GroupNormalization", "InstanceNormalization")
+@register_eager("GroupNormalization", "InstanceNormalization")
 def group_normalization(scope: Scope) -> Kernel:
     """quantized.group_norm and instance_norm; channels last, ``d f + f32(b - f32(f mean))`` in its place."""
     node, (scale, point), (made_scale, made_point) = scope.node, scope.pair(0), scope.made_pair()

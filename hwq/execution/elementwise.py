@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.errors import NotSupportedYet
-from hwq.execution import curves, fbgemm, run_time
+from hwq.execution import curves, run_time
 from hwq.execution.emission import Site, geometry
 from hwq.execution.movement import join
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register, writing
@@ -331,8 +331,6 @@ def average_pool(scope: Scope) -> Kernel:
     The zero point is added before rounding, in float32, which decides ties (qlinear_pool.cc, measured).
     """
     node = scope.node
-    if scope.dialect.formulas.get("average") == "fbgemm":
-        return fbgemm.average(scope)
     (scale, zero), (made_scale, made_zero) = scope.pair(0), scope.made_pair()
     made = scope.result().quantization
     assert made is not None
@@ -396,8 +394,6 @@ def _over_whole_kernel(real: Array, windows: spatial.Windows) -> Array:
 @register("GlobalAveragePool")
 def global_average_pool(scope: Scope) -> Kernel:
     """An exact integer sum over the image, requantized by f32(s_x / f32(s_y * n))."""
-    if scope.dialect.formulas.get("average") == "fbgemm":
-        return fbgemm.average(scope)
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         stored = spatial.channels_first(present(operands[0]), scope.node)

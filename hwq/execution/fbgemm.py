@@ -10,11 +10,10 @@ import numpy as np
 
 from hwq import kernels
 from hwq.errors import NotSupportedYet
-from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
+from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present
 from hwq.graph import Array
-from hwq.ops.application import evaluate_node
 
-__all__ = ["Linear", "average", "depthwise", "dynamic_linear", "fused"]
+__all__ = ["Linear", "depthwise", "dynamic_linear", "fused"]
 
 
 def depthwise(scope: Scope) -> bool:
@@ -77,19 +76,6 @@ def dynamic_linear(scope: Scope) -> Kernel:
 
     def run(operands: Sequence[Array | None], settings: Settings) -> Array:
         return linear(present(operands[0]), settings.threads)
-
-    return adapt(run)
-
-
-@register("ReduceMean")
-def average(scope: Scope) -> Kernel:
-    """The mean of stored values, ``rint(sum(q - z) / n + z)``: what all of torch's kernels give where no tie is in doubt."""
-    node, point = scope.node, scope.pair(0)[1]
-
-    def run(operands: Sequence[Array | None], settings: Settings) -> Array:
-        # Exact in float64: |sum| <= 255 n, and a quotient that is no tie is 1 / (2 n) away from one.
-        (mean,) = evaluate_node(node, [present(operands[0]).astype(np.float64) - float(point), *operands[1:]])
-        return np.rint(mean + float(point)).astype(np.uint8)
 
     return adapt(run)
 

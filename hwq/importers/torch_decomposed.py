@@ -1,4 +1,4 @@
-"""PT2E's operators as ONNX: what torch.onnx's tables leave out, or write without the bounds of the stored values."""
+"""PT2E's operators as ONNX: what torch.onnx's tables leave out, or write without the bounds of the stored values; and a squeeze."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["translations"]
 
 
 def translations(torch: Any) -> dict[Any, Any]:
-    """Translations for `torch.onnx.export`, by operator of namespace quantized_decomposed.
+    """Translations for `torch.onnx.export`, by operator.
 
     Semantics: torch/ao/quantization/fx/_decomposed.py and determine_qparams of torch/ao/quantization/utils.py, 2.13.0.
     """
@@ -61,8 +61,16 @@ def translations(torch: Any) -> dict[Any, Any]:
         point = number(128.0 if _bounds(dtype)[0] == 0 else 0.0)
         return standard.Cast(scale, to=DOUBLE), standard.Cast(point, to=INT64)
 
+    def squeeze(x: Any, dim: int) -> Any:
+        shape = x.shape
+        # torch leaves alone what is not of size 1; torch.onnx writes a Squeeze that no runtime takes.
+        if shape is not None and (not len(shape) or (isinstance(shape[dim], int) and shape[dim] != 1)):
+            return standard.Identity(x)
+        return standard.Squeeze(x, standard.Constant(value_ints=[dim]))
+
     own = torch.ops.quantized_decomposed
     return {
+        torch.ops.aten.squeeze.dim: squeeze,
         own.quantize_per_tensor.default: quantize,
         own.quantize_per_tensor.tensor: quantize_at_run_time,
         own.dequantize_per_tensor.tensor: dequantize_at_run_time,

@@ -28,7 +28,7 @@ def stand_in(torch: Any, module: Any, path: str = "") -> tuple[Any, bool]:
     Error
         A quantized part that has no stand-in.
     """
-    if type(module).__module__.startswith(_NAMESPACES):
+    if type(module).__module__.startswith(_NAMESPACES) and not _made_of_parts(module):
         return _replaced(torch, module, path), True
     changed = {}
     for name, child in module.named_children():
@@ -43,6 +43,12 @@ def stand_in(torch: Any, module: Any, path: str = "") -> tuple[Any, bool]:
     made._buffers = {name: one for name, one in module._buffers.items() if name not in pairs}
     made.__dict__.update(pairs)
     return made, True
+
+
+def _made_of_parts(module: Any) -> bool:
+    """Whether a quantized module computes in its parts, as the static LSTM and MultiheadAttention do."""
+    dynamic = f"{type(module).__module__}.".startswith(_DYNAMIC)
+    return not dynamic and type(module).__name__ in {"LSTM", "MultiheadAttention"}
 
 
 def _pairs(torch: Any, module: Any) -> dict[str, Any]:
@@ -208,7 +214,7 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
             return torch_stored.real(torch, x)
 
     class Functional(nn.Module):  # type: ignore[misc, name-defined]
-        """``quantized.add``, ``mul`` and ``cat``, a sum with or without a ReLU; the others are not reproduced."""
+        """``quantized.add``, ``mul``, ``mul_scalar`` and ``cat``, a sum with or without a ReLU; the others are not reproduced."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -230,9 +236,21 @@ def _replaced(torch: Any, module: Any, path: str) -> Any:
             with torch_stored.unmarked(*values):
                 return stored(torch.cat(values, dim))
 
+        def mul_scalar(self, a: Any, factor: float) -> Any:
+            """The same stored numbers, their scale times the factor."""
+            scale, point = getattr(a, torch_stored.MARK)
+            if factor <= 0:
+                raise Error(
+                    f"QFunctional.mul_scalar by {factor} is not reproduced",
+                    where=where,
+                    remedy="multiply by more than 0",
+                )
+            with torch_stored.unmarked(a):
+                return torch_stored.pair(torch, a * factor, scale * factor, point)
+
         def __getattr__(self, name: str) -> Any:
-            if name in {"add_scalar", "mul_scalar", "matmul"}:
-                told = "add, mul, add_relu and cat are"
+            if name in {"add_scalar", "matmul"}:
+                told = "add, mul, mul_scalar, add_relu and cat are"
                 raise Error(f"QFunctional.{name} is not reproduced", where=where, remedy=told)
             return super().__getattr__(name)
 

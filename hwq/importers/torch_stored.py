@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from hwq.errors import Error
+from hwq.numerics import fused_multiply_add
 
-__all__ = ["checked", "following", "pair", "real", "unmarked"]
+__all__ = ["MARK", "checked", "following", "pair", "real", "unmarked"]
 
 Pair = tuple[float, int]
 MARK = "_hwq_pair"
@@ -24,14 +25,16 @@ MARK = "_hwq_pair"
 KEPT = frozenset(
     "relu relu_ max_pool1d max_pool2d max_pool1d_with_indices view reshape flatten permute transpose t select split "
     "split_with_sizes tensor_split chunk clone contiguous detach alias squeeze unsqueeze expand unbind narrow view_as "
-    "upsample_nearest2d upsample_nearest3d interpolate dropout dropout_ feature_dropout __getitem__ __get__ movedim moveaxis swapaxes "
+    "upsample_nearest2d upsample_nearest3d dropout dropout_ feature_dropout __getitem__ __get__ movedim moveaxis swapaxes "
     "swapdims repeat_interleave channel_shuffle pixel_shuffle to cpu unflatten flip index_select".split()
 )
 # Results are stored as their operand is.
 SAME = frozenset(
     "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool1d avg_pool1d avg_pool2d mean hardtanh hardtanh_ relu6 relu6_ clamp "
-    "clamp_ clip leaky_relu leaky_relu_ cat concat concatenate".split()
+    "clamp_ clip leaky_relu leaky_relu_ cat concat concatenate stack pad masked_fill masked_fill_".split()
 )
+# The first result holds values of the operand, the second where they were.
+VALUES = frozenset("max min topk sort".split())
 # Results whose scale and zero point torch prescribes (aten/src/ATen/native/quantized/cpu).
 FIXED: Mapping[str, Pair] = {
     "sigmoid": (1 / 256, 0),
@@ -40,6 +43,8 @@ FIXED: Mapping[str, Pair] = {
     "tanh_": (1 / 128, 128),
     "hardsigmoid": (1 / 256, 0),
 }
+# Adaptive averages.
+POOLS = frozenset({"adaptive_avg_pool1d", "adaptive_avg_pool2d"})
 AVERAGES = frozenset({"_adaptive_avg_pool2d", "adaptive_avg_pool2d", "avg_pool2d", "mean"})
 # Operators of namespace quantized whose last arguments are a scale and a zero point.
 OWN: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -103,16 +108,91 @@ def following(torch: Any, where: str) -> Any:
             if not pairs:
                 return function(*args, **kwargs)
             self.found = True
+            if function is torch.Tensor.is_quantized.__get__:
+                return True
             if named in {"q_scale", "q_zero_point"}:
                 return pairs[0][named == "q_zero_point"]
             if named == "dequantize":
                 return real(torch, args[0])
+            made = _special(torch, named, function, args, kwargs, pairs[0], where)
+            if made is not None:
+                return made
             made = function(*args, **kwargs)
             if not any(True for _ in _tensors(made)) or kind.startswith(("aten.", "prim", "quantized_decomposed")):
                 return made  # sizes and the like, and what the tracer itself calls
             return _marked(torch, named, pairs[0], made, where)
 
     return Following()
+
+
+def _special(torch: Any, named: str, function: Any, args: Any, kwargs: Any, found: Pair, where: str) -> Any:
+    """The result of a function that its name alone does not tell, or that another operator stands for; else None."""
+    if named in {"interpolate", "upsample"}:
+        names = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+        told = {**dict(zip(names, args, strict=False)), **kwargs}
+        factors, mode = told.get("scale_factor"), told.get("mode", "nearest")
+        if factors is not None and not told.get("recompute_scale_factor"):
+            each = [
+                _factor(float(one), where) for one in (factors if isinstance(factors, (tuple, list)) else (factors,))
+            ]
+            args, kwargs = (), {**told, "scale_factor": each[0] if len(each) == 1 else tuple(each)}
+        made = function(*args, **kwargs)
+        if mode == "bilinear":
+            return pair(torch, made, *found)
+        setattr(made, MARK, found)
+        return made
+    if named in VALUES:
+        made = function(*args, **kwargs)
+        return (
+            type(made)((pair(torch, made[0], *found), *made[1:]))
+            if isinstance(made, tuple)
+            else pair(torch, made, *found)
+        )
+    if named == "gelu":
+        how = {"approximate": str(kwargs.get("approximate", args[1] if len(args) > 1 else "none"))}
+        return pair(torch, _symbolic(torch, "Gelu", args[0], args[0].shape, how, 20), *found)
+    if named in {"threshold", "threshold_", "_threshold"}:
+        told = {**dict(zip(("input", "threshold", "value"), args, strict=False)), **kwargs}
+        steps = np.arange(256, dtype=np.float32)
+        scale, point = np.float32(found[0]), np.float32(found[1])
+        plain, fused = (steps - point) * scale, fused_multiply_add(steps, scale + 0 * steps, 0 * steps - scale * point)
+        if np.any((plain > told["threshold"]) != (fused > told["threshold"])):
+            raise Error(
+                f"the threshold {told['threshold']} is a stored value",
+                where=where,
+                remedy="move it off the steps of the scale",
+            )
+        return pair(torch, torch.nn.functional.threshold(*told.values()), *found)
+    if named in POOLS and _pooled(torch, args, kwargs):
+        x = args[0]
+        return pair(
+            torch, _symbolic(torch, "GlobalAveragePool", x, (*x.shape[:2], *[1] * (x.dim() - 2)), {}, 18), *found
+        )
+    return None
+
+
+def _factor(factor: float, where: str) -> float:
+    """A float32 whose reciprocal is that of a scale factor: ONNX holds factors as float32, torch steps by ``f32(1 / factor)``."""
+    near = np.float32(factor)
+    for one in (near, np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(np.inf))):
+        if np.float32(1 / float(one)) == np.float32(1 / factor):
+            return float(one)
+    raise Error(f"the scale factor {factor} is no float32", where=where, remedy="give a size in its place")
+
+
+def _symbolic(torch: Any, op: str, x: Any, shape: Any, attributes: Mapping[str, Any], version: int) -> Any:
+    """An ONNX operator by its name, where torch.onnx would write another."""
+    with unmarked(x):
+        return torch.onnx.ops.symbolic(op, (x,), attributes, dtype=torch.float32, shape=tuple(shape), version=version)
+
+
+def _pooled(torch: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an adaptive pool of a batch leaves one pixel; of other sizes torch.onnx writes windows."""
+    x, size = args[0], kwargs.get("output_size", args[1] if len(args) > 1 else None)
+    rank = x.dim() - 2
+    wanted = [size] * rank if isinstance(size, int) else list(size or ())
+    made = [whole if one is None else int(one) for one, whole in zip(wanted, x.shape[2:], strict=False)]
+    return rank in (1, 2) and made == [1] * rank
 
 
 def _marked(torch: Any, named: str, found: Pair, made: Any, where: str) -> Any:
@@ -208,29 +288,27 @@ def checked(torch: Any, module: Any, example_inputs: Any, where: str) -> None:
 
 
 def _without_ties(name: str, args: Any, kwargs: Any, made: Any, where: str) -> None:
-    """Refuse an average whose ties torch breaks by memory format, channel and CPU.
+    """Refuse an average whose ties torch breaks in a way that is not reproduced.
 
-    Windows of odd size have no ties; sums over a power of two are exact, and agree unless NHWC's avg_pool2d adds an odd zero
-    point after rounding, or mean sums dequantized values.
+    Means that are not of the last dimensions add real numbers in an order of their own, and adaptive windows of several sizes
+    or pixels have no operator: there, an odd number has no ties, and sums over a power of two are exact.
     """
     x = args[0]
+    count, nhwc = x.numel() // max(made.numel(), 1), not x.is_contiguous()
+    odd = bool(count % 2) or (count & (count - 1) == 0 and not (nhwc and (name == "mean" or int(x.q_zero_point()) % 2)))
     plain = True
     if name == "avg_pool2d":
         names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
         told = {**dict(zip(names, args[1:], strict=False)), **kwargs}
         size = told["kernel_size"]
         count = math.prod(size) if len(size) > 1 else int(size[0]) ** 2
-        padded = any(int(one) for one in told.get("padding", ()))
-        plain = not told.get("ceil_mode", False) and told.get("divisor_override") is None
-        plain &= not padded or bool(told.get("count_include_pad", True))
-    else:
-        count = x.numel() // max(made.numel(), 1)
-        plain = name == "mean" or made.shape[-2:].numel() == 1
-    nhwc = not x.is_contiguous()
-    exact = count & (count - 1) == 0 and not (
-        nhwc and (name == "mean" or (name == "avg_pool2d" and int(x.q_zero_point()) % 2 == 1))
-    )
-    if not plain or not (count % 2 or exact) or count >= 1 << 14:
+        plain = told.get("divisor_override") is None
+    elif name == "mean":
+        axes = sorted(int(one) % x.dim() for one in (args[1] if len(args) > 1 else kwargs.get("dim")) or range(x.dim()))
+        plain = odd or (not nhwc and axes == list(range(x.dim() - len(axes), x.dim())))
+    elif made.shape[-2:].numel() > 1 or x.dim() != 4:
+        plain = odd and all(whole % one == 0 for whole, one in zip(x.shape[-2:], made.shape[-2:], strict=True))
+    if not plain or count >= 1 << 14:
         raise Error(
             f"torch's {name} over {count} quantized values is not reproduced",
             where=where,

@@ -20,9 +20,10 @@ __all__ = ["group_eager"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 SUMS = frozenset({"Add", "Mul"})
-AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+# Stored as their operand is.
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "Resize"})
 MOVERS = frozenset({"Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
-                    "Unsqueeze"})  # fmt: skip
+                    "Unsqueeze", "Resize", "DepthToSpace"})  # fmt: skip
 # Of one stored value, element by element, and normalizations: ATen's own kernels.
 FUNCTIONS = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "BatchNormalization",
                        "GroupNormalization", "InstanceNormalization", "LayerNormalization"})  # fmt: skip
@@ -40,7 +41,7 @@ def group_eager(draft: Draft) -> bool:
     for key, node in draft:
         if node.domain or node.body:
             continue
-        if node.op in MOVERS | {"Relu"}:
+        if node.op in MOVERS | {"Relu"} and not _bilinear(node):
             changed |= _move(draft, key, node)
         elif node.op in PRODUCTS | SUMS:
             changed |= _fuse(draft, key, node)
@@ -157,6 +158,10 @@ def _fuse(draft: Draft, key: float, node: Node) -> bool:
     draft.exchange(key, dataclasses.replace(node, inputs=inputs, outputs=(made,), body=body))
     declare(draft, made, result.quantization())
     return True
+
+
+def _bilinear(node: Node) -> bool:
+    return node.op == "Resize" and node.attributes.get("mode", "nearest") != "nearest"
 
 
 def _average(draft: Draft, key: float, node: Node) -> bool:
