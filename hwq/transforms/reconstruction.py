@@ -47,7 +47,7 @@ __all__ = ["needs_samples", "reconstruct"]
 Floats = NDArray[np.float64]
 
 # Bytes of activations (float and quantized together) that are held for all samples at once; more samples are left out.
-SAMPLE_BYTES = 480 << 20
+SAMPLE_BYTES = 400 << 20
 # Rows of one layer that its moments are taken from: spread evenly over the samples.
 ROWS = 1 << 17
 # Shares of a channel's largest weight that a scale search tries.
