@@ -233,7 +233,7 @@ def _elu(x: Array, node: Node) -> Array:
 
 def _celu(x: Array, node: Node) -> Array:
     alpha = f32(node.attributes.get("alpha", 1.0))
-    return np.maximum(x, f32(0)) + np.minimum(f32(0), alpha * (_grown(x / alpha) - f32(1)))
+    return np.asarray(np.maximum(x, f32(0)) + np.minimum(f32(0), alpha * (_grown(x / alpha) - f32(1))))
 
 
 def _swish(x: Array, node: Node) -> Array:
