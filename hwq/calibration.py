@@ -365,8 +365,8 @@ def _observed(graph: Graph, name: str, value: Array, axis: int | None, before: i
         raise Error(
             f"the value is {value[bad]}",
             where=f"tensor {display_name(name)}{made}{sample}",
-            why="the float model itself overflows or divides by zero on this input",
-            remedy="check the data's scaling, then the model",
+            why="on this input the float model masks with infinity, overflows or divides by zero",
+            remedy="mask with a finite number (-10000) where a mask it is; else check the data's scaling, then the model",
         ) from None
 
 
