@@ -60,6 +60,8 @@ def gemm_int16(
     offsets = None if bias is None else dense(bias, "bias", ["int32", "int64"]).astype(np.int64)
     if offsets is not None and offsets.shape != (packed.n,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {packed.n} output columns")
+    if offsets is not None and offsets.size and not -(2**62) < offsets.min() <= offsets.max() < 2**62:
+        raise Error("a bias passes 62 bits")  # sums below 2^47 beside it stay inside int64
     wide = finish.kind == "requant" and finish.rounding in ("f64", "mbqm64")
     if packed.k >= 2**24:
         raise Error(f"K = {packed.k} is too long for int16 activations", why="column sums are kept in 32 bits")
