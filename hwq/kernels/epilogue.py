@@ -299,6 +299,8 @@ def requantize(acc: Any, epilogue: Epilogue, *, residual: Any = None, out: Array
     epilogue = finishing(epilogue, Epilogue())
     wide = epilogue.kind == "requant" and epilogue.rounding in ("f64", "mbqm64")
     given = dense(acc, "acc", ["int32", "int64"] if wide else ["int32"])
+    if wide and epilogue.rounding == "mbqm64" and given.size and not -(2**47) < given.min() <= given.max() < 2**47:
+        raise Error("rounding mbqm64 takes accumulators of 47 bits")
     columns = given.shape[-1] if given.ndim else 1
     rows = given.size // columns if columns else 0
     second = residual_operand(residual, epilogue, given.shape)
