@@ -154,7 +154,7 @@ digits network). PYTHON is the interpreter of an environment that has NNCF, torc
 {chr(10).join(bars(rows))}
 
 The last column quotes the best figure of another toolkit that was measured under the same protocol before; AIMET's AdaRound takes minutes and was not run again. Every other row below is of this run. Agreement, KL and accuracy do not depend on the machine's
-load; seconds do. Since these rows were measured, what seq-MSE, rounding and GPTQ add up has one order on every CPU (it was the BLAS's): measured again, their rows move by a few samples. A bar that is met by a few samples is met by luck as
+load or its CPU; seconds do. Two plans as near to float as one another still differ in two to four samples of 900 at the margin, and any change of method moves those: a bar that is met by a few samples is met by luck as
 well: {spread(rows)}
 
 ## Methods and networks
