@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from hwq.errors import Error
 from hwq.names import display_name
-
-if TYPE_CHECKING:
-    from hwq.graph import Node, Tensor
+from hwq.node import Node
+from hwq.tensor import Tensor
 
 __all__ = ["sort_nodes"]
 
