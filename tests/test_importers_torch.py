@@ -110,6 +110,19 @@ def test_what_torch_cannot_export_is_told_with_its_reason() -> None:
 
 
 @needs_torch
+def test_complex_inputs_are_refused_by_name() -> None:
+    import torch
+
+    class Power(torch.nn.Module):
+        def forward(self, signal: torch.Tensor) -> torch.Tensor:
+            return signal.abs()
+
+    with pytest.raises(hwq.Error, match="the input is complex") as caught:
+        hwq.from_torch(Power(), torch.zeros(2, 3, dtype=torch.complex64))
+    assert "input signal" in str(caught.value) and "view_as_real" in str(caught.value)
+
+
+@needs_torch
 def test_an_operator_that_hwq_lacks_is_named() -> None:
     import torch
 

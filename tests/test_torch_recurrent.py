@@ -244,6 +244,7 @@ def test_quantized_embeddings_have_torchs_rows() -> None:
         assert np.array_equal(made.view(np.uint32), module(indices).numpy().view(np.uint32))
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("LSTM", {}), ("LSTM", {"num_layers": 2, "batch_first": True, "bidirectional": True}), ("MultiheadAttention", {})],

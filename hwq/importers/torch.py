@@ -68,6 +68,7 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
         eager |= mode.found
         if eager:
             torch_stored.checked(torch, module, example_inputs, where)
+    _require_real(program, where)
     quantized = _quantized(program, where)
     graph = _read(_written(torch, program, where), where)
     if eager:
@@ -119,6 +120,25 @@ def _written(torch: Any, program: Any, where: str) -> Any:
             optimize=True,
             custom_translation_table=torch_decomposed.translations(torch),
         ).model_proto
+
+
+def _require_real(program: Any, where: str) -> None:
+    """Refuse complex inputs, which torch.onnx would write as floats of one more dimension.
+
+    Raises
+    ------
+    Error
+        An input of the program is complex.
+    """
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and getattr(value, "is_complex", bool)():
+            raise Error(
+                "the input is complex, and tensors here are real",
+                where=f"{where}, input {node.name}",
+                why=f"its dtype is {str(value.dtype).removeprefix('torch.')}",
+                remedy="give real and imaginary parts as two inputs (torch.view_as_real)",
+            )
 
 
 def _quantized(program: Any, where: str) -> bool:
