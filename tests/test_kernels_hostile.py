@@ -166,7 +166,8 @@ def test_nobody_writes_after_an_interrupt() -> None:
             time.sleep(0.2)
             done.set()
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with SIGINT ignored
+    # A job in the background starts with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             operands.over_ranges(2, 2, work)
