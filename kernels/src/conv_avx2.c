@@ -3,8 +3,8 @@
  *
  * The packed order of k is (row of the kernel, tap, channel), so the elements of one row of the kernel, a *run*, lie together in the
  * weights and in the image. Block by block of output rows the image is widened to int16, less its zero point, padding 0: once, however
- * many taps read it. A tile is any three positions x 32 columns in 12 registers (tile_avx2.h); the weights of 32 columns are widened for
- * up to 240 positions.
+ * many taps read it. A tile is any three positions x 32 columns in 12 registers, or two where four vector pipes wait for two loads
+ * (tile_avx2.h); the weights of 32 columns are widened for up to 240 positions.
  *
  *   acc = bias + sum (x0 + w2)(x2 + w0) + (x1 + w3)(x3 + w1) - sum (x0 x2 + x1 x3) - sum (w0 w2 + w1 w3)
  *
@@ -14,7 +14,8 @@
  * Bounds: |x| <= 255, |w| <= 128: |x + w| <= 383 fits int16, a pair of products < 2^19; every sum is modulo 2^32, as ref's.
  * Measured on a Cascade Lake Xeon, one thread, gcc 12, R4 to bytes, another thread on the same core, in shares of the register-only loop timed
  * between the calls ("int8-avx2"; tile_avx2.h says why a shared core allows 86 at most): 70 percent at 3 x 3 stride 2, 56 x 56 x 64 -> 128;
- * 1 x 1: 71 (14 x 14 x 256 -> 1024), 67 (7 x 7 x 512 -> 2048), 55 (56 x 56 x 64 -> 64, whose k of 64 hardly repays a tile's way in and out). */
+ * 1 x 1: 71 (14 x 14 x 256 -> 1024), 67 (7 x 7 x 512 -> 2048), 55 (56 x 56 x 64 -> 64, whose k of 64 hardly repays a tile's way in and out).
+ * On Zen 5, by two positions: 89; 91, 85, 74. By three: 74; 75, 71, 65. */
 #include "conv.h"
 #include "epilogue.h"
 #include "isa.h"
@@ -234,6 +235,16 @@ typedef struct {
     __m256i terms[TILE_VECTORS]; /* bias with the first; less the columns' products */
 } part;
 
+/* A quad of k: two positions share the loads of the weights (tile_avx2.h). */
+static inline __attribute__((always_inline)) void tile_quad_of_k(const int rows, const int vectors, const int plain, const int16_t *const *x, int64_t at,
+                                                                 const int16_t *u, __m256i acc_s32x8[TILE_ROWS][TILE_VECTORS])
+{
+    if (rows == 2 && vectors == TILE_VECTORS && !plain) tile_pair_of_rows(x[0] + at, x[1] + at, u, acc_s32x8);
+    else
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at, u, acc_s32x8[r]);
+}
+
 static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, const int plain, const part *g, const int16_t *image, const int64_t *starts,
                                                        const int32_t *products, const int16_t *u, const finish *f, int32_t *block, char *out)
 {
@@ -251,14 +262,11 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         const int64_t count = g->pieces[i].count;
         int64_t at = 0;
         for (; at + HWQ_QUAD < count; at += 2 * HWQ_QUAD, u += 2 * TILE_QUAD) { /* two whole quads, or one and a part */
-#pragma GCC unroll 3
-            for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at, u, acc[r]);
-#pragma GCC unroll 3
-            for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at + HWQ_QUAD, u + TILE_QUAD, acc[r]);
+            tile_quad_of_k(rows, vectors, plain, x, at, u, acc);
+            tile_quad_of_k(rows, vectors, plain, x, at + HWQ_QUAD, u + TILE_QUAD, acc);
         }
         if (at < count) {
-#pragma GCC unroll 3
-            for (int r = 0; r < rows; r++) tile_row(vectors, plain, x[r] + at, u, acc[r]);
+            tile_quad_of_k(rows, vectors, plain, x, at, u, acc);
             u += TILE_QUAD;
         }
     }
@@ -270,7 +278,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     }
 }
 
-static inline __attribute__((always_inline)) void tiles(const int vectors, const int plain, const part *given, int64_t positions, const int16_t *image, scratch *s,
+static inline __attribute__((always_inline)) void tiles(const int panel, const int vectors, const int plain, const part *given, int64_t positions, const int16_t *image, scratch *s,
                                                         const finish *given_finish, char *out)
 {
     const finish here = *given_finish, *f = &here; /* the output cannot alias them */
@@ -278,7 +286,7 @@ static inline __attribute__((always_inline)) void tiles(const int vectors, const
     const int16_t *u = s->widened;
     int64_t i = 0;
 #define TILE(rows) tile(rows, vectors, plain, g, image, s->starts + i, s->products + i, u, f, s->block + i * TILE_COLUMNS, out + i * f->stride)
-    for (; i + PANEL <= positions; i += PANEL) TILE(PANEL);
+    for (; i + panel <= positions; i += panel) TILE(panel);
     if (positions - i == 2) TILE(2);
     else if (positions - i == 1) TILE(1);
 }
@@ -307,10 +315,11 @@ static void strip(const hwq_conv *c, const plan *p, const piece *pieces, const h
         g.last = i == p->pieces;
         for (int v = 0; v < TILE_VECTORS; v++)
             g.terms[v] = _mm256_sub_epi32(g.first ? load(bias + 8 * v) : _mm256_setzero_si256(), p->plain ? _mm256_setzero_si256() : terms[v]);
-        if (p->plain && strips == 2) tiles(4, 1, &g, positions, image, s, f, out);
-        else if (p->plain) tiles(2, 1, &g, positions, image, s, f, out);
-        else if (strips == 2) tiles(4, 0, &g, positions, image, s, f, out);
-        else tiles(2, 0, &g, positions, image, s, f, out);
+        if (p->plain && strips == 2) tiles(PANEL, 4, 1, &g, positions, image, s, f, out);
+        else if (p->plain) tiles(PANEL, 2, 1, &g, positions, image, s, f, out);
+        else if (strips == 2 && hwq_vector_pipes() == 4) tiles(2, 4, 0, &g, positions, image, s, f, out);
+        else if (strips == 2) tiles(PANEL, 4, 0, &g, positions, image, s, f, out);
+        else tiles(PANEL, 2, 0, &g, positions, image, s, f, out);
     }
     if (!f->fast) hwq_requantize(e, positions, width, channel, s->block, HWQ_S32, TILE_COLUMNS, out, c->out_channels);
 }
