@@ -134,12 +134,14 @@ def multiply_rows(call: Call, rows: Array, weight: Array, bias: Array | None) ->
 def convolve(call: Call, windows: spatial.Windows, add: Callable[[Array, Array, spatial.Windows], Array]) -> Float32:
     """CONV_2D and DEPTHWISE_CONV_2D: each image is quantized as one row.
 
-    CONV_2D with one weight scale, or equal ones: symmetric, ``f32(acc) * f32(s_x * s_w) + bias``; with scales per channel:
-    asymmetric, ``f32(f32(acc) * s_w) * s_x + bias``. DEPTHWISE_CONV_2D: asymmetric, products as the first.
+    CONV_2D with one weight scale, or equal ones and no groups: symmetric,
+    ``f32(acc) * f32(s_x * s_w) + bias``; with scales per channel: asymmetric, ``f32(f32(acc) * s_w) * s_x + bias``.
+    DEPTHWISE_CONV_2D: asymmetric, products as the first.
     """
     x, weight = call.array(0), call.array(1).astype(np.int32)
     rows, scales = x.reshape(x.shape[0], -1), call.scheme(1).scales()
-    if call.node.op == "CONV_2D" and np.all(scales == scales.reshape(-1)[:1]):
+    equal = weight.shape[-1] == x.shape[-1] and np.all(scales == scales.reshape(-1)[:1])
+    if call.node.op == "CONV_2D" and (scales.size == 1 or equal):
         scales = scales.reshape(-1)[:1]
         stored, scale = quantize_symmetric(rows)
         total = add(stored.reshape(x.shape), weight, windows).astype(np.float32)

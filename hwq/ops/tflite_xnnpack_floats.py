@@ -231,10 +231,10 @@ def _hybrid_depthwise(call: Call, windows: spatial.Windows) -> Array:
 
 
 def _hybrid_four_bits(call: Call) -> Array | None:
-    """LiteRT's optimised CONV_2D with scales per channel: ``f32(acc) * f32(s_x * s_w) + bias``."""
+    """LiteRT's optimised CONV_2D with scales per channel that differ: ``f32(acc) * f32(s_x * s_w) + bias``."""
     x, weight, f32 = call.array(0), call.array(1).astype(np.int32), np.float32
     scales = call.scheme(1).scales().reshape(-1)
-    if scales.size == 1 or weight.shape[3] != x.shape[3]:
+    if np.all(scales == scales[:1]) or weight.shape[3] != x.shape[3]:
         return None
     stored, scale, point = hybrid.quantize_asymmetric(x.reshape(x.shape[0], -1))
     windows = sums.windows_of(call.node, x.shape[1:3], weight.shape[1:3])
