@@ -289,14 +289,37 @@ def test_transposed_convolutions_learn(groups: int, weights: str) -> None:
     plan = hwq.Plan.uniform(weights, "uint8", dialect="hwq")
     prepared = hwq.qat.prepare(module, plan, torch.from_numpy(x))
     _equal(prepared, x)
-    if weights == "int4":  # 8 bits leave nothing to learn
-        taught = next(values for values in prepared.parameters() if values.shape == up.weight.shape)
-        with torch.no_grad():
-            taught += 0.5 * taught.std() * torch.randn_like(taught)  # something to unlearn
-        _equal(prepared, x)
-    losses = hwq.qat.distill(prepared, x, epochs=8, batch=4, rate=0.02)
-    assert weights == "int8" or losses[-1] < 0.9 * losses[0]
+    before = prepared(torch.from_numpy(x)).detach().numpy()
+    taught = next(values for values in prepared.weights if values.shape == up.weight.shape)
+    with torch.no_grad():
+        taught += 0.5 * taught.std() * torch.randn_like(taught)  # something to unlearn
+    assert not np.array_equal(prepared(torch.from_numpy(x)).detach().numpy(), before)
     _equal(prepared, x)
+    rate = 0.02 if weights == "int4" else 0.3  # in steps of the integers, which are 16 times as fine
+    losses = hwq.qat.distill(prepared, x, epochs=8, batch=4, rate=rate)
+    assert losses[-1] < 0.9 * losses[0]
+    _equal(prepared, x)
+
+
+@needs_torch
+@pytest.mark.parametrize("dialect", ["ort", "hwq"])
+def test_a_layer_of_one_output_channel_is_trained(dialect: str) -> None:
+    import torch
+
+    import hwq.qat
+
+    nn = torch.nn
+    torch.manual_seed(2)
+    for module, shape in ((nn.Linear(12, 1), (6, 12)), (nn.Conv2d(3, 1, 3), (4, 3, 8, 8))):
+        x = torch.randn(*shape)
+        prepared = hwq.qat.prepare(nn.Sequential(module), hwq.Plan.uniform("int8", "uint8", dialect=dialect), x)
+        before = prepared(x).detach().numpy()
+        prepared(x).square().sum().backward()
+        (weights,) = prepared.weights
+        assert weights.grad is not None and float(weights.grad.abs().max()) > 0
+        _shaken(torch, prepared)
+        assert not np.array_equal(prepared(x).detach().numpy(), before)
+        _equal(prepared, x.numpy())
 
 
 @needs_torch

@@ -276,7 +276,7 @@ FUSED: Mapping[str, Callable[[Site], bool]] = MappingProxyType(
     }
 )
 # Groups whose first operands are weights: int8 constants stay int8, since the integer result is the same.
-PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 
 
 def group(draft: Draft) -> bool:

@@ -172,7 +172,10 @@ class Draft:
 
 
 def same_quantization(one: Quantization, other: Quantization) -> bool:
-    """Whether both say the same of stored integers, bit for bit."""
-    if (one.dtype, one.axis, one.block) != (other.dtype, other.axis, other.block) or not (one.known and other.known):
+    """Whether both say the same of stored integers, bit for bit; of a single channel the axis says nothing."""
+    if not (one.known and other.known) or (one.dtype, one.block) != (other.dtype, other.block):
         return False
-    return one.scales().tobytes() == other.scales().tobytes() and np.array_equal(one.zero_points(), other.zero_points())
+    if one.axis != other.axis and (one.block is not None or one.scales().size != 1):
+        return False
+    points = one.zero_points().reshape(-1), other.zero_points().reshape(-1)
+    return one.scales().tobytes() == other.scales().tobytes() and np.array_equal(*points)

@@ -178,13 +178,18 @@ def _holders(lowered: Graph) -> dict[str, str]:
     return {
         name: scale
         for name, scale in found.items()
-        if name in lowered.tensors and lowered.tensors[name].dtype != "int32"
+        if name in lowered.tensors and lowered.tensors[name].dtype != "int32" and not _stands_in(lowered, name)
     }
+
+
+def _stands_in(lowered: Graph, name: str) -> bool:
+    """Whether the lowered graph reads a converted copy of this constant instead; such a constant is not trained."""
+    return name in lowered.tensors and lowered.tensors[name].constant and not lowered.consumers.get(name)
 
 
 def _fixed(quantized: Graph, lowered: Graph, holders: Mapping[str, str]) -> set[str]:
     """Scales that must keep their value: no constants of the graph, read as something else too, one tensor's second
-    scale, or what the lowering derives an integer bias from.
+    scale, of a constant that a copy stands in for, or what the lowering derives an integer bias from.
     """
     fixed = set()
     for scale in set(holders.values()):
@@ -199,6 +204,8 @@ def _fixed(quantized: Graph, lowered: Graph, holders: Mapping[str, str]) -> set[
         for part in (node, *node.body):
             if part.op == "DequantizeLinear" and holders.get(part.inputs[0], part.inputs[1]) != part.inputs[1]:
                 fixed |= {holders[part.inputs[0]], part.inputs[1]}
+            if part.op == "DequantizeLinear" and _stands_in(lowered, part.inputs[0]):
+                fixed.add(part.inputs[1])
         bias = node.inputs[2] if len(node.inputs) > 2 else ""
         derived = bias and lowered.tensors[bias].dtype == "int32" and bias not in quantized.tensors
         if derived or (bias and len(lowered.consumers[bias]) > 1):
