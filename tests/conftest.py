@@ -1,7 +1,9 @@
-"""The checks of the C house take minutes of their own: they run beside the Python tests, which ask for them last. And the network that many tests read."""
+"""The checks of the C house take minutes of their own: they run beside the Python tests, which ask for them last. And what many tests
+stand on: a network, PyTorch's engine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import c_checks
@@ -33,3 +35,18 @@ def cnn() -> Graph:
     import tiny
 
     return tiny.graph(tiny.cnn())
+
+
+@pytest.fixture
+def fbgemm_engine() -> Iterator[None]:
+    """PyTorch on one thread with its fbgemm engine."""
+    import torch
+
+    before, threads = torch.backends.quantized.engine, torch.get_num_threads()
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this build of torch has no fbgemm engine")
+    torch.backends.quantized.engine = "fbgemm"
+    torch.set_num_threads(1)
+    yield
+    torch.backends.quantized.engine = before
+    torch.set_num_threads(threads)

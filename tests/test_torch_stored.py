@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,21 +14,10 @@ from hwq.errors import Error
 
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 pytestmark = [
+    pytest.mark.usefixtures("fbgemm_engine"),
     pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _fbgemm() -> Iterator[None]:
-    import torch
-
-    before = torch.backends.quantized.engine
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("this build of torch has no fbgemm engine")
-    torch.backends.quantized.engine = "fbgemm"
-    yield
-    torch.backends.quantized.engine = before
 
 
 def _imported(build: Any, shape: tuple[int, ...], seed: int = 4) -> tuple[hwq.Graph, Any, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,11 @@ from hwq.errors import Error
 
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 pytestmark = [
+    pytest.mark.usefixtures("fbgemm_engine"),
     pytest.mark.skipif(MISSING, reason="torch and onnxscript (the torch extra) are not installed"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 f32 = np.float32
-
-
-@pytest.fixture(autouse=True)
-def _fbgemm() -> Iterator[None]:
-    import torch
-
-    before, threads = torch.backends.quantized.engine, torch.get_num_threads()
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("this build of torch has no fbgemm engine")
-    torch.backends.quantized.engine = "fbgemm"
-    torch.set_num_threads(1)
-    yield
-    torch.backends.quantized.engine = before
-    torch.set_num_threads(threads)
 
 
 def _copy(torch: Any, channels: int, point: int) -> Any:

@@ -169,7 +169,26 @@ class Program:
             The values do not fit into memory.
         """
         try:
-            return self._run(feeds, outs, settings, memories, state, seen)
+            whole = self.specialization({name: array.shape for name, array in feeds.items()})
+            piece = self._piece(feeds, whole) if seen is None else None
+            if piece is None:
+                return _perform(whole, feeds, outs, settings, memories, state, seen)
+            size = next(iter(feeds.values())).shape[0]
+            results = {name: outs[name] if name in outs else np.empty(whole.shapes[index], whole_dtype(self.graph, name))
+                       for name, index in zip(self.graph.outputs, whole.outputs, strict=True)}  # fmt: skip
+            for first in range(0, size, piece):
+                part = {name: array[first : first + piece] for name, array in feeds.items()}
+                steps = self.specialization({name: array.shape for name, array in part.items()})
+                _perform(
+                    steps,
+                    part,
+                    {name: array[first : first + piece] for name, array in results.items()},
+                    settings,
+                    memories,
+                    state,
+                    None,
+                )
+            return results
         except MemoryError as error:
             raise Error(
                 "the values of this model do not fit into memory",
@@ -177,36 +196,6 @@ class Program:
                 why=str(error) or "the system refused memory",
                 remedy="give a smaller batch or smaller inputs",
             ) from error
-
-    def _run(
-        self,
-        feeds: Mapping[str, Array],
-        outs: Mapping[str, Array],
-        settings: Settings,
-        memories: Memories,
-        state: dict[str, Array],
-        seen: dict[str, Array] | None,
-    ) -> dict[str, Array]:
-        whole = self.specialization({name: array.shape for name, array in feeds.items()})
-        piece = self._piece(feeds, whole) if seen is None else None
-        if piece is None:
-            return _perform(whole, feeds, outs, settings, memories, state, seen)
-        size = next(iter(feeds.values())).shape[0]
-        results = {name: outs[name] if name in outs else np.empty(whole.shapes[index], whole_dtype(self.graph, name))
-                   for name, index in zip(self.graph.outputs, whole.outputs, strict=True)}  # fmt: skip
-        for first in range(0, size, piece):
-            part = {name: array[first : first + piece] for name, array in feeds.items()}
-            steps = self.specialization({name: array.shape for name, array in part.items()})
-            _perform(
-                steps,
-                part,
-                {name: array[first : first + piece] for name, array in results.items()},
-                settings,
-                memories,
-                state,
-                None,
-            )
-        return results
 
     def _piece(self, feeds: Mapping[str, Array], whole: Specialization) -> int | None:
         """Elements of a piece of the batch, or None to run it whole."""
