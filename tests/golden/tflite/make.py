@@ -18,6 +18,10 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import moves  # noqa: E402, F401
+import pointwise  # noqa: E402, F401
+import products  # noqa: E402, F401
+import states  # noqa: E402, F401
 from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: E402
 from cases import CASES  # noqa: E402
 
