@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,8 +196,8 @@ class Scales:
         if isinstance(how.scale, str) and not how.scale.startswith("file:"):
             scale, zero = self.observed_weight(node, constant, data, how, minimum)
         else:
-            scale, zero = self._given_weight(how.scale, how.zero_point, how.dtype, shape, where)
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
+            kernel = len(shape) - 2 if node.op in {"Conv", "ConvTranspose"} and constant.block is not None else 0
+            scale, zero = self._given_weight(how.scale, how.zero_point, how.dtype, shape, kernel, where)
         zero = zero.astype(carrier(how.dtype))
         stored = quantize(data, scale, zero, how.dtype, constant.axis, constant.block)
         if minimum is not None:
@@ -265,21 +266,25 @@ class Scales:
             raise self._contradiction(f"{where}.granularity", what, [f"groups of {EXACT_GROUP} or fewer", *remedies])
 
     def _given_weight(
-        self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], where: str
+        self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], kernel: int, where: str
     ) -> tuple[Array, Array]:
+        """Given numbers in the scale's shape; those of its last `kernel` axes may be one for all positions."""
         values = self._numbers(scale, f"{where}.scale")
         zero = self._zero_points(zero_point, dtype, f"{where}.zero_point")
-        wanted = int(np.prod(shape, dtype=np.int64))
+        zero = np.zeros(1, np.int64) if zero is None else zero
+        shared = (*shape[:-kernel], *[1] * kernel) if kernel else shape
+        made = []
         for label, given in (("scales", values), ("zero points", zero)):
-            if given is not None and given.size not in {1, wanted}:
+            fits = next((form for form in ((), shape, shared) if given.size == math.prod(form)), None)
+            if fits is None:
                 raise Error(
-                    f"{given.size} {label} are given, {wanted} are needed",
+                    f"{given.size} {label} are given, {math.prod(shape)} are needed",
                     where=f"{where}.{label.replace(' ', '_')[:-1]}",
                     why=f"at this granularity the scale has shape {list(shape)}",
                     remedy="give one number, or one each in row-major order",
                 )
-        zero = np.zeros(1, np.int64) if zero is None else zero
-        return np.broadcast_to(values.reshape(-1), wanted).copy(), np.broadcast_to(zero.reshape(-1), wanted).copy()
+            made.append(np.broadcast_to(given.reshape(fits), shape).copy())
+        return made[0], made[1]
 
     def alive(self, node: Node, constant: Constant, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give rows of zeros a scale, and raise scales so small that a bias, or the product with the input's scale,

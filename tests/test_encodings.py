@@ -214,6 +214,26 @@ def test_blocks_of_every_version(name: str, versions: tuple[str, ...]) -> None:
         read_plan(GOLDEN / f"{name}-1.0.0.json")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_blocks_of_convolutions_hold_for_all_positions_of_the_kernel(version: str, tmp_path: Path) -> None:
+    graph = tiny.graph(tiny.hourglass())
+    q = hwq.quantize(graph, read_plan(GOLDEN / f"kernels-{version}.json", graph).plan)
+    entries = {one["name"]: one for one in json.loads((GOLDEN / "kernels-2.0.0.json").read_text())["encodings"]}
+    for weight, shape in (("w1", (6, 4, 1, 1)), ("w2", (3, 4, 1, 1))):
+        wanted = np.array(entries[weight]["y_scale"], np.float32)
+        made = q.constant(f"{weight}_scale")
+        assert wanted.shape == shape and made is not None
+        assert np.array_equal(made, np.broadcast_to(wanted, made.shape))
+    theirs = np.array(json.loads((GOLDEN / "kernels-outputs.json").read_text()), np.float64)
+    x = np.random.default_rng(0).normal(size=(2, 8, 6, 6)).astype(np.float32)  # what AIMET saw
+    # Activations of 16 bits: what is left is that AIMET adds in float32.
+    assert np.abs(np.asarray(hwq.execute(q, x)) - theirs).max() < 1e-3 * np.abs(theirs).max()
+    hwq.export(q, tmp_path / "q.encodings", format="aimet")
+    again = {one["name"]: one for one in json.loads((tmp_path / "q.encodings").read_text())["encodings"]}
+    for name in ("w1", "w2"):
+        assert np.array_equal(*(np.array(one[name]["y_scale"], np.float32) for one in (again, entries)))
+
+
 def test_values_that_only_move_keep_the_scale_of_their_source() -> None:
     """Versions before 2.0.0 say nothing of them, and the readers of one value may be stored in other types."""
     graph = tiny.graph(tiny.attention())

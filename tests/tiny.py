@@ -125,6 +125,18 @@ def mlp(seed: int = 0, opset: int = 17) -> onnx.ModelProto:
     return model(nodes, {"x": ["N", 4, 16]}, {"y": ["N", 4, 7]}, weights, opset)
 
 
+def hourglass(seed: int = 0) -> onnx.ModelProto:
+    """Down by a convolution and up by a transposed one: blocks of their weights' input channels."""
+    random = np.random.default_rng(seed)
+    weights = {"w1": random.normal(size=(6, 8, 3, 3)) * 0.2, "w2": random.normal(size=(6, 4, 2, 2)) * 0.3}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], "down", pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"], "bend"),
+        helper.make_node("ConvTranspose", ["r", "w2"], ["y"], "up", strides=[2, 2]),
+    ]
+    return model(nodes, {"x": ["N", 8, 6, 6]}, {"y": ["N", 4, 6, 6]}, weights)
+
+
 def graph(proto: onnx.ModelProto) -> Graph:
     """The model as hwq reads it."""
     return read(proto.SerializeToString())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,7 @@ def _listed(one: Encoding) -> dict[str, Any]:
 
 
 def _merged(one: Encoding) -> dict[str, Any]:
+    one = _one_a_kernel(one)
     made: dict[str, Any] = {
         "name": one.tensor,
         "output_dtype": one.dtype,
@@ -124,6 +126,17 @@ def _merged(one: Encoding) -> dict[str, Any]:
     if one.block:
         made["block_size"] = one.block
     return made
+
+
+def _one_a_kernel(one: Encoding) -> Encoding:
+    """Blocks of a convolution as AIMET has them: one scale for all positions of the kernel, where they are equal."""
+    if not one.block or one.scale.ndim < 3:
+        return one
+    first = (slice(None), slice(None), *[slice(1)] * (one.scale.ndim - 2))
+    scale, zero_point = one.scale[first], one.zero_point[first]
+    if (one.scale == scale).all() and (one.zero_point == zero_point).all():
+        return replace(one, scale=scale, zero_point=zero_point)
+    return one
 
 
 def _cache(every: Sequence[Encoding]) -> str:

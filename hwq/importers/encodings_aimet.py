@@ -204,7 +204,7 @@ def _in_blocks(one: Encoding, graph: Graph | None, where: str, *, channels_first
     made[channel], made[reduced] = shape[channel], blocks
 
     def turned(values: NDArray[Any]) -> NDArray[Any]:
-        if channels_first and reduced < channel:
+        if channels_first and reduced < channel and len(shape) == 2:
             return values.reshape(shape[channel], blocks).T.reshape(made)
         return values.reshape(made)
 
