@@ -47,31 +47,47 @@ static inline __attribute__((always_inline)) void widen(const int rows, const in
         for (int v = 0; v < vectors; v++) acc_s32x8[r][v] = _mm256_add_epi32(acc_s32x8[r][v], _mm256_madd_epi16(s_s16x16[r][v], _mm256_set1_epi16(1)));
 }
 
-/* Nibbles in registers: u4 times the s8 of a. */
+/* gcc 12 would compute the products of some pairs before it adds the first, and spill them: kept in turn, one row runs 1.25 times as fast (Zen 5,
+ * weights in the second cache). */
+#if defined(__GNUC__) && defined(__x86_64__) && !defined(HWQ_NO_ASM)
+#define IN_REGISTER(v) __asm__("" : "+x"(v))
+#else
+#define IN_REGISTER(v) (void)(v)
+#endif
+
+/* `pairs` pairs of quads, at most DEPTH / 2, in registers: u4 times the s8 of a, into sums of int16, which the first begins. */
+static inline __attribute__((always_inline)) void few_pairs(const int rows, const int vectors, const int64_t pairs, const uint8_t *a, int64_t a_stride,
+                                                            const uint8_t *b, int64_t b_strip, __m256i s[4][COLUMNS])
+{
+    const __m256i mask = _mm256_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < pairs; p++, a += 8, b += 64)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            const uint8_t *from = b + v / 2 * b_strip + v % 2 * 32;
+            if (v % 2 == 0) _mm_prefetch((const char *)from + HWQ_S4_AHEAD, _MM_HINT_T0);
+            __m256i x = load(from);
+            IN_REGISTER(x);
+            const __m256i low = _mm256_and_si256(x, mask), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), mask);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) {
+                const __m256i first = _mm256_maddubs_epi16(low, quad_at(a + r * a_stride)), second = _mm256_maddubs_epi16(high, quad_at(a + r * a_stride + 4));
+                s[r][v] = _mm256_add_epi16(p ? _mm256_add_epi16(s[r][v], first) : first, second);
+                IN_REGISTER(s[r][v]);
+            }
+        }
+}
+
 static inline __attribute__((always_inline)) void few_dots(const int rows, const int vectors, int64_t pairs, const uint8_t *a, int64_t a_stride,
                                                            const uint8_t *b, int64_t b_strip, __m256i acc[][COLUMNS])
 {
-    const __m256i mask = _mm256_set1_epi8(15);
-    for (; pairs > 0; pairs -= DEPTH / 2) {
-        __m256i s[4][COLUMNS];
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-            for (int v = 0; v < vectors; v++) s[r][v] = _mm256_setzero_si256();
-        const int64_t depth = pairs < DEPTH / 2 ? pairs : DEPTH / 2;
-        for (int64_t p = 0; p < depth; p++, a += 8, b += 64) {
-#pragma GCC unroll 8
-            for (int v = 0; v < vectors; v++) {
-                const uint8_t *from = b + v / 2 * b_strip + v % 2 * 32;
-                if (v % 2 == 0) _mm_prefetch((const char *)from + HWQ_S4_AHEAD, _MM_HINT_T0);
-                const __m256i x = load(from), low = _mm256_and_si256(x, mask), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), mask);
-#pragma GCC unroll 4
-                for (int r = 0; r < rows; r++) {
-                    s[r][v] = _mm256_add_epi16(s[r][v], _mm256_maddubs_epi16(low, quad_at(a + r * a_stride)));
-                    s[r][v] = _mm256_add_epi16(s[r][v], _mm256_maddubs_epi16(high, quad_at(a + r * a_stride + 4)));
-                }
-            }
-        }
+    __m256i s[4][COLUMNS];
+    for (; pairs >= DEPTH / 2; pairs -= DEPTH / 2, a += 4 * DEPTH, b += 32 * DEPTH) {
+        few_pairs(rows, vectors, DEPTH / 2, a, a_stride, b, b_strip, s);
+        widen(rows, vectors, s, acc);
+    }
+    if (pairs > 0) {
+        few_pairs(rows, vectors, pairs, a, a_stride, b, b_strip, s);
         widen(rows, vectors, s, acc);
     }
 }
