@@ -143,7 +143,7 @@ def page(rows, facts) -> str:
 Every hwq row is executed with integer kernels (dialect `hwq`), one thread. *Agreement* is the share of samples whose largest output stands where float's does; *KL* the mean divergence of float's
 probabilities from the quantized ones; *McNemar p* the exact two-sided test of accuracy against float (one sample is 0.1 point: differences of accuracy with p > 0.05 say nothing).
 
-Candidates of a group are made from three quarters of the calibration samples and judged by their KL on the last quarter (*KL held back*); the best is **chosen**, made again from all of them, and scored once beside
+Candidates of a group are made from three quarters of the calibration samples and judged by their KL on the last, every quarter in its turn (*KL held back*); the best is **chosen**, made again from all of them, and scored once beside
 the others. No scored sample takes part in a choice.
 
 Again: `HWQ_SHARED=... python reports/accuracy.py [--peer-python PYTHON]`; anywhere: `hwq validate --family accuracy [--peer-python PYTHON]` (without the models it scores the package's

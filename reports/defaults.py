@@ -1,7 +1,7 @@
 """What a verb quantizes by where the user says nothing: eight bits, no choice made for the network.
 
 Candidates are made from three quarters of each network's calibration samples and judged by their KL and agreement with float on
-the last quarter; with fewer than 400 samples every quarter has its turn. No scored sample is looked at. Dialect `ort`, as the verbs.
+the last quarter; while fewer than 500 have judged, the next quarter has its turn. No scored sample is looked at. Dialect `ort`, as the verbs.
 
 Run: python reports/defaults.py   (needs HWQ_SHARED and scikit-learn)
 """

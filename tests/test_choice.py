@@ -77,10 +77,10 @@ def test_no_candidate_sees_what_judges_it(monkeypatch):
 
     monkeypatch.setattr(choice.hwq, "quantize", noted)
     choose(graph, Samples({"x": seen}, None))
-    # Each quarter judges in turn, since 4 samples are fewer than 100; the candidate had the other twelve.
+    # Each quarter judges in turn, since 4 samples are fewer than 500; the candidate had the other twelve.
     quarters = [np.delete(seen, np.s_[3 - turn :: 4], axis=0) for turn in range(4)]
     assert len(given) % 4 == 0 and all(np.array_equal(one, quarters[at % 4]) for at, one in enumerate(given))
-    assert [len(choice.turns(count)) for count in (40, 200, 300, 400, 5000)] == [4, 2, 2, 1, 1]
+    assert [len(choice.turns(count)) for count in (40, 400, 800, 1200, 5000)] == [4, 4, 3, 2, 1]
 
 
 def test_what_does_not_apply_is_left_out_and_said():

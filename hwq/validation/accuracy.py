@@ -1,7 +1,7 @@
 """Quantization methods on real networks: agreement with float, divergence, accuracy, time and size, beside other toolkits.
 
 Choices are made on calibration data alone. Within a group every candidate is made from three quarters of the calibration
-samples and judged by its divergence from float on the last quarter; the best is made again from all of them. The scored samples are looked at once, for every method alike, whatever was chosen.
+samples and judged by its divergence from float on the last, every quarter in its turn (`hwq.validation.choice.turns`); the best is made again from all of them. The scored samples are looked at once, for every method alike, whatever was chosen.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class AccuracyRow:
     bytes : int
         Constants as stored; 0 where a toolkit only simulates.
     held_back_kl : float or None
-        Of a candidate made from three quarters of the calibration samples, on the last quarter.
+        Of a candidate made from three quarters of the calibration samples, on the last; the mean of its turns.
     chosen : bool
         The candidate that calibration data chose.
     """
@@ -208,9 +208,9 @@ class _Scorer:
         self.failed: list[str] = []
         self.wanted = _outputs(network.graph, network.images)
         self.correct = self.wanted.argmax(axis=-1) == network.labels
-        (held,) = turns(len(network.calibration), 1)
-        self.kept, self.held = network.calibration[~held], network.calibration[held]
-        self.held_wanted = _outputs(network.graph, self.held)
+        samples = network.calibration
+        self.parts = [(samples[~held], samples[held]) for held in turns(len(samples))]
+        self.held_wanted = [_outputs(network.graph, held) for _, held in self.parts]
 
     def run(self, methods: tuple[Method, ...], there: Mapping[str, Installed]) -> list[AccuracyRow]:
         groups = {method.group for method in methods}
@@ -264,8 +264,11 @@ class _Scorer:
 
     def _held_back(self, method: Method) -> float:
         self._tell(f"{method.group}, {method.name} (choosing)")
-        made, _ = self._quantized(method, self.kept)
-        return divergence(self.held_wanted, _outputs(made, self.held, one_by_one(method)))
+        losses = []
+        for (kept, held), wanted in zip(self.parts, self.held_wanted, strict=True):
+            made, _ = self._quantized(method, kept)
+            losses.append(divergence(wanted, _outputs(made, held, one_by_one(method))))
+        return float(np.mean(losses))
 
     def _made(self, method: Method, held: float | None, chosen: bool) -> AccuracyRow:
         self._tell(f"{method.group}, {method.name}")
