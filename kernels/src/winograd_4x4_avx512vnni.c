@@ -63,94 +63,101 @@ static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64
     }
 }
 
-/* The positions of which V, U and M are given the first: 4 or 2 rows of 4 or 2. */
-INLINE void multiply_rows(const int first, const int second, const int vectors, int tall, int broad, const plan *p, const part *given, const int16_t *v, int32_t *m)
+/* A tile's dots at one position, from 0 or from what M holds. */
+INLINE void multiply_rows(const int rows, const int vectors, const part *g, const uint8_t *const a[2], int32_t *m)
 {
-    part g = *given;
-    for (int i = 0; i < tall; i++)
-        for (int j = 0; j < broad; j++) {
-            const uint8_t *a = (const uint8_t *)(v + (SIDE * i + j) * p->v_step);
-            int32_t *to = m + (SIDE * i + j) * p->m_step;
-            __m512i acc_s32x16[TILE_MOST][2];
-            g.weights = given->weights + (SIDE * i + j) * p->u_step * 2;
-            dots(first, second, vectors, &g, (const uint8_t *const[]){a, a + first * g.step}, to, acc_s32x16);
+    __m512i acc_s32x16[TILE_MOST][2];
 #pragma GCC unroll 14
-            for (int r = 0; r < first + second; r++)
+    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-                for (int s = 0; s < vectors; s++) _mm512_storeu_si512(to + (r * vectors + s) * HWQ_STRIP, acc_s32x16[r][s]);
-        }
+        for (int s = 0; s < vectors; s++) acc_s32x16[r][s] = g->first ? _mm512_setzero_si512() : _mm512_loadu_si512(m + (r * vectors + s) * HWQ_STRIP);
+    dots((rows + 1) / 2, rows / 2, vectors, g, a, acc_s32x16);
+#pragma GCC unroll 14
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int s = 0; s < vectors; s++) _mm512_storeu_si512(m + (r * vectors + s) * HWQ_STRIP, acc_s32x16[r][s]);
 }
-
-/* Up to 14 tiles. */
-static void multiply_part(int64_t rows, int tall, int broad, const plan *p, const part *g, const int16_t *v, int32_t *m)
-{
-#define BOTH(a, b) \
-    do { \
-        if (g->vectors > 1) multiply_rows(a, b, 2, tall, broad, p, g, v, m); \
-        else multiply_rows(a, b, 1, tall, broad, p, g, v, m); \
-        return; \
-    } while (0)
-#define CASE(n) case 2 * n - 1: BOTH(n, n - 1); case 2 * n: BOTH(n, n);
-    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) default: return; }
-#undef CASE
-#undef BOTH
-}
+typedef void rows_fn(const part *g, const uint8_t *const a[2], int32_t *m);
+#define ONE(n) \
+    TILE_FUNCTION void rows_##n##_1(const part *g, const uint8_t *const a[2], int32_t *m) { multiply_rows(n, 1, g, a, m); } \
+    TILE_FUNCTION void rows_##n##_2(const part *g, const uint8_t *const a[2], int32_t *m) { multiply_rows(n, 2, g, a, m); }
+EACH_TILE(ONE)
+#undef ONE
 
 static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t vectors, int64_t taken, int first, const int16_t *u, const int16_t *v, int32_t *m)
 {
-    static const int32_t zeros[COLUMNS] = {0};
+#define ONE(n) {rows_##n##_1, rows_##n##_2},
+    static rows_fn *const functions[TILE_MOST][2] = {EACH_TILE(ONE)};
+#undef ONE
     const piece whole = {0, taken / 2};
-    const part g = {.pieces = &whole, .count = 1, .weights = (const int8_t *)u, .strip_bytes = p->taken * HWQ_STRIP * 2, .terms = zeros, .step = p->padded * 2, .vectors = (int)vectors,
-                    .first = first};
-    for (int64_t row = 0, some; row < rows; row += some) {
+    part g = {.pieces = &whole, .count = 1, .strip_bytes = p->taken * HWQ_STRIP * 2, .step = p->padded * 2, .vectors = (int)vectors, .first = first};
+    for (int64_t row = 0, some; row < rows; row += some, v += some * p->padded, m += some * vectors * HWQ_STRIP) {
         some = rows - row > TILE_MOST ? (rows - row + 1) / 2 : rows - row;
-        multiply_part(some, tall, broad, p, &g, v + row * p->padded, m + row * vectors * HWQ_STRIP);
+        for (int i = 0; i < tall; i++)
+            for (int j = 0; j < broad; j++) {
+                const uint8_t *a = (const uint8_t *)(v + (SIDE * i + j) * p->v_step);
+                g.weights = (const int8_t *)(u + (SIDE * i + j) * p->u_step);
+                functions[some - 1][vectors - 1](&g, (const uint8_t *const[]){a, a + (some + 1) / 2 * g.step}, m + (SIDE * i + j) * p->m_step);
+            }
     }
 }
 
 /* ---- Y ---- */
 
-/* 16 columns, or `width`, of a tile's outputs that lie in [begin, end) of its image. out: of the image's first output. */
+/* 16 columns, or `width`, of a tile's outputs that lie in [begin, end) of its image. out: of the image's first output. The next columns' M, here of as many tiles
+ * as a group has, comes nearer meanwhile. */
 INLINE void finish_strip(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f,
                         int64_t column, int64_t width, int64_t begin, int64_t end, char *out)
 {
-    const finish here = *f; /* the output cannot alias it */
     __m512i lines[LONG][SIDE];
+#pragma GCC unroll 6
     for (int j = 0; j < columns + 2; j++) {
         __m512i sums[SIDE], gathered[LONG];
-        for (int i = 0; i < rows + 2; i++) sums[i] = _mm512_loadu_si512(m + (SIDE * i + j) * step);
+#pragma GCC unroll 6
+        for (int i = 0; i < rows + 2; i++) {
+            sums[i] = _mm512_loadu_si512(m + (SIDE * i + j) * step);
+            _mm_prefetch((const char *)(m + (SIDE * i + j) * step + COLUMNS), _MM_HINT_T0);
+        }
         gather(rows, sums, gathered);
+#pragma GCC unroll 4
         for (int i = 0; i < rows; i++) lines[i][j] = gathered[i];
     }
     const __m512i ninth = _mm512_set1_epi32(0x38E38E39), start = _mm512_loadu_si512(terms); /* 9 * 0x38E38E39 = 1 modulo 2^32 */
-    const __m512 scale = _mm512_loadu_ps(here.scales + column), scales[2] = {scale, scale};
+    const int64_t across = c->window.out[2], size = hwq_type_size(f->epilogue->out_type), first = t->y * across + t->x;
+    const int whole = f->fast && width >= HWQ_STRIP && t->y + rows <= c->window.out[1] && t->x + columns <= across && begin <= first &&
+                      first + (rows - 1) * across + columns <= end;
+    const __m512 scale = _mm512_loadu_ps(f->scales + column), scales[2] = {scale, scale};
     const __mmask16 mask = (__mmask16)(width >= HWQ_STRIP ? 0xFFFF : (1 << width) - 1);
-    const int64_t across = c->window.out[2], size = hwq_type_size(here.epilogue->out_type);
+    int32_t acc[LONG * LONG * HWQ_STRIP];
 #pragma GCC unroll 4
     for (int i = 0; i < rows; i++) {
-        if (t->y + i >= c->window.out[1]) break;
         __m512i y[LONG];
         gather(columns, lines[i], y);
+#pragma GCC unroll 4
         for (int j = 0; j < columns; j++)
             y[j] = _mm512_add_epi32(_mm512_srai_epi32(_mm512_mullo_epi32(y[j], ninth), (unsigned)(twos(rows, i) + twos(columns, j))), start);
-        const int64_t at = (t->y + i) * across + t->x, inside = across - t->x < columns ? across - t->x : columns;
-        const int64_t from = begin > at ? begin - at : 0, to = end - at < inside ? end - at : inside;
-        char *line = out + at * here.stride * size;
-        if (from >= to) continue;
-        if (!here.fast) {
-            int32_t acc[LONG * HWQ_STRIP];
-            for (int j = 0; j < columns; j++) _mm512_storeu_si512(acc + j * HWQ_STRIP, y[j]);
-            hwq_requantize(here.epilogue, to - from, width < HWQ_STRIP ? width : HWQ_STRIP, here.channel + column, acc + from * HWQ_STRIP, HWQ_S32, HWQ_STRIP,
-                           line + from * here.stride * size, here.stride);
+        if (!whole) {
+            for (int j = 0; j < columns; j++) _mm512_storeu_si512(acc + (i * LONG + j) * HWQ_STRIP, y[j]);
             continue;
         }
-        const __m512i bytes = sixteens(&here, (const __m512i[]){y[0], y[1], y[columns - 2], y[columns - 1]}, scales);
+        char *line = out + (first + i * across) * f->stride;
+        const __m512i bytes = sixteens(f, (const __m512i[]){y[0], y[1], y[columns - 2], y[columns - 1]}, scales);
         const __m128i pixels[LONG] = {_mm512_castsi512_si128(bytes), _mm512_extracti32x4_epi32(bytes, 1), _mm512_extracti32x4_epi32(bytes, 2), _mm512_extracti32x4_epi32(bytes, 3)};
-        if (from == 0 && to == columns && width >= HWQ_STRIP) {
 #pragma GCC unroll 4
-            for (int j = 0; j < columns; j++) _mm_storeu_si128((__m128i *)(line + j * here.stride), pixels[j]);
-        } else
-            for (int64_t j = from; j < to; j++) _mm_mask_storeu_epi8(line + j * here.stride, mask, pixels[j]);
+        for (int j = 0; j < columns; j++) _mm_storeu_si128((__m128i *)(line + j * f->stride), pixels[j]);
+    }
+    for (int i = 0; !whole && i < rows && t->y + i < c->window.out[1]; i++) {
+        const int64_t at = first + i * across, inside = across - t->x < columns ? across - t->x : columns;
+        const int64_t from = begin > at ? begin - at : 0, to = end - at < inside ? end - at : inside;
+        const int32_t *sums = acc + i * LONG * HWQ_STRIP;
+        char *line = out + at * f->stride * size;
+        if (from < to && !f->fast)
+            hwq_requantize(f->epilogue, to - from, width < HWQ_STRIP ? width : HWQ_STRIP, f->channel + column, sums + from * HWQ_STRIP, HWQ_S32, HWQ_STRIP,
+                           line + from * f->stride * size, f->stride);
+        for (int64_t j = from; f->fast && j < to; j++) {
+            const __m512i y = _mm512_loadu_si512(sums + j * HWQ_STRIP);
+            _mm_mask_storeu_epi8(line + j * f->stride, mask, _mm512_castsi512_si128(sixteens(f, (const __m512i[]){y, y, y, y}, scales)));
+        }
     }
 }
 INLINE void finish_tile(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f,

@@ -62,6 +62,32 @@ INLINE void look(const int n, const vector *d, vector *v)
     v[4] = add16(even2, odd2), v[5] = sub16(even2, odd2);
 }
 
+/* The first three lines of a tile's V or, `part` 1, the last three; of a short tile all four. All six at once would not fit the registers. */
+INLINE void look_lines(const int rows, const int columns, const int part, const uint8_t *const pixels[], int64_t at, int64_t count, int is_unsigned, vector middle, int16_t *v,
+                       int64_t step)
+{
+    enum { PART = SIDE / 2 };
+    const int lines = rows == LONG ? PART : rows + 2;
+    vector line[SHORT + 2][SIDE];
+#pragma GCC unroll 6
+    for (int j = 0; j < columns + 2; j++) {
+        vector d[SIDE], seen[SIDE];
+#pragma GCC unroll 6
+        for (int i = 0; i < rows + 2; i++) d[i] = widen(pixels[SIDE * i + j] + at, count, is_unsigned);
+        look(rows, d, seen);
+#pragma GCC unroll 4
+        for (int i = 0; i < lines; i++) line[i][j] = seen[PART * part + i];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < lines; i++) {
+        vector seen[SIDE];
+        look(columns, line[i], seen);
+        if (PART * part + i == 1) seen[1] = sub16(seen[1], middle);
+#pragma GCC unroll 6
+        for (int j = 0; j < columns + 2; j++) store(v + (SIDE * (PART * part + i) + j) * step, seen[j]);
+    }
+}
+
 /* A row of V's matrix sums to 0, but the second (to 6 or 2): so only position (1, 1) has a part of the 128 that unsigned inputs are taken less. */
 INLINE void look_at(const int rows, const int columns, const hwq_conv *c, const tile *t, int64_t depth, const uint8_t *padding, int16_t *v, int64_t step)
 {
@@ -82,21 +108,8 @@ INLINE void look_at(const int rows, const int columns, const hwq_conv *c, const 
     const vector middle = all16((int16_t)(is_unsigned ? (rows == LONG ? 6 : 2) * (columns == LONG ? 6 : 2) * 128 : 0));
     for (int64_t at = 0; at < depth; at += LANES) {
         const int64_t count = depth - at < LANES ? depth - at : LANES;
-        vector lines[SIDE][SIDE];
-#pragma GCC unroll 6
-        for (int j = 0; j < columns + 2; j++) {
-            vector d[SIDE], seen[SIDE];
-            for (int i = 0; i < rows + 2; i++) d[i] = widen(pixels[SIDE * i + j] + at, count, is_unsigned);
-            look(rows, d, seen);
-            for (int i = 0; i < rows + 2; i++) lines[i][j] = seen[i];
-        }
-#pragma GCC unroll 6
-        for (int i = 0; i < rows + 2; i++) {
-            vector seen[SIDE];
-            look(columns, lines[i], seen);
-            if (i == 1) seen[1] = sub16(seen[1], middle);
-            for (int j = 0; j < columns + 2; j++) store(v + (SIDE * i + j) * step + at, seen[j]);
-        }
+        look_lines(rows, columns, 0, pixels, at, count, is_unsigned, middle, v + at, step);
+        if (rows == LONG) look_lines(rows, columns, 1, pixels, at, count, is_unsigned, middle, v + at, step);
     }
 }
 EACH_FORM(look_at, (const hwq_conv *c, const tile *t, int64_t depth, const uint8_t *padding, int16_t *v, int64_t step), c, t, depth, padding, v, step)
