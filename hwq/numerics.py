@@ -238,8 +238,8 @@ def binary(
         fixed = f32(zero_point) - fused_multiply_add(
             np.asarray(ra), np.asarray(f32(a_zero_point)), np.asarray(rb * f32(b_zero_point))
         )
-        inner = fused_multiply_add(qb.astype(f32), np.full(qb.shape, rb), np.full(qb.shape, fixed))
-        v = fused_multiply_add(qa.astype(f32), np.full(qa.shape, ra), inner)
+        inner = fused_multiply_add(np.asarray(b).astype(f32), np.asarray(rb), np.asarray(fixed))
+        v = fused_multiply_add(np.asarray(a).astype(f32), np.asarray(ra), inner)
         return np.asarray(np.rint(np.clip(v, f32(lo), f32(hi))).astype(np.int64))
     if formula == "ort-mul":
         v = (ca * cb).astype(f32) * (f32(sa * sb) / sc) + f32(zero_point)

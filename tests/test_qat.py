@@ -393,6 +393,52 @@ def test_a_quantized_graph_is_a_start_too() -> None:
 
 
 @needs_torch
+def test_averaged_values_take_the_place_of_the_last() -> None:
+    import torch
+
+    import hwq.qat
+
+    x = np.random.default_rng(6).normal(0, 1, (6, 3, 6, 6)).astype(np.float32)
+    prepared = hwq.qat.prepare(_clipped(0.0, 0.8), hwq.Plan.uniform("int4", "uint8", dialect="hwq"), batches=x)
+    seen: list[list[np.ndarray[Any, Any]]] = []
+
+    def note(*_: Any) -> None:
+        seen.append([one.detach().double().numpy().copy() for one in prepared.parameters()])
+
+    for average, remembered in ((0.999, 12), (0.5, 2)):
+        seen.clear()
+        hwq.qat.distill(prepared, x, epochs=6, batch=3, rate=0.1, average=average, progress=note)
+        assert len(seen) == 12
+        wanted = [np.mean(values, 0) for values in zip(*seen[:remembered], strict=True)]
+        for step in seen[remembered:]:
+            wanted = [average * mean + (1 - average) * value for mean, value in zip(wanted, step, strict=True)]
+        for mean, value in zip(wanted, prepared.parameters(), strict=True):
+            assert np.allclose(mean, value.detach().numpy(), rtol=1e-5, atol=1e-6)
+        assert not all(np.array_equal(a, b) for a, b in zip(wanted, seen[-1], strict=True))
+        _equal(prepared, x)
+    before = [one.detach().clone() for one in prepared.parameters()]
+    hwq.qat.distill(prepared, x, epochs=1, batch=3, rate=0.1)
+    assert any(not torch.equal(a, b) for a, b in zip(before, prepared.parameters(), strict=True))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "setting",
+    [{"epochs": 0}, {"batch": 0}, {"batch": -3}, {"rate": 0.0}, {"rate": float("nan")}, {"rate": float("inf")}, {"temperature": 0.0},
+     {"temperature": float("nan")}, {"label_weight": -1.0}, {"average": 1.0}, {"average": -0.1}, {"average": float("nan")}],
+)  # fmt: skip
+def test_what_makes_no_training_is_told(setting: dict[str, Any]) -> None:
+    import hwq.qat
+
+    x = np.random.default_rng(6).normal(0, 1, (4, 12)).astype(np.float32)
+    prepared = hwq.qat.prepare(_linear(np.ones((12, 2))), hwq.Plan.uniform("int8", "uint8", dialect="hwq"), batches=x)
+    before = [one.detach().numpy().copy() for one in prepared.parameters()]
+    with pytest.raises(Error, match=f"no training has {next(iter(setting))} = "):
+        hwq.qat.distill(prepared, x, **setting)
+    assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(before, prepared.parameters(), strict=True))
+
+
+@needs_torch
 def test_what_cannot_be_prepared_is_told() -> None:
     import torch
 

@@ -104,6 +104,7 @@ def distill(
     temperature: float = 1.0,
     label_weight: float = 0.0,
     augment: Callable[[Any], Any] | None = None,
+    average: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[float]:
@@ -129,6 +130,9 @@ def distill(
     label_weight : float
     augment : callable, optional
         Changes a batch (a tensor) before teacher and student see it.
+    average : float
+        Decay a step of the moving average of weights, biases and scales that takes their place at the end, from 0 (none) to
+        below 1: 0.98 remembers about 50 steps. Weights that oscillate between two integers settle on the likelier one.
     seed : int
         Of the order of the samples; the same seed, thread count and versions give the same bits.
     progress : callable, optional
@@ -142,13 +146,26 @@ def distill(
     Raises
     ------
     Error
-        There are no samples, labels do not fit, or the loss is not finite.
+        There are no samples, labels do not fit, a number makes no training (epochs of 0, an average of 1), or the loss is not
+        finite.
     """
     _need("torch", f"torch=={VERSION}")
     from hwq.qat.training import distilled
 
     return distilled(
-        prepared, samples, labels, teacher, epochs, batch, rate, temperature, label_weight, augment, seed, progress
+        prepared,
+        samples,
+        labels,
+        teacher,
+        epochs,
+        batch,
+        rate,
+        temperature,
+        label_weight,
+        augment,
+        average,
+        seed,
+        progress,
     )
 
 

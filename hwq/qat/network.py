@@ -30,7 +30,7 @@ from hwq.graph import Array, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops.application import evaluate_node
 from hwq.ops.storage import integer_range
 from hwq.qat import operators, products
-from hwq.qat.gradients import instead, round_through, scale_gradient
+from hwq.qat.gradients import instead, instead_within, round_through, round_within, scale_gradient
 from hwq.qat.state import State, Stored, spread
 
 __all__ = ["Network"]
@@ -133,7 +133,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         index = self.state.bias_of[name]
         one = self.state.biases[index]
         steps = self.biases[index] * (torch.from_numpy(one.unit) / scales.double())
-        return torch.clamp(round_through(steps), -(2.0**31), 2.0**31 - 1)
+        return round_within(steps, -(2.0**31), 2.0**31 - 1)
 
     def float_bias(self, name: str) -> Any:
         """A trained float32 bias."""
@@ -208,7 +208,9 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             return [self._finished(node, products.accumulate(self, node, operands))]
         if node.op in products.BINARY and node.op in self.dialect.formulas:
             scale, zero, dtype, key = self._made(node)
-            steps = instead(*products.combined(self, node, operands, (scale, zero, dtype)))
+            low, high = integer_range(dtype)
+            soft, exact = products.combined(self, node, operands, (scale, zero, dtype))
+            steps = instead_within(soft, exact, low - zero, high - zero)
             return [Stored(steps, scale, zero, dtype, None, key)]
         if node.op in {"GlobalAveragePool", "AveragePool"}:
             mean = products.mean_of_all(node, operands)
@@ -235,10 +237,11 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         # fp32 (R4): f32(acc), plus a float bias, times one float32, to the nearest even, clamped.
         multipliers = sums.scales / (scale if sums.count is None else scale * float(sums.count))
         steps = (wide if sums.bias is None else wide + sums.bias / sums.scales) * multipliers
-        least, most = 0 if sums.floor else low - zero, high - zero
-        centered = torch.clamp(round_through(steps), least, most)
+        relu = self.dialect.groups and any(part.op == "Relu" for part in node.body)
+        limits = 0 if sums.floor or relu else low - zero, high - zero
+        centered = round_within(steps, *limits)
         if self.dialect.groups:
-            centered = products.clamped(node, centered, scale, (least, most), self.lowered.constant)
+            centered = products.clamped(node, centered, scale, limits, self.lowered.constant)
         return Stored(centered, scale, zero, dtype, None, key)
 
     def _moved(self, node: Node, operands: list[Any]) -> Sequence[Any]:
@@ -261,7 +264,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         low, high = integer_range(dtype)
         if self.dialect.formulas.get("QuantizeLinear", "onnx") != "onnx":
             return self._island(node, operands)[0]
-        centered = torch.clamp(round_through(operands[0] / scale), low - zero, high - zero)
+        centered = round_within(operands[0] / scale, low - zero, high - zero)
         return Stored(centered, scale, zero, dtype, None, key)
 
     def _dequantize(self, node: Node, operands: list[Any]) -> Any:

@@ -109,8 +109,8 @@ def _pads(windows: spatial.Windows, space: Sequence[int]) -> list[int]:
     return made
 
 
-def convolve(node: Node, x: Any, weights: Any) -> Any:
-    """The convolution without bias, zeros at the borders; any float type."""
+def convolve(node: Node, x: Any, weights: Any, bias: Any = None) -> Any:
+    """The convolution, zeros at the borders; any float type."""
     windows = spatial.windows_of(node, tuple(x.shape[2:]), tuple(weights.shape[2:]))
     pads = _pads(windows, x.shape[2:])
     # Equal pads belong to the convolution, which then copies nothing.
@@ -119,14 +119,12 @@ def convolve(node: Node, x: Any, weights: Any) -> Any:
     function = (F.conv1d, F.conv2d, F.conv3d)[weights.ndim - 3]
     padding = tuple(windows.begin) if even else 0
     groups = int(node.attributes.get("group", 1))
-    return function(x, weights, None, tuple(windows.strides), padding, tuple(windows.dilations), groups)
+    return function(x, weights, bias, tuple(windows.strides), padding, tuple(windows.dilations), groups)
 
 
 @_operator("Conv")
 def _conv(node: Node, operands: Sequence[Operand]) -> Any:
-    made = convolve(node, _tensor(operands[0]), _tensor(operands[1]))
-    bias = _tensor(_operand(operands, 2))
-    return made if bias is None else made + bias.reshape(-1, *[1] * (made.ndim - 2))
+    return convolve(node, *[_tensor(_operand(operands, index)) for index in range(3)])
 
 
 def spread(node: Node, x: Any, weights: Any) -> Any:

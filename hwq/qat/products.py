@@ -73,10 +73,12 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     if node.op == "ConvTranspose" and len(steps) > 1:  # groups share their filters' scales
         steps = steps.repeat(groups)
     bias, added = _bias(network, node, operands, steps)
-    reach = float(x.centered.detach().abs().max()) if x.centered.numel() else 0.0
-    bound = reach * _weight_sums(node, w) + (
-        float(bias.detach().abs().max()) if bias is not None and bias.numel() else 0.0
-    )
+    low, high = integer_range(x.dtype)
+    beside = float(bias.detach().abs().max()) if bias is not None and bias.numel() else 0.0
+    sums = _weight_sums(node, w)
+    bound = max(high - x.zero, x.zero - low) * sums + beside
+    if bound > EXACT:  # by what the type can hold; what it does hold may be less
+        bound = (float(x.centered.detach().abs().max()) if x.centered.numel() else 0.0) * sums + beside
     if bound >= OVERFLOW:
         raise Error(
             "these sums may pass int32",
@@ -86,8 +88,9 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
         )
     dtype = torch.float64 if bound > EXACT else torch.float32
     left, right = x.centered.to(dtype), w.centered.to(dtype)
+    joins = None if bias is None else bias.to(dtype)
     if node.op == "Conv":
-        total = operators.convolve(node, left, right)
+        total = operators.convolve(node, left, right, joins)
     elif node.op == "ConvTranspose":
         total = operators.spread(node, left, right)
     else:
@@ -96,8 +99,8 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
             left.T if get("transA", 0) and node.op == "Gemm" else left,
             right.T if get("transB", 0) and node.op == "Gemm" else right,
         )
-    if bias is not None:
-        total = total + (bias.reshape(channel) if bias.ndim == 1 else bias).to(dtype)
+    if joins is not None and node.op != "Conv":
+        total = total + (joins.reshape(channel) if joins.ndim == 1 else joins)
     floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
     return Sums(total, steps.reshape(channel), None if added is None else added.reshape(channel), floor=floor)
 
@@ -120,15 +123,13 @@ def with_real_bias(network: Network, node: Node, operands: Sequence[Any]) -> tup
 
 
 def clamped(node: Node, centered: Any, scale: Any, limits: tuple[int, int], constant: Callable[[str], Any]) -> Any:
-    """Stored values behind the Relu or Clip that a group swallowed: between its bounds as Q stores them."""
-    if not any(part.op in {"Relu", "Clip"} for part in node.body):
+    """Stored values behind the Clip that a group swallowed: between its bounds as Q stores them, and within `limits`."""
+    if not any(part.op == "Clip" for part in node.body):
         return centered
     least, most = limits
     low, high = torch.tensor(float(least)), torch.tensor(float(most))
     for part in node.body:
-        if part.op == "Relu":
-            low = low.clamp(min=0)
-        elif part.op == "Clip":
+        if part.op == "Clip":
             bounds = clip_bounds(constant, part)
             if bounds is None:
                 raise Error("these bounds are computed at run time", where=f"node {part.name}")
@@ -196,7 +197,7 @@ def combined(network: Network, node: Node, operands: list[Any], made: tuple[Any,
     scale, zero, dtype = made
     low, high = integer_range(dtype)
     ratio = torch.add if node.op == "Add" else torch.mul
-    soft = torch.clamp(ratio(a.centered * a.scale, b.centered * b.scale) / scale, low - zero, high - zero)
+    soft = ratio(a.centered * (a.scale / scale), b.centered * (b.scale if node.op == "Mul" else b.scale / scale))
     starts = [integer_range(one.dtype)[0] for one in (a, b)]
     bytes_ = [np.arange(start, start + 256) for start in starts]
     floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
@@ -214,6 +215,7 @@ def combined(network: Network, node: Node, operands: list[Any], made: tuple[Any,
     )
     entries = torch.from_numpy((table - zero).astype(np.float32).reshape(-1))
     with torch.no_grad():
-        places = (a.centered + float(a.zero - starts[0])) * 256 + (b.centered + float(b.zero - starts[1]))
-        exact = entries[places.to(torch.int64)]
+        first = float((a.zero - starts[0]) * 256 + b.zero - starts[1])
+        places = torch.add(b.centered + first, a.centered, alpha=256.0).to(torch.int32)
+        exact = entries.index_select(0, places.reshape(-1)).reshape(places.shape)
     return soft, exact

@@ -34,12 +34,14 @@ def distilled(
     temperature: float,
     label_weight: float,
     augment: Callable[[Any], Any] | None,
+    average: float,
     seed: int,
     progress: Callable[[int, int, str], None] | None,
 ) -> list[float]:
     """See `hwq.qat.distill`."""
     require_prepared(prepared)
     network: Network = prepared
+    _require_settings(epochs, batch, rate, temperature, label_weight, average)
     feeds = _tensors(network, samples)
     count = len(next(iter(feeds.values())))
     answers = None if labels is None else torch.from_numpy(np.asarray(labels).astype(np.int64))
@@ -55,6 +57,7 @@ def distilled(
     total = epochs * -(-count // batch)
     warm = max(1, int(total * WARM_UP))
     adam = _Adam([*network.weights, *network.biases], [*network.factors])
+    means = _Means([*network.weights, *network.biases, *network.factors], average) if average else None
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     done = 0
@@ -72,12 +75,62 @@ def distilled(
             with torch.no_grad():
                 for factor, scale in zip(network.factors, network.state.scales, strict=True):
                     factor.clamp_(*scale.limits)
+            if means is not None:
+                means.add()
             spent += float(loss.detach()) * len(rows)
             done += 1
             if progress is not None:
                 progress(done, total, "qat: steps")
         losses.append(spent / count)
+    if means is not None:
+        means.put()
     return losses
+
+
+class _Means:
+    """Moving averages of trained values (Polyak and Juditsky 1992): what oscillates about the edge of a cell settles."""
+
+    def __init__(self, values: list[Any], decay: float):
+        self.values, self.decay, self.steps = values, decay, 0
+        self.means = [torch.zeros_like(one) for one in values]
+
+    def add(self) -> None:
+        """Take in the values of this step; all steps count the same until there are as many as the decay remembers."""
+        self.steps += 1
+        share = max(1 / self.steps, 1 - self.decay)
+        with torch.no_grad():
+            for mean, value in zip(self.means, self.values, strict=True):
+                mean.lerp_(value, share)
+
+    def put(self) -> None:
+        """The averages in the place of the values."""
+        with torch.no_grad():
+            for mean, value in zip(self.means, self.values, strict=True):
+                value.copy_(mean)
+
+
+def _require_settings(
+    epochs: int, batch: int, rate: float, temperature: float, label_weight: float, average: float
+) -> None:
+    """Raise where a number makes no training."""
+    wrong = [
+        f"{name} = {value}"
+        for name, value, fits in (
+            ("epochs", epochs, epochs >= 1),
+            ("batch", batch, batch >= 1),
+            ("rate", rate, 0 < rate < math.inf),
+            ("temperature", temperature, 0 < temperature < math.inf),
+            ("label_weight", label_weight, 0 <= label_weight < math.inf),
+            ("average", average, 0 <= average < 1),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise Error(
+            f"no training has {', '.join(wrong)}",
+            where="qat.distill",
+            remedy="epochs and batch of at least 1, positive rate and temperature, label_weight from 0, average from 0 to below 1",
+        )
 
 
 class _Adam:
