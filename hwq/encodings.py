@@ -69,7 +69,8 @@ class Encoding:
             A scale that is not a positive finite float32, a zero point outside the type, shapes that differ.
         """
         where = f"{where}, tensor {display_name(self.tensor)}"
-        if not self.scale.size or not (np.isfinite(self.scale) & (self.scale > 0)).all():
+        size = np.abs(self.scale) if self.weight else self.scale
+        if not self.scale.size or not (np.isfinite(self.scale) & (size > 0)).all():
             raise Error(
                 "a scale must be a positive finite float32",
                 where=where,

@@ -13,6 +13,7 @@ from hwq.dialect import find
 from hwq.errors import Error, NotSupportedYet
 from hwq.graph import BITS, Graph, Quantization, Tensor
 from hwq.names import display_name
+from hwq.plan_operators import RUN_TIME, quantized_inside, with_operators
 
 __all__ = ["exact", "float_name", "literal", "read", "stored_as_parameter"]
 
@@ -34,6 +35,8 @@ def read(graph: Graph) -> dict[str, Any]:
     NotSupportedYet
         Something that a plan cannot say yet: activations per channel, one value stored twice.
     """
+    graph = with_operators(graph)
+    inside = dict(quantized_inside(graph))
     stored = [
         tensor for tensor in graph.tensors.values() if tensor.quantization is not None and _used(graph, tensor.name)
     ]
@@ -50,7 +53,7 @@ def read(graph: Graph) -> dict[str, Any]:
             why="a plan stores integers, or floats of 16 bits and more", remedy="the model itself loads and runs",
         )  # fmt: skip
     rules: list[dict[str, Any]] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, Tensor] = {}
     for tensor in stored:
         assert tensor.quantization is not None
         name = float_name(graph, tensor.name)
@@ -58,24 +61,22 @@ def read(graph: Graph) -> dict[str, Any]:
             if tensor.dtype in {"int32", "int64"}:
                 continue
             match = {"tensor": literal(name)}
-            if seen.setdefault(name, tensor.name) != tensor.name:
+            if seen.setdefault(name, tensor) is not tensor:
                 # Two stored versions of one weight: the later one is told by its reader.
                 match["name"] = literal(_reader(graph, tensor.name))
             rules.append({"match": match, "weights": _weights(tensor, tensor.quantization)})
             continue
-        producer = graph.producers.get(tensor.name)
-        behind = (
-            None if producer is None or producer.op != "QuantizeLinear" else graph.producers.get(producer.inputs[0])
-        )
-        if seen.setdefault(name, tensor.name) != tensor.name or (
-            behind is not None and behind.op == "DequantizeLinear"
-        ):
+        if seen.setdefault(name, tensor) is not tensor or (source := _stored_again(graph, tensor)) is not None:
+            first = seen[name] if seen[name] is not tensor else source
+            if first is not None and _same(first, tensor):
+                continue  # a pair of Q and DQ for each reader
             raise NotSupportedYet(
                 "reading a plan from a graph that stores one value in two types",
                 where=f"tensor {display_name(tensor.name)}",
                 remedy="keep the plan that the graph was made from",
             )
         rules.append({"match": {"tensor": literal(name)}, "activations": _activations(tensor, tensor.quantization)})
+    rules += [{"match": {"tensor": literal(name)}, "activations": dict(values)} for name, values in inside.items()]
     return {
         "schema": 1, "dialect": _dialect(graph, stored),
         "default": {"weights": {"dtype": "float32"}, "activations": {"dtype": "float32", "mode": "float"}},
@@ -83,15 +84,38 @@ def read(graph: Graph) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _stored_again(graph: Graph, tensor: Tensor) -> Tensor | None:
+    """The stored tensor whose DequantizeLinear a QuantizeLinear reads to make `tensor`."""
+    producer = graph.producers.get(tensor.name)
+    behind = None if producer is None or producer.op != "QuantizeLinear" else graph.producers.get(producer.inputs[0])
+    return None if behind is None or behind.op != "DequantizeLinear" else graph.tensors[behind.inputs[0]]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are stored in one type with one scale and zero point."""
+    first, second = one.quantization, other.quantization
+    if first is None or second is None or one.dtype != other.dtype:
+        return False
+    if not (first.known and second.known):
+        return first.dynamic and second.dynamic
+    return first.scales().tobytes() == second.scales().tobytes() and np.array_equal(
+        first.zero_points(), second.zero_points()
+    )
+
+
 def _dialect(graph: Graph, stored: Sequence[Tensor]) -> str:
-    """The graph's dialect; hwq where that is ort and has no kernels for these types (it runs such a file in floats)."""
+    """The graph's dialect; where that is ort and has no kernels for these types (it runs such a file in floats), hwq, or
+    ort-unfused where that has none either.
+    """
     dialect = find(graph.dialect)
     weights = {one.dtype for one in stored if stored_as_parameter(graph, one.name)} - {"int32", "int64"}
     activations = {one.dtype for one in stored if not stored_as_parameter(graph, one.name)}
     known = activations <= dialect.activation_dtypes and (not activations or weights <= dialect.weight_dtypes)
     wider = find("hwq")
     taken = activations <= wider.activation_dtypes and weights <= wider.weight_dtypes
-    return "hwq" if graph.dialect == "ort" and not known and taken else graph.dialect
+    if graph.dialect != "ort" or known:
+        return graph.dialect
+    return "hwq" if taken else "ort-unfused"
 
 
 def float_name(graph: Graph, stored: str) -> str:
@@ -102,8 +126,11 @@ def float_name(graph: Graph, stored: str) -> str:
     for reader in graph.consumers.get(stored, ()):
         if reader.op == "DequantizeLinear" and reader.outputs[0] in graph.outputs:
             return reader.outputs[0]
-    if producer is not None and producer.op == "QuantizeLinear":
-        return producer.inputs[0]
+    if producer is not None and producer.op in {"QuantizeLinear", *RUN_TIME}:
+        source = graph.producers.get(producer.inputs[0])
+        # A model of 16-bit floats reads its inputs through a Cast.
+        cast = source is not None and source.op == "Cast" and source.inputs[0] in graph.inputs
+        return source.inputs[0] if source is not None and cast else producer.inputs[0]
     return _SUFFIX.sub("", stored)
 
 
@@ -138,7 +165,7 @@ def _weights(tensor: Tensor, how: Quantization) -> dict[str, Any]:
         "dtype": tensor.dtype,
         "granularity": granularity,
         "symmetric": _symmetric(tensor, how),
-        **_values(tensor, how),
+        **_values(tensor, how, True),
     }
 
 
@@ -151,7 +178,12 @@ def _activations(tensor: Tensor, how: Quantization) -> dict[str, Any]:
             where=f"tensor {display_name(tensor.name)}",
             remedy="plans give activations one scale",
         )
-    return {"dtype": tensor.dtype, "mode": "static", "symmetric": _symmetric(tensor, how), **_values(tensor, how)}
+    return {
+        "dtype": tensor.dtype,
+        "mode": "static",
+        "symmetric": _symmetric(tensor, how),
+        **_values(tensor, how, False),
+    }
 
 
 def _symmetric(tensor: Tensor, how: Quantization) -> bool:
@@ -165,14 +197,20 @@ def _zero_points(tensor: Tensor, how: Quantization) -> NDArray[np.int32]:
         raise Error(
             "this tensor's scale is unset",
             where=f"tensor {display_name(tensor.name)}",
-            why="the graph was planned for cost only, or the scale is computed at run time",
+            why="the graph was planned for cost only, or the file computes the scale",
             remedy="read the plan from a calibrated graph",
         )
     return how.zero_points()
 
 
-def _values(tensor: Tensor, how: Quantization) -> dict[str, Any]:
+def _values(tensor: Tensor, how: Quantization, weight: bool) -> dict[str, Any]:
     zeros = [int(value) for value in _zero_points(tensor, how).reshape(-1)]
+    if (how.scales() == 0.0).any() or (how.scales().min() < 0.0 and not weight):
+        raise NotSupportedYet(
+            f"reading a plan from {'activations with ' if not weight else ''}scales of 0 or less",
+            where=f"tensor {display_name(tensor.name)}",
+            remedy="the model itself loads and runs",
+        )
     scales = [exact(value) for value in how.scales().reshape(-1)]
     found: dict[str, Any] = {"scale": scales[0] if how.scales().ndim == 0 else scales}
     if any(zeros):

@@ -44,10 +44,20 @@ def _positive(value: Any) -> Any:
     return value
 
 
+def _nonzero(value: Any) -> Any:
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, (int, float)) and not abs(number) > 0.0:
+            raise ValueError("a scale must not be 0")
+    if value == []:
+        raise ValueError("a list of scales must not be empty")
+    return value
+
+
 class Weights(Strict):
     """How constants of the matrix operators are stored.
 
-    `scale` is a method, or given values (exact float32): a number, a list (one a channel), or ``"file:PATH.npz#NAME"``.
+    `scale` is a method, or given values (exact float32): a number, a list (one a channel), or ``"file:PATH.npz#NAME"``. A given
+    scale may be below 0 where activations are floats: onnxruntime and NNCF write symmetric blocks so, to use -8 on either side.
     """
 
     dtype: WeightType = "int8"
@@ -57,7 +67,7 @@ class Weights(Strict):
     zero_point: ZeroPoint | None = None
     rounding: Literal["nearest", "coordinate", "gptq", "adaround"] = "nearest"
 
-    _scale_is_positive = field_validator("scale")(_positive)
+    _scale_is_not_zero = field_validator("scale")(_nonzero)
 
     @property
     def floating(self) -> bool:

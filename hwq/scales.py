@@ -198,6 +198,13 @@ class Scales:
         else:
             kernel = len(shape) - 2 if node.op in {"Conv", "ConvTranspose"} and constant.block is not None else 0
             scale, zero = self._given_weight(how.scale, how.zero_point, how.dtype, shape, kernel, where)
+            if (scale < 0.0).any() and node.name in {*self.placement.wants, *self.placement.dynamics}:
+                raise Error(
+                    "weights with scales below 0 beside stored activations",
+                    where=f"{where}.scale",
+                    why="integer sums are requantized by factors above 0",
+                    remedy='plan activations.mode = "float" for this layer',
+                )
         zero = zero.astype(carrier(how.dtype))
         stored = quantize(data, scale, zero, how.dtype, constant.axis, constant.block)
         if minimum is not None:
@@ -269,7 +276,7 @@ class Scales:
         self, scale: Any, zero_point: Any, dtype: str, shape: tuple[int, ...], kernel: int, where: str
     ) -> tuple[Array, Array]:
         """Given numbers in the scale's shape; those of its last `kernel` axes may be one for all positions."""
-        values = self._numbers(scale, f"{where}.scale")
+        values = self._numbers(scale, f"{where}.scale", signed=True)
         zero = self._zero_points(zero_point, dtype, f"{where}.zero_point")
         zero = np.zeros(1, np.int64) if zero is None else zero
         shared = (*shape[:-kernel], *[1] * kernel) if kernel else shape
@@ -336,17 +343,17 @@ class Scales:
             )
         return scale, stored.astype(np.int32)
 
-    def _numbers(self, given: Any, where: str) -> NDArray[np.float32]:
+    def _numbers(self, given: Any, where: str, signed: bool = False) -> NDArray[np.float32]:
         values = np.atleast_1d(self._array(given, where))
         if values.dtype.kind not in "fiu":
             raise Error(f"scales are numbers, not {values.dtype}", where=where, remedy="save them as float32")
         with np.errstate(over="ignore"):
             scales = values.astype(np.float32)
-        if not scales.size or not (np.isfinite(scales) & (scales > 0)).all():
+        if not scales.size or not (np.isfinite(scales) & ((np.abs(scales) if signed else scales) > 0)).all():
             raise Error(
-                "a scale must be a positive finite float32",
+                f"a scale must be a {'finite float32 other than 0' if signed else 'positive finite float32'}",
                 where=where,
-                remedy="give numbers above 0 that float32 can hold",
+                remedy="give numbers that float32 can hold",
             )
         return scales
 

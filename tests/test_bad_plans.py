@@ -61,9 +61,9 @@ FILES = {
     "unknown dialect": ('schema = 1\ndialect = "fortran"\n', ["fortran", "one of"]),
     "empty match": ("schema = 1\n[[layers]]\nmatch = {}\n", ["layers.0.match", "needs name, op or tensor"]),
     "missing match": ('schema = 1\n[[layers]]\nweights = { dtype = "int8" }\n', ["layers.0.match"]),
-    "scale of zero": ('schema = 1\n[[layers]]\nmatch = { op = "Conv" }\nweights = { scale = 0.0 }\n', ["above 0"]),
+    "scale of zero": ('schema = 1\n[[layers]]\nmatch = { op = "Conv" }\nweights = { scale = 0.0 }\n', ["not be 0"]),
     "negative scale": (
-        'schema = 1\n[[layers]]\nmatch = { op = "Conv" }\nweights = { scale = [0.1, -0.1] }\n',
+        'schema = 1\n[[layers]]\nmatch = { op = "Conv" }\nactivations = { scale = [0.1, -0.1] }\n',
         ["above 0"],
     ),
     "NaN scale": ("schema = 1\n[default]\nactivations = { scale = nan }\n", ["default.activations.scale"]),
@@ -131,6 +131,10 @@ def test_rules_that_fit_no_layer(match: dict, cnn: Graph, cal: Calibration) -> N
             rule({"tensor": "w1"}, weights={"granularity": "tensor", "scale": [0.1, 0.2]}),
             ["2 scales are given, 1 are needed"],
         ),
+        (
+            rule({"tensor": "w1"}, weights={"scale": [0.1] * 7 + [-0.1]}),
+            ["scales below 0 beside stored activations", "w1"],
+        ),
         (rule({"tensor": "w1"}, weights={"scale": 0.1, "zero_point": [0] * 7}), ["7 zero points are given"]),
         (rule({"tensor": "w1"}, weights={"scale": 0.1, "zero_point": 128}), ["zero point", "-128 to 127"]),
         (rule({"tensor": "r1"}, activations={"scale": 0.1, "zero_point": 256}), ["zero point", "0 to 255"]),
@@ -170,8 +174,8 @@ def test_bad_files_of_given_values(cnn: Graph, cal: Calibration, tmp_path: Path)
     np.savez(tmp_path / "e.npz", text=np.array(["a"] * 8), nan=np.full(8, np.nan), zero=np.zeros(8), many=np.ones(9))
     for name, word in (
         ("text", "scales are numbers"),
-        ("nan", "positive finite"),
-        ("zero", "positive finite"),
+        ("nan", "finite float32 other than 0"),
+        ("zero", "finite float32 other than 0"),
         ("many", "9 scales"),
         ("gone", "no array gone"),
     ):

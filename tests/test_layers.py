@@ -16,7 +16,7 @@ RANKS = {
     "hwq.graph": 2, "hwq.node": 2, "hwq.tensor": 2, "hwq.graph_file": 2, "hwq.elements": 1, "hwq.topology": 2, "hwq.dialect": 2, "hwq.work": 2, "hwq.kernels": 2,
     "hwq.validation.accuracy": 9, "hwq.validation.networks": 9, "hwq.validation.contenders": 9, "hwq.validation.methods": 8, "hwq.validation.choice": 9,
     "hwq.ops": 3, "hwq.range_search": 5, "hwq.standardization": 4,
-    "hwq.calibration": 4, "hwq.plan": 4, "hwq.plan_sections": 4, "hwq.plan_toml": 4, "hwq.plan_reading": 4, "hwq.plan_values": 4, "hwq.samples": 4, "hwq.batches": 4, "hwq.statistics": 4, "hwq.patches": 4, "hwq.observers": 4,
+    "hwq.calibration": 4, "hwq.plan": 4, "hwq.plan_sections": 4, "hwq.plan_toml": 4, "hwq.plan_reading": 4, "hwq.plan_operators": 4, "hwq.plan_values": 4, "hwq.samples": 4, "hwq.batches": 4, "hwq.statistics": 4, "hwq.patches": 4, "hwq.observers": 4,
     "hwq.quantization": 5, "hwq.annotation": 5, "hwq.placement": 5, "hwq.operator_kinds": 4, "hwq.scales": 5, "hwq.floating": 5, "hwq.transforms": 5, "hwq.rounding": 5, "hwq.cholesky": 5, "hwq.costly": 5, "hwq.dynamic": 5, "hwq.entropy": 4, "hwq.lowering": 5, "hwq.importers": 5, "hwq.encodings": 5, "hwq.exporters": 5, "hwq.translation": 5, "hwq.zoo": 5, "hwq.zoo_yolo": 5,
     "hwq.execution": 6, "hwq.simulators": 6,
     "hwq.comparison": 7,

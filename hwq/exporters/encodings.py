@@ -34,6 +34,10 @@ def write(found: Iterable[Encoding], path: PathLike, format: str, *, overwrite: 
     every = list(found)
     if not every:
         raise Error("the plan gives no scale", remedy="export a quantized model, or a plan with scales in its rules")
+    below = next((one for one in every if (one.scale < 0.0).any()), None)
+    if below is not None:
+        raise Error("AIMET's encodings have scales above 0", where=f"tensor {display_name(below.tensor)}",
+                    why="weights of this tensor have scales below 0", remedy="export a QDQ model")  # fmt: skip
     if format == "aimet":
         format = "aimet-2.0.0" if any(one.block for one in every) else "aimet-1.0.0"
     if format == "tensorrt":

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hwq.encodings import Encoding, plain_name
+from hwq.encodings import Encoding
 from hwq.errors import Error, NotSupportedYet
 from hwq.files import PathLike, read_bytes
 from hwq.graph import Graph, Node
 from hwq.names import display_name
 from hwq.operator_kinds import MATRIX
-from hwq.ops.folding import fold
 from hwq.placement import weight_axes
 from hwq.plan import Plan
-from hwq.plan_reading import literal
 from hwq.standardization import standardized
 
 __all__ = ["Imported", "read_plan"]
@@ -91,6 +88,8 @@ def read_plan(path: PathLike, graph: Graph | None = None) -> Imported:
     try:
         model = load(str(path))
     except Error as error:
+        if error.where not in {None, where}:
+            raise  # a model, and something inside it
         raise Error(
             "this is no plan of another tool that hwq can read",
             where=where,
@@ -98,44 +97,9 @@ def read_plan(path: PathLike, graph: Graph | None = None) -> Imported:
             remedy="AIMET encodings, TensorRT caches, ai-edge-quantizer recipes, QDQ ONNX and TFLite models are read; a "
             "plan file (TOML) needs no import",
         ) from None
-    plan = Plan.of(model)
-    return Imported(plan, "quantized model") if graph is None else _for(graph, model, plan)
+    from hwq.importers import encodings_model
 
-
-# What tools add to the name of a weight that they store: hwq and onnxruntime, AIMET, ModelOpt, NNCF.
-_STORED = re.compile(r"(?:q_output_)?(.+?)(?:_quantized|_q|_i4|_\d+)?$")
-
-
-def _for(graph: Graph, model: Graph, plan: Plan) -> Imported:
-    """A quantized model's plan in the float model's names; rules for what it lacks are left out."""
-    nodes = [*graph.nodes, *fold(graph).nodes]
-    places = {(node.name, slot): name for node in graph.nodes for slot, name in enumerate(node.inputs)}
-    rules, left = [], []
-    for layer in plan.layers:
-        rule = layer.model_dump(exclude_none=True)
-        tensor = rule["match"].get("tensor")
-        if tensor is not None and not any(layer.match.fits(node) for node in nodes):
-            name = _float_weight(plain_name(tensor), model, graph, places) if rule["weights"] else None
-            if name is None:
-                left.append(f"tensor {plain_name(tensor)} is not in the model")
-                continue
-            rule["match"]["tensor"] = literal(name)
-        rules.append({key: value for key, value in rule.items() if value})
-    table = {**plan.model_dump(by_alias=True, exclude_none=True), "layers": rules}
-    return Imported(Plan._checked(table, "imported plan"), "quantized model", tuple(left))
-
-
-def _float_weight(label: str, model: Graph, graph: Graph, places: Mapping[tuple[str, int], str]) -> str | None:
-    """The float model's constant in place of a stored one: what the same operator reads there, or the name that is left."""
-    tensor = model.tensors.get(label)
-    for reader in model.consumers.get(label, ()) if tensor is not None else ():
-        for node in model.consumers.get(reader.outputs[0], ()) if reader.op == "DequantizeLinear" else (reader,):
-            for slot, name in enumerate(node.inputs):
-                found = places.get((node.name, slot)) if name in {label, *reader.outputs} else None
-                if found is not None and graph.constant(found) is not None:
-                    return found
-    stripped = _STORED.match(label)
-    return stripped[1] if stripped is not None and graph.constant(stripped[1]) is not None else None
+    return encodings_model.parse(model, graph)
 
 
 def _head(path: PathLike) -> bytes:
@@ -209,22 +173,31 @@ def fitting(found: Iterable[Encoding], graph: Graph | None) -> tuple[list[Encodi
                 left.append(f"constant {one.tensor} is no weight of a convolution or product")
                 continue
             for node, slot in readers:
-                _require_axis(one, node, slot, graph)
+                shape = graph.tensors[one.tensor].shape
+                require_axis(one.tensor, one.axis, one.block, one.scale.ndim, node, slot, len(shape))
+                channel = weight_axes(node, slot, len(shape))[0]
+                if one.scale.ndim == 1 and channel is not None and one.scale.size not in {1, shape[channel]}:
+                    where = f"tensor {display_name(one.tensor)}"
+                    raise Error(f"{one.scale.size} scales for {shape[channel]} channels", where=where)
             kept.append(one)
     return kept, tuple(left)
 
 
-def _require_axis(one: Encoding, node: Node, slot: int, graph: Graph) -> None:
-    shape = graph.tensors[one.tensor].shape
-    channel, reduced = weight_axes(node, slot, len(shape))
-    wanted = reduced if one.block else channel
-    if one.axis is not None and wanted is not None and one.scale.ndim and one.axis % len(shape) != wanted:
+def require_axis(
+    tensor: str, axis: int | None, block: int | None, rank_of_scale: int, node: Node, slot: int, rank: int
+) -> None:
+    """Refuse scales that stand along another axis than a plan's.
+
+    Raises
+    ------
+    NotSupportedYet
+        Names the tensor and both axes.
+    """
+    channel, reduced = weight_axes(node, slot, rank)
+    wanted = reduced if block else channel
+    if axis is not None and wanted is not None and rank_of_scale and axis % rank != wanted:
         raise NotSupportedYet(
-            f"scales along axis {one.axis} of a weight of {node.op}",
-            where=f"tensor {display_name(one.tensor)}",
-            why=f"a plan's scales stand along axis {wanted} there",
-        )
-    if one.scale.ndim == 1 and channel is not None and one.scale.size not in {1, shape[channel]}:
-        raise Error(
-            f"{one.scale.size} scales for {shape[channel]} channels", where=f"tensor {display_name(one.tensor)}"
+            f"{'blocks' if block else 'scales'} along axis {axis} of a weight of {node.op}",
+            where=f"tensor {display_name(tensor)}",
+            why=f"a plan's {'blocks' if block else 'scales'} stand along axis {wanted} there",
         )
