@@ -24,8 +24,10 @@
 enum {
     WINOGRAD_LONG = 4, WINOGRAD_SHORT = 2, WINOGRAD_SIDE = 6, WINOGRAD_POSITIONS = 36, /* position: 6 * row + column, in the order of the points */
     WINOGRAD_COLUMNS = 2 * HWQ_STRIP,
+    WINOGRAD_CHANNELS = 32, WINOGRAD_V_STEP = WINOGRAD_POSITIONS * WINOGRAD_CHANNELS, /* V lies by tiles, 32 channels (a cache line), positions, channels */
     WINOGRAD_TILES = 64, /* of a block at most */
-    WINOGRAD_GROUP = 16  /* tiles whose M is finished together */
+    WINOGRAD_GROUP = 16, /* tiles whose M is finished together */
+    WINOGRAD_M_STEP = WINOGRAD_GROUP * WINOGRAD_COLUMNS + 16 /* int32 of M from position to position: a cache line off the powers of two, which would share a set */
 };
 
 /* Steps in elements, spaces in bytes. A step from position to position is a cache line off the powers of two, which would share a set. */
@@ -33,7 +35,7 @@ typedef struct {
     int64_t depth, n, padded;               /* of a group of channels; padded to whole vectors */
     int64_t down, across, tiles;            /* tiles of an image's sides; of a block */
     int64_t taken, chunks;                  /* channels of a chunk, whose U of 32 columns stays in the second-level cache; chunks */
-    int64_t v_step, u_step, m_step;
+    int64_t v_tile, u_step;                 /* elements from tile to tile of V, from position to position of U */
     int64_t v_bytes, u_bytes, m_bytes;      /* of a block; of a chunk and 32 columns; of a group of tiles */
     int64_t u_kept, m_kept;                 /* how many: all of U where it is small; M of all groups where there are several chunks */
 } hwq_winograd_plan;

@@ -65,12 +65,13 @@ INLINE void multiply_rows(const int rows, const int vectors, const plan *p, int6
     __m256i acc[TILE_ROWS][TILE_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < vectors; i++) acc[r][i] = first ? _mm256_setzero_si256() : load(m + (r * vectors + i) * 8);
-    const int16_t *x0 = v, *x1 = v + p->padded, *x2 = v + 2 * p->padded;
-    for (int64_t at = 0; at < taken; at += HWQ_QUAD, u += TILE_QUAD) {
-        tile_row(vectors, 1, x0 + at, u, acc[0]);
-        if (rows > 1) tile_row(vectors, 1, x1 + at, u, acc[1]);
-        if (rows > 2) tile_row(vectors, 1, x2 + at, u, acc[2]);
-    }
+    const int16_t *x0 = v, *x1 = v + p->v_tile, *x2 = v + 2 * p->v_tile;
+    for (int64_t from = 0; from < taken; from += WINOGRAD_CHANNELS, x0 += WINOGRAD_V_STEP, x1 += WINOGRAD_V_STEP, x2 += WINOGRAD_V_STEP)
+        for (int64_t at = 0; at < WINOGRAD_CHANNELS && from + at < taken; at += HWQ_QUAD, u += TILE_QUAD) {
+            tile_row(vectors, 1, x0 + at, u, acc[0]);
+            if (rows > 1) tile_row(vectors, 1, x1 + at, u, acc[1]);
+            if (rows > 2) tile_row(vectors, 1, x2 + at, u, acc[2]);
+        }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < vectors; i++) store(m + (r * vectors + i) * 8, acc[r][i]);
 }
@@ -81,8 +82,8 @@ static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t v
         for (int j = 0; j < broad; j++) {
             const int64_t at = SIDE * i + j;
             for (int64_t row = 0, some; row < rows; row += some) {
-                const int16_t *from = v + at * p->v_step + row * p->padded, *weights = u + at * p->u_step;
-                int32_t *to = m + at * p->m_step + row * vectors * HWQ_STRIP;
+                const int16_t *from = v + at * WINOGRAD_CHANNELS + row * p->v_tile, *weights = u + at * p->u_step;
+                int32_t *to = m + at * WINOGRAD_M_STEP + row * vectors * HWQ_STRIP;
                 some = rows - row == 4 ? 2 : rows - row < TILE_ROWS ? rows - row : TILE_ROWS;
 #define ROWS(n) \
     do { \
@@ -98,12 +99,12 @@ static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t v
 }
 
 /* Eight columns of a tile to their accumulators: [row][column of the tile][column of 32]. */
-INLINE void gather_tile(const int rows, const int columns, const int32_t *m, int64_t step, const int32_t *terms, int32_t *acc)
+INLINE void gather_tile(const int rows, const int columns, const int32_t *m, const int32_t *terms, int32_t *acc)
 {
     __m256i lines[LONG][SIDE];
     for (int j = 0; j < columns + 2; j++) {
         __m256i sums[SIDE], gathered[LONG];
-        for (int i = 0; i < rows + 2; i++) sums[i] = load(m + (SIDE * i + j) * step);
+        for (int i = 0; i < rows + 2; i++) sums[i] = load(m + (SIDE * i + j) * WINOGRAD_M_STEP);
         gather(rows, sums, gathered);
         for (int i = 0; i < rows; i++) lines[i][j] = gathered[i];
     }
@@ -117,13 +118,13 @@ INLINE void gather_tile(const int rows, const int columns, const int32_t *m, int
     }
 }
 
-INLINE void finish_tile(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f,
+INLINE void finish_tile(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, const int32_t *terms, const finish *f,
                         const hwq_epilogue *e, int64_t channel, int64_t width, int64_t begin, int64_t end, char *out)
 {
     const finish here = *f; /* the output cannot alias it */
     const int64_t across = c->window.out[2], size = hwq_type_size(e->out_type);
     int32_t acc[LONG * LONG * COLUMNS];
-    for (int64_t at = 0; at < width; at += 8) gather_tile(rows, columns, m + at, step, terms + at, acc + at);
+    for (int64_t at = 0; at < width; at += 8) gather_tile(rows, columns, m + at, terms + at, acc + at);
     for (int64_t i = 0; i < rows && t->y + i < c->window.out[1]; i++) {
         const int64_t at = (t->y + i) * across + t->x, inside = across - t->x < columns ? across - t->x : columns;
         const int64_t from = begin > at ? begin - at : 0, to = end - at < inside ? end - at : inside;
@@ -137,8 +138,8 @@ INLINE void finish_tile(const int rows, const int columns, const hwq_conv *c, co
         }
     }
 }
-EACH_FORM(finish_tile, (const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f, const hwq_epilogue *e, int64_t channel, int64_t width,
-                        int64_t begin, int64_t end, char *out), c, t, m, step, terms, f, e, channel, width, begin, end, out)
+EACH_FORM(finish_tile, (const hwq_conv *c, const tile *t, const int32_t *m, const int32_t *terms, const finish *f, const hwq_epilogue *e, int64_t channel, int64_t width,
+                        int64_t begin, int64_t end, char *out), c, t, m, terms, f, e, channel, width, begin, end, out)
 
 void hwq_conv_winograd_4x4__avx2(const hwq_conv *c, const hwq_winograd_plan *p) { convolve(c, p); }
 

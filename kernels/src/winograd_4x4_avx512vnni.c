@@ -4,9 +4,9 @@
  * their size per position, 36 positions: eight times as many bytes would else come from the third-level cache or from memory, for which a batch of one has no
  * time), and M = V U in tiles of up to 14 x 32 (tile_avx512vnni.h). vpdpwssd multiplies half of what vpdpbusd does, so a quarter of the products is half of the
  * instructions. Y leaves in registers where the epilogue is R4 to bytes.
- * Measured on a Zen 5, one thread, gcc 12, R4 to bytes, beside the direct tiles in the same process: 1.40 times their speed at 56 x 56 x 64, 1.42 at
- * 28 x 28 x 128, 1.2 at 14 x 14 x 256, where 16 tiles must repay the transform of 590 KB of weights; 7 x 7 x 512 has four tiles and runs directly. At
- * 56 x 56 x 64 the products take 70 percent of the time at 92 percent of two vpdpwssd a cycle, V 9, U 2, Y 15. */
+ * Measured on a Zen 5, one thread, gcc 12, R4 to bytes, beside the direct tiles (95 to 99 percent of two vpdpbusd a cycle) in the same process: 1.52 times their speed
+ * at 56 x 56 x 64, 1.60 at 28 x 28 x 128, 1.29 at 14 x 14 x 256, where 16 tiles must repay the transform of 590 KB of weights; 7 x 7 x 512 has four tiles and runs directly,
+ * four such images at once 1.12. At 56 x 56 x 64 the products take 74 percent of the time at 93 percent of two vpdpwssd a cycle, V 9, U 2, Y 13; at 14 x 14 x 256 U takes 23. */
 #include "winograd_4x4.h"
 
 #include "epilogue.h"
@@ -89,15 +89,17 @@ static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t v
 #define ONE(n) {rows_##n##_1, rows_##n##_2},
     static rows_fn *const functions[TILE_MOST][2] = {EACH_TILE(ONE)};
 #undef ONE
-    const piece whole = {0, taken / 2};
-    part g = {.pieces = &whole, .count = 1, .strip_bytes = p->taken * HWQ_STRIP * 2, .step = p->padded * 2, .vectors = (int)vectors, .first = first};
-    for (int64_t row = 0, some; row < rows; row += some, v += some * p->padded, m += some * vectors * HWQ_STRIP) {
+    piece pieces[4];
+    part g = {.pieces = pieces, .strip_bytes = p->taken * HWQ_STRIP * 2, .step = p->v_tile * 2, .vectors = (int)vectors, .first = first};
+    for (int64_t at = 0; at < taken; at += WINOGRAD_CHANNELS)
+        pieces[g.count++] = (piece){at / WINOGRAD_CHANNELS * WINOGRAD_V_STEP * 2, (taken - at < WINOGRAD_CHANNELS ? taken - at : WINOGRAD_CHANNELS) / 2};
+    for (int64_t row = 0, some; row < rows; row += some, v += some * p->v_tile, m += some * vectors * HWQ_STRIP) {
         some = rows - row > TILE_MOST ? (rows - row + 1) / 2 : rows - row;
         for (int i = 0; i < tall; i++)
             for (int j = 0; j < broad; j++) {
-                const uint8_t *a = (const uint8_t *)(v + (SIDE * i + j) * p->v_step);
+                const uint8_t *a = (const uint8_t *)(v + (SIDE * i + j) * WINOGRAD_CHANNELS);
                 g.weights = (const int8_t *)(u + (SIDE * i + j) * p->u_step);
-                functions[some - 1][vectors - 1](&g, (const uint8_t *const[]){a, a + (some + 1) / 2 * g.step}, m + (SIDE * i + j) * p->m_step);
+                functions[some - 1][vectors - 1](&g, (const uint8_t *const[]){a, a + (some + 1) / 2 * g.step}, m + (SIDE * i + j) * WINOGRAD_M_STEP);
             }
     }
 }
@@ -106,7 +108,7 @@ static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t v
 
 /* 16 columns, or `width`, of a tile's outputs that lie in [begin, end) of its image. out: of the image's first output. The next columns' M, here of as many tiles
  * as a group has, comes nearer meanwhile. */
-INLINE void finish_strip(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f,
+INLINE void finish_strip(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, const int32_t *terms, const finish *f,
                         int64_t column, int64_t width, int64_t begin, int64_t end, char *out)
 {
     __m512i lines[LONG][SIDE];
@@ -115,8 +117,8 @@ INLINE void finish_strip(const int rows, const int columns, const hwq_conv *c, c
         __m512i sums[SIDE], gathered[LONG];
 #pragma GCC unroll 6
         for (int i = 0; i < rows + 2; i++) {
-            sums[i] = _mm512_loadu_si512(m + (SIDE * i + j) * step);
-            _mm_prefetch((const char *)(m + (SIDE * i + j) * step + COLUMNS), _MM_HINT_T0);
+            sums[i] = _mm512_loadu_si512(m + (SIDE * i + j) * WINOGRAD_M_STEP);
+            _mm_prefetch((const char *)(m + (SIDE * i + j) * WINOGRAD_M_STEP + COLUMNS), _MM_HINT_T0);
         }
         gather(rows, sums, gathered);
 #pragma GCC unroll 4
@@ -160,16 +162,16 @@ INLINE void finish_strip(const int rows, const int columns, const hwq_conv *c, c
         }
     }
 }
-INLINE void finish_tile(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f,
+INLINE void finish_tile(const int rows, const int columns, const hwq_conv *c, const tile *t, const int32_t *m, const int32_t *terms, const finish *f,
                         const hwq_epilogue *e, int64_t channel, int64_t width, int64_t begin, int64_t end, char *out)
 {
     (void)e, (void)channel; /* f has them */
     const int64_t bytes = HWQ_STRIP * hwq_type_size(f->epilogue->out_type);
     for (int64_t s = 0; s * HWQ_STRIP < width; s++)
-        finish_strip(rows, columns, c, t, m + s * HWQ_STRIP, step, terms + s * HWQ_STRIP, f, s * HWQ_STRIP, width - s * HWQ_STRIP, begin, end, out + s * bytes);
+        finish_strip(rows, columns, c, t, m + s * HWQ_STRIP, terms + s * HWQ_STRIP, f, s * HWQ_STRIP, width - s * HWQ_STRIP, begin, end, out + s * bytes);
 }
-EACH_FORM(finish_tile, (const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f, const hwq_epilogue *e, int64_t channel, int64_t width,
-                        int64_t begin, int64_t end, char *out), c, t, m, step, terms, f, e, channel, width, begin, end, out)
+EACH_FORM(finish_tile, (const hwq_conv *c, const tile *t, const int32_t *m, const int32_t *terms, const finish *f, const hwq_epilogue *e, int64_t channel, int64_t width,
+                        int64_t begin, int64_t end, char *out), c, t, m, terms, f, e, channel, width, begin, end, out)
 
 void hwq_conv_winograd_4x4__avx512vnni(const hwq_conv *c, const hwq_winograd_plan *p) { convolve(c, p); }
 

@@ -63,8 +63,7 @@ INLINE void look(const int n, const vector *d, vector *v)
 }
 
 /* The first three lines of a tile's V or, `part` 1, the last three; of a short tile all four. All six at once would not fit the registers. */
-INLINE void look_lines(const int rows, const int columns, const int part, const uint8_t *const pixels[], int64_t at, int64_t count, int is_unsigned, vector middle, int16_t *v,
-                       int64_t step)
+INLINE void look_lines(const int rows, const int columns, const int part, const uint8_t *const pixels[], int64_t at, int64_t count, int is_unsigned, vector middle, int16_t *v)
 {
     enum { PART = SIDE / 2 };
     const int lines = rows == LONG ? PART : rows + 2;
@@ -84,12 +83,12 @@ INLINE void look_lines(const int rows, const int columns, const int part, const 
         look(columns, line[i], seen);
         if (PART * part + i == 1) seen[1] = sub16(seen[1], middle);
 #pragma GCC unroll 6
-        for (int j = 0; j < columns + 2; j++) store(v + (SIDE * (PART * part + i) + j) * step, seen[j]);
+        for (int j = 0; j < columns + 2; j++) store(v + (SIDE * (PART * part + i) + j) * WINOGRAD_CHANNELS, seen[j]);
     }
 }
 
 /* A row of V's matrix sums to 0, but the second (to 6 or 2): so only position (1, 1) has a part of the 128 that unsigned inputs are taken less. */
-INLINE void look_at(const int rows, const int columns, const hwq_conv *c, const tile *t, int64_t depth, const uint8_t *padding, int16_t *v, int64_t step)
+INLINE void look_at(const int rows, const int columns, const hwq_conv *c, const tile *t, int64_t depth, const uint8_t *padding, int16_t *v)
 {
     const hwq_window *w = &c->window;
     const int64_t top = t->y - w->pad[1], left = t->x - w->pad[2], line = w->in[2] * c->channels;
@@ -108,11 +107,12 @@ INLINE void look_at(const int rows, const int columns, const hwq_conv *c, const 
     const vector middle = all16((int16_t)(is_unsigned ? (rows == LONG ? 6 : 2) * (columns == LONG ? 6 : 2) * 128 : 0));
     for (int64_t at = 0; at < depth; at += LANES) {
         const int64_t count = depth - at < LANES ? depth - at : LANES;
-        look_lines(rows, columns, 0, pixels, at, count, is_unsigned, middle, v + at, step);
-        if (rows == LONG) look_lines(rows, columns, 1, pixels, at, count, is_unsigned, middle, v + at, step);
+        int16_t *to = v + at / WINOGRAD_CHANNELS * WINOGRAD_V_STEP + at % WINOGRAD_CHANNELS;
+        look_lines(rows, columns, 0, pixels, at, count, is_unsigned, middle, to);
+        if (rows == LONG) look_lines(rows, columns, 1, pixels, at, count, is_unsigned, middle, to);
     }
 }
-EACH_FORM(look_at, (const hwq_conv *c, const tile *t, int64_t depth, const uint8_t *padding, int16_t *v, int64_t step), c, t, depth, padding, v, step)
+EACH_FORM(look_at, (const hwq_conv *c, const tile *t, int64_t depth, const uint8_t *padding, int16_t *v), c, t, depth, padding, v)
 
 INLINE void gather(const int n, const vector *m, vector *y)
 {
@@ -138,7 +138,7 @@ static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64
 /* `rows` tiles through `taken` channels at tall x broad positions, of which V, U and M are given the first; `first`: from 0 on, else from what M holds. */
 static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t vectors, int64_t taken, int first, const int16_t *u, const int16_t *v, int32_t *m);
 /* 32 columns, or `width`, of a tile's outputs that lie in [begin, end) of its image. out: of the image's first output. */
-static void each_finish_tile(const hwq_conv *c, const tile *t, const int32_t *m, int64_t step, const int32_t *terms, const finish *f, const hwq_epilogue *e, int64_t channel,
+static void each_finish_tile(const hwq_conv *c, const tile *t, const int32_t *m, const int32_t *terms, const finish *f, const hwq_epilogue *e, int64_t channel,
                              int64_t width, int64_t begin, int64_t end, char *out);
 
 /* Tiles [top, bottom) of the block, through one chunk of channels: a position of the first 16 has all tiles, one with the points 2 and -2 only long ones. */
@@ -149,8 +149,8 @@ static void multiply_tiles(const plan *p, int64_t top, int64_t bottom, const int
         const int64_t at = tall * (SIDE * 4) + broad * 4, from = tall ? ends[0] : 0, to = broad ? ends[1] : tall ? ends[2] : ends[3];
         const int64_t start = from > top ? from : top, stop = to < bottom ? to : bottom;
         if (start < stop)
-            multiply(p, stop - start, tall ? 2 : 4, broad ? 2 : 4, vectors, taken, first, u + at * p->u_step, v + at * p->v_step + start * p->padded,
-                     m + at * p->m_step + (start - top) * vectors * HWQ_STRIP);
+            multiply(p, stop - start, tall ? 2 : 4, broad ? 2 : 4, vectors, taken, first, u + at * p->u_step, v + at * WINOGRAD_CHANNELS + start * p->v_tile,
+                     m + at * WINOGRAD_M_STEP + (start - top) * vectors * HWQ_STRIP);
     }
 }
 
@@ -187,11 +187,11 @@ static void columns(const hwq_conv *c, const plan *p, const block *b, int64_t gr
         for (int64_t i = 0; i < parts; i++) {
             const int64_t top = i * each, bottom = top + each < b->count ? top + each : b->count;
             int32_t *m = (int32_t *)((char *)b->m + (p->m_kept > 1 ? i * p->m_bytes : 0));
-            multiply_tiles(p, top, bottom, b->ends, vectors, taken, chunk == 0, u, b->v + from, m);
+            multiply_tiles(p, top, bottom, b->ends, vectors, taken, chunk == 0, u, b->v + from / WINOGRAD_CHANNELS * WINOGRAD_V_STEP, m);
             for (int64_t at = top; at < bottom && chunk + 1 == p->chunks; at++) {
                 const tile *t = b->tiles + at;
                 const int64_t begin = c->first - t->number * outputs, end = c->last - t->number * outputs;
-                each_finish_tile(c, t, m + (at - top) * vectors * HWQ_STRIP, p->m_step, terms, f, e, channel, width, begin > 0 ? begin : 0, end < outputs ? end : outputs,
+                each_finish_tile(c, t, m + (at - top) * vectors * HWQ_STRIP, terms, f, e, channel, width, begin > 0 ? begin : 0, end < outputs ? end : outputs,
                                  (char *)c->out + (t->number * outputs * c->out_channels + channel) * size);
             }
         }
@@ -218,7 +218,7 @@ static void convolve(const hwq_conv *c, const plan *p)
             for (int64_t i = 0; i < b.count; i++) {
                 tile t = tiles[i];
                 t.image += group * p->depth;
-                each_look_at(c, &t, p->depth, padding, b.v + i * p->padded, p->v_step);
+                each_look_at(c, &t, p->depth, padding, b.v + i * p->v_tile);
             }
             for (int64_t column = 0; column < p->n; column += COLUMNS) columns(c, p, &b, group, column, &f, &e);
         }
