@@ -201,3 +201,14 @@ def test_transposed_convolutions_agree_and_are_quantized_around() -> None:
     calibration = hwq.calibrate(graph, x.numpy())
     quantized = hwq.quantize(graph, hwq.Plan.uniform(weights="int8", activations="uint8"), calibration)
     assert np.abs(hwq.execute(quantized, x.numpy()) - want).max() < 0.1 * np.abs(want).max()
+
+
+@needs_torch
+def test_an_average_over_another_count_is_refused() -> None:
+    import torch
+
+    for pool in (torch.nn.AvgPool2d(2, divisor_override=3), torch.nn.AvgPool3d(2, divisor_override=3)):
+        shape = (1, 2, *[4] * (3 if isinstance(pool, torch.nn.AvgPool3d) else 2))
+        with pytest.raises(Error, match="divides by 3"):
+            hwq.from_torch(pool, torch.zeros(*shape))
+    assert hwq.from_torch(torch.nn.AvgPool2d(2), torch.zeros(1, 2, 4, 4)).nodes

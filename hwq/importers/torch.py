@@ -69,6 +69,7 @@ def from_torch(module: Any, example_inputs: Any, *, dynamic_shapes: Any = None) 
         if eager:
             torch_stored.checked(torch, module, example_inputs, where)
     _require_real(program, where)
+    _require_counted(program, where)
     quantized = _quantized(program, where)
     graph = _read(_written(torch, program, where), where)
     if eager:
@@ -139,6 +140,26 @@ def _require_real(program: Any, where: str) -> None:
                 why=f"its dtype is {str(value.dtype).removeprefix('torch.')}",
                 remedy="give real and imaginary parts as two inputs (torch.view_as_real)",
             )
+
+
+def _require_counted(program: Any, where: str) -> None:
+    """Refuse averages over another count than the window's, which torch.onnx writes as if it were the window's.
+
+    Raises
+    ------
+    Error
+        A pool has a ``divisor_override``.
+    """
+    for node in program.graph.nodes:
+        if str(node.target).startswith(("aten.avg_pool2d.", "aten.avg_pool3d.")):
+            names = [argument.name for argument in node.target._schema.arguments]
+            stated = {**dict(zip(names, node.args, strict=False)), **node.kwargs}.get("divisor_override")
+            if stated is not None:
+                raise Error(
+                    f"this average divides by {stated}, and torch.onnx writes pools that divide by their window",
+                    where=f"{where}, node {node.name}",
+                    remedy="leave divisor_override out and multiply the result by window size / divisor",
+                )
 
 
 def _quantized(program: Any, where: str) -> bool:

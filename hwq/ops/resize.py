@@ -13,7 +13,7 @@ from hwq.ops import accounting, dims
 from hwq.ops.base import Inferred, Op, register
 from hwq.work import Work
 
-__all__ = ["Resize"]
+__all__ = ["Resize", "axis_weights"]
 
 _COORDINATES = (
     "half_pixel",
@@ -163,6 +163,42 @@ def _weighted(
     return result
 
 
+def _along(node: Node, x: Array, axis: int, at: NDArray[np.float32], factor: float) -> Array:
+    """One axis of `x` (float64 where the mode is no nearest) at the coordinates `at`."""
+    if node.attributes.get("mode", "nearest") != "nearest":
+        return _weighted(node, x, axis, at, factor)
+    places = _nearest(at, node.attributes.get("nearest_mode", _NEAREST[0]))
+    return np.take(x, np.clip(places, 0, x.shape[axis] - 1), axis=axis)
+
+
+def axis_weights(node: Node, shape: Sequence[int], inputs: Sequence[Array | None]) -> list[tuple[int, Array]]:
+    """The operator as products: each axis that is resized, and its matrix (outputs, inputs) in float64.
+
+    Parameters
+    ----------
+    node : Node
+    shape : sequence of int
+        Of the operand that is resized.
+    inputs : sequence
+        The node's operands; the first is not read.
+
+    Raises
+    ------
+    Error
+        The mode is tf_crop_and_resize, which writes constants too.
+    """
+    scales, sizes = [*inputs, None, None][2:4]
+    made, factors = _target(node, tuple(shape), scales if scales is not None and scales.size else None, sizes)
+    mode = node.attributes.get("coordinate_transformation_mode", "half_pixel")
+    if mode == "tf_crop_and_resize":
+        raise dims.fault(node, "tf_crop_and_resize is no product of an image and a matrix")
+    return [
+        (axis, _along(node, np.eye(size), 0, _coordinates(mode, int(count), size, factor, (0.0, 1.0)), factor))
+        for axis, (count, size, factor) in enumerate(zip(made, shape, factors, strict=True))
+        if factor is not None and not (count == size and factor == 1.0)
+    ]
+
+
 def _between(at: NDArray[np.float32], size: int) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...]:
     """The elements before and after each coordinate, each with its weight; the edge element counts twice by half."""
     place = np.clip(at, np.float32(0), np.float32(size - 1))
@@ -250,12 +286,7 @@ class Resize(Op):
             if mode == "tf_crop_and_resize":
                 beyond = (at < 0) | (at > x.shape[axis] - 1)
                 outside = outside | beyond.reshape([-1 if index == axis else 1 for index in range(x.ndim)])
-            if smooth:
-                result = _weighted(node, result, axis, at, factor)
-            else:
-                result = np.take(
-                    result, np.clip(_nearest(at, get("nearest_mode", _NEAREST[0])), 0, x.shape[axis] - 1), axis=axis
-                )
+            result = _along(node, result, axis, at, factor)
         if np.any(outside):
             result = np.where(outside, np.float64(np.float32(get("extrapolation_value", 0.0))), result)
         return [result.astype(x.dtype, copy=False)]

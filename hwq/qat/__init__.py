@@ -110,8 +110,9 @@ def distill(
 ) -> list[float]:
     """Train a prepared module to give what its float model gives (Hinton et al. 2015), with Adam and a cosine schedule.
 
-    The loss is ``T^2 KL(softmax(teacher / T) || softmax(student / T))`` over the last axis of the values that enter the last
-    Softmax, or of the outputs, and with labels ``label_weight`` times the cross entropy beside it.
+    The loss is ``T^2 KL(softmax(teacher / T) || softmax(student / T))`` over the last axis of every float output, or of the
+    values that enter its Softmax; of outputs whose last axis has one element the squared difference over the teacher's mean
+    square. Losses of several outputs are added, and with labels ``label_weight`` times the cross entropy of the first.
 
     Parameters
     ----------
@@ -121,7 +122,7 @@ def distill(
         One array where the model has one input; samples lie along the first axis.
     labels : integer array (samples,), optional
     teacher : callable, optional
-        Takes a batch as tensors and gives logits; default: the float model that was prepared.
+        Takes a batch as tensors and gives logits, one tensor or one for each output; default: the float model that was prepared.
     epochs, batch : int
     rate : float
         Peak step of Adam. Every parameter is in units of its own scale, so one rate serves all layers: 1e-2 is a hundredth of
@@ -146,8 +147,8 @@ def distill(
     Raises
     ------
     Error
-        There are no samples, labels do not fit, a number makes no training (epochs of 0, an average of 1), or the loss is not
-        finite.
+        There are no samples, labels do not fit, nothing can be trained, a number makes no training (epochs of 0, an average of
+        1), or the loss is not finite.
     """
     _need("torch", f"torch=={VERSION}")
     from hwq.qat.training import distilled

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-__all__ = ["instead", "instead_within", "round_through", "round_within", "scale_gradient"]
+__all__ = ["finite", "instead", "instead_within", "round_through", "round_within", "scale_gradient"]
 
 
 class _Round(Function):  # type: ignore[misc]
@@ -69,6 +69,21 @@ class _Scale(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         return gradient * ctx.factor, None
+
+
+class _Finite(Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+
+
+def finite(x: Any) -> Any:
+    """`x`; where a function of it has no finite slope (a root of 0, which stored values are often), no gradient passes."""
+    return _Finite.apply(x)
 
 
 def round_through(x: Any) -> Any:

@@ -30,7 +30,7 @@ from hwq.graph import Array, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops.application import evaluate_node
 from hwq.ops.storage import integer_range
 from hwq.qat import operators, products
-from hwq.qat.gradients import instead, instead_within, round_through, round_within, scale_gradient
+from hwq.qat.gradients import finite, instead, instead_within, round_through, round_within, scale_gradient
 from hwq.qat.state import State, Stored, spread
 
 __all__ = ["Network"]
@@ -80,10 +80,11 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         made = {name for node in self.lowered.nodes for name in node.outputs if name}
         return {name: stored_array(value) for name, value in values.items() if name in made}
 
-    def logits(self, *inputs: Any, **named: Any) -> Any:
-        """What enters the last Softmax, else the first output: where `distill` compares."""
+    def logits(self, *inputs: Any, **named: Any) -> list[Any]:
+        """Each output that is a float, or what enters the Softmax that makes it: where `distill` compares."""
         values = self.values(*inputs, **named)
-        return self.real(values[logits_name(self.lowered)])
+        made = [self.real(values[name]) for name in logits_names(self.lowered)]
+        return [value for value in made if isinstance(value, torch.Tensor)]
 
     def real(self, value: Any) -> Any:
         """A value as real numbers: stored integers times their scale, in float32."""
@@ -277,6 +278,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
     def _island(self, node: Node, operands: list[Any], given: list[Any] | None = None) -> Sequence[Any]:
         """The program's own step gives the value, the torch operator the gradient; `given` are operands as real numbers."""
         real = [self.real(one) for one in operands] if given is None else given
+        real = [finite(one) if isinstance(one, torch.Tensor) else one for one in real]
         if node.op == "QuantizeLinear":
             soft: tuple[Any, ...] = (real[0],)
         elif node.kind == "hwq::Table":
@@ -288,7 +290,8 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         made = []
         for index, (value, right) in enumerate(zip(soft, exact, strict=False)):
             if self.lowered.tensors[node.outputs[index]].quantization is None:
-                made.append(instead(value, torch.from_numpy(right)))
+                real_one = right.dtype.kind == "f" and isinstance(value, torch.Tensor)
+                made.append(instead(value, torch.from_numpy(right)) if real_one else right)
                 continue
             scale, zero, dtype, key = self._made(node, index)
             low, high = integer_range(dtype)
@@ -340,17 +343,21 @@ def stored_array(value: Any) -> Array:
     if isinstance(value, Stored):
         zero = value.spread_zero()
         made = value.centered.detach().numpy().astype(np.int64) + zero
-        return np.ascontiguousarray(made.astype(carrier(value.dtype)))
-    return np.ascontiguousarray(value.detach().numpy()) if isinstance(value, torch.Tensor) else value
+        return np.array(made.astype(carrier(value.dtype)), order="C")
+    return np.array(value.detach().numpy(), order="C") if isinstance(value, torch.Tensor) else value
 
 
-def logits_name(graph: Graph) -> str:
-    """What enters the Softmax that makes the first output (behind Q and DQ), else the first output."""
-    name = graph.outputs[0]
+def logits_names(graph: Graph) -> list[str]:
+    """For each output what enters the Softmax that makes it (behind Q and DQ), else the output."""
+    return [_behind_softmax(graph, name) for name in graph.outputs]
+
+
+def _behind_softmax(graph: Graph, output: str) -> str:
+    name = output
     while True:
         node = graph.producers.get(name)
         if node is None or node.op not in {"DequantizeLinear", "QuantizeLinear", "Softmax"}:
-            return graph.outputs[0]
+            return output
         if node.op == "Softmax":
             return node.inputs[0]
         name = node.inputs[0]
@@ -368,6 +375,6 @@ def _feeds(graph: Graph, inputs: Sequence[Any], named: Mapping[str, Any]) -> dic
         )
     made = {}
     for name, value in feeds.items():
-        tensor = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+        tensor = torch.from_numpy(np.array(value, order="C")) if isinstance(value, np.ndarray) else value
         made[name] = tensor if graph.tensors[name].dtype.startswith("float") else tensor.numpy()
     return made

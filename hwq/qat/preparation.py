@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from hwq.calibration import Calibration
     from hwq.plan import Plan
 
-__all__ = ["prepared"]
+__all__ = ["open_batch", "prepared"]
 
 
 def prepared(
@@ -110,20 +111,27 @@ def _imported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Graph:
     if example_inputs is None:
         raise Error("a module needs example_inputs", where="qat.prepare", remedy="pass what its forward takes")
     if dynamic_shapes is None:
-        dynamic_shapes = _open_batch(example_inputs)
+        dynamic_shapes = open_batch(model, example_inputs)
     return from_torch(model, example_inputs, dynamic_shapes=dynamic_shapes)
 
 
-def _open_batch(example_inputs: Any) -> Any:
+def open_batch(module: Any, example_inputs: Any) -> Any:
     """The first dimension of every input left open, where torch.export finds that it can be."""
 
     def of(value: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.ndim else None
+        if isinstance(value, torch.Tensor):
+            return {0: torch.export.Dim.AUTO} if value.ndim else None
+        if isinstance(value, Mapping):
+            return {name: of(one) for name, one in value.items()}
+        return type(value)(of(one) for one in value) if type(value) in {tuple, list} else None
 
-    if isinstance(example_inputs, Mapping):
-        return {name: of(value) for name, value in example_inputs.items()}
-    values = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    return tuple(of(value) for value in values)
+    named = example_inputs if isinstance(example_inputs, Mapping) else {}
+    values = () if named else example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    try:  # a forward that takes *inputs has one argument of several tensors
+        bound = inspect.signature(module.forward).bind(*values, **named)
+    except TypeError:  # torch.export says what does not fit
+        return of(dict(named)) if named else of(tuple(values))
+    return of(bound.arguments)
 
 
 def _arrays(graph: Graph, example_inputs: Any) -> Any:

@@ -15,7 +15,7 @@ from hwq.graph import Node
 from hwq.lowering.simplification import clip_bounds
 from hwq.ops import spatial
 from hwq.ops.storage import integer_range
-from hwq.qat import operators
+from hwq.qat import windows
 from hwq.qat.gradients import round_through
 from hwq.qat.state import Stored
 
@@ -90,9 +90,9 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     left, right = x.centered.to(dtype), w.centered.to(dtype)
     joins = None if bias is None else bias.to(dtype)
     if node.op == "Conv":
-        total = operators.convolve(node, left, right, joins)
+        total = windows.convolve(node, left, right, joins)
     elif node.op == "ConvTranspose":
-        total = operators.spread(node, left, right)
+        total = windows.spread(node, left, right)
     else:
         get = node.attributes.get
         total = torch.matmul(
@@ -133,7 +133,9 @@ def clamped(node: Node, centered: Any, scale: Any, limits: tuple[int, int], cons
             bounds = clip_bounds(constant, part)
             if bounds is None:
                 raise Error("these bounds are computed at run time", where=f"node {part.name}")
-            edges = [torch.clamp(round_through(torch.tensor(float(one)) / scale), least, most) for one in bounds]
+            # An infinite bound over the scale would have the derivative infinity times 0.
+            ends = [min(max(float(one), -1e30), 1e30) for one in bounds]
+            edges = [torch.clamp(round_through(torch.tensor(one) / scale), least, most) for one in ends]
             low, high = torch.maximum(low, edges[0]), torch.minimum(high, edges[1])
     return torch.minimum(torch.maximum(centered, torch.minimum(low, high)), high)
 

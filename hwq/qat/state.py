@@ -189,7 +189,7 @@ def _stands_in(lowered: Graph, name: str) -> bool:
 
 def _fixed(quantized: Graph, lowered: Graph, holders: Mapping[str, str]) -> set[str]:
     """Scales that must keep their value: no constants of the graph, read as something else too, one tensor's second
-    scale, of a constant that a copy stands in for, or what the lowering derives an integer bias from.
+    scale, of a constant that a copy stands in for, or what the lowering derives an integer bias (one behind a DQ too) from.
     """
     fixed = set()
     for scale in set(holders.values()):
@@ -207,7 +207,12 @@ def _fixed(quantized: Graph, lowered: Graph, holders: Mapping[str, str]) -> set[
             if part.op == "DequantizeLinear" and _stands_in(lowered, part.inputs[0]):
                 fixed.add(part.inputs[1])
         bias = node.inputs[2] if len(node.inputs) > 2 else ""
-        derived = bias and lowered.tensors[bias].dtype == "int32" and bias not in quantized.tensors
+        maker = lowered.producers.get(bias)
+        stored = maker.inputs[0] if maker is not None and maker.op == "DequantizeLinear" else bias
+        derived = stored and lowered.tensors[stored].dtype == "int32" and stored not in quantized.tensors
+        if maker is not None and derived:  # the operator reads its operands as floats
+            sources = [lowered.producers.get(name) for name in node.inputs[:2]]
+            fixed |= {part.inputs[1] for part in sources if part is not None and part.op == "DequantizeLinear"}
         if derived or (bias and len(lowered.consumers[bias]) > 1):
             fixed |= {holders[name] for name in node.inputs[:2] if name in holders}
     return fixed

@@ -32,12 +32,12 @@ class Teacher(torch.nn.Module):  # type: ignore[misc]
         made = tuple(values[name] for name in self.graph.outputs)
         return made[0] if len(made) == 1 else made
 
-    def logits(self, *inputs: Any, **named: Any) -> Any:
-        """What enters the Softmax that makes the first output, else the first output."""
-        maker = self.graph.producers.get(self.graph.outputs[0])
-        softmax = maker is not None and maker.op == "Softmax"
+    def logits(self, *inputs: Any, **named: Any) -> list[Any]:
+        """Each output that is a float, or what enters the Softmax that makes it."""
         values = self.values(*inputs, **named)
-        return values[maker.inputs[0] if softmax and maker is not None else self.graph.outputs[0]]
+        makers = [(name, self.graph.producers.get(name)) for name in self.graph.outputs]
+        names = [maker.inputs[0] if maker is not None and maker.op == "Softmax" else name for name, maker in makers]
+        return [values[name] for name in names if isinstance(values[name], torch.Tensor)]
 
     def values(self, *inputs: Any, **named: Any) -> dict[str, Any]:
         """Every value by name."""
@@ -47,9 +47,6 @@ class Teacher(torch.nn.Module):  # type: ignore[misc]
             operands = [values[name] if name else None for name in node.inputs]
             if all(one is None or isinstance(one, np.ndarray) for one in operands):
                 made: Any = evaluate_node(node, operands, self.graph)
-            elif node.op == "Shape":
-                shaped: Any = operands[0]
-                made = evaluate_node(node, [np.empty(tuple(shaped.shape), np.uint8)], self.graph)
             else:
                 made = operators.compute(node, operands)
             values.update({name: value for name, value in zip(node.outputs, made, strict=False) if name})

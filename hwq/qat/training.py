@@ -56,6 +56,13 @@ def distilled(
     teach = teacher if teacher is not None else _teacher(network, label_weight)
     total = epochs * -(-count // batch)
     warm = max(1, int(total * WARM_UP))
+    if not any(one.numel() for one in network.parameters()):
+        raise Error(
+            "there is nothing to train",
+            where=f"graph {network.quantized.name}",
+            why="the plan quantizes no weight, bias or activation of it",
+            remedy="prepare a model that has them, or another plan",
+        )
     adam = _Adam([*network.weights, *network.biases], [*network.factors])
     means = _Means([*network.weights, *network.biases, *network.factors], average) if average else None
     generator = torch.Generator().manual_seed(seed)
@@ -191,12 +198,28 @@ def _loss(
     label_weight: float,
 ) -> Any:
     logits = network.logits(**part)
+    if not any(one.requires_grad for one in logits):
+        raise Error(
+            "no parameter reaches the outputs",
+            where=f"graph {network.quantized.name}",
+            why="they are places, comparisons, or inputs as they came",
+            remedy="prepare the part of the model in front of them",
+        )
     loss = torch.zeros(())
     if teach is not None:
         with torch.no_grad():
-            wanted = F.log_softmax(teach(**part) / temperature, -1)
-        given = F.log_softmax(logits / temperature, -1)
-        loss = temperature**2 * F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+            wanted = teach(**part)
+        several = isinstance(wanted, (tuple, list))
+        for given, right in zip(logits, wanted if several else [wanted], strict=False):
+            loss = loss + _distance(given, right, temperature)
     if answers is not None and label_weight > 0:
-        loss = loss + label_weight * F.cross_entropy(logits, answers)
+        loss = loss + label_weight * F.cross_entropy(logits[0], answers)
     return loss
+
+
+def _distance(given: Any, wanted: Any, temperature: float) -> Any:
+    """The divergence over the last axis; of single numbers the squared difference over the teacher's mean square."""
+    if not given.ndim or given.shape[-1] == 1:
+        return (given - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)
+    one, other = F.log_softmax(wanted / temperature, -1), F.log_softmax(given / temperature, -1)
+    return temperature**2 * F.kl_div(other, one, reduction="none", log_target=True).sum(-1).mean()
