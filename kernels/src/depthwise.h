@@ -4,13 +4,23 @@
 #include "conv.h"
 #include "window.h"
 
-/* Channels, padded to what the widest path takes at once. */
-enum { HWQ_DEPTHWISE_LANES = 32 };
+/* Channels, padded to what the widest path takes at once. Bytes of 3 x 3's constants for each (depthwise_3x3_avx2.c). */
+enum { HWQ_DEPTHWISE_LANES = 32, HWQ_DEPTHWISE_CONSTANTS = 36 };
 
 static inline int64_t hwq_depthwise_padded(int64_t channels)
 {
     return (channels + HWQ_DEPTHWISE_LANES - 1) / HWQ_DEPTHWISE_LANES * HWQ_DEPTHWISE_LANES;
 }
+
+/* 3 x 3 of images, with strides of 1 or 2, in at least 8 channels. */
+static inline int hwq_depthwise_is_3x3(const hwq_conv *c)
+{
+    const hwq_window *w = &c->window;
+    int is = c->channels >= 8 && w->in[0] == 1 && w->out[0] == 1 && w->kernel[0] == 1 && w->pad[0] == 0;
+    for (int d = 1; d < 3; d++) is &= w->kernel[d] == 3 && w->stride[d] <= 2 && w->dilation[d] == 1;
+    return is;
+}
+void hwq_depthwise_3x3__avx2(const hwq_conv *conv);
 
 /* Bytes, each a multiple of 64: interleaved weights, then bias and scales, of every block; one pixel of padding; accumulators
  * [position][channel]; finished pixels to be turned (channel-first); the pointers and offsets of the taps. */
@@ -23,7 +33,7 @@ static inline hwq_depthwise_shape hwq_depthwise_measure(const hwq_conv *c)
     const int64_t taps = hwq_window_taps(&c->window), padded = hwq_depthwise_padded(c->channels);
     hwq_depthwise_shape s;
     s.pairs = (taps + 1) / 2;
-    s.weights = s.pairs * padded * 4;
+    s.weights = hwq_align(padded * (s.pairs * 4 > HWQ_DEPTHWISE_CONSTANTS ? s.pairs * 4 : HWQ_DEPTHWISE_CONSTANTS));
     s.constants = padded * 8;
     s.padding = hwq_align(padded);
     s.acc = hwq_depthwise_rows(c->channels) * padded * 4;

@@ -4,10 +4,7 @@
  * Interleaving works in halves of 128 bits: `low` holds channels 0-3, 8-11, `high` 4-7, 12-15.
  * Inputs are taken as they are, |x| <= 255, weights less their zero point, |w - zw| <= 255: a pair is below 2^17. The activations'
  * zero point is a constant of each channel, za * sum (w - zw), because padding holds it too; it goes into the bias, modulo 2^32.
- * 3 x 3 with stride 1 or 2 along x and dilation 1 slides: a column is loaded, widened and interleaved once and serves all its
- * outputs, (row 0, row 1) in one pair, row 2 with its neighbor in another: 10 dots and, for each column, 3 loads, 4 interleavings.
- * Measured on a Cascade Lake Xeon, one thread, R4 to bytes: 18 GMAC/s at 112 x 112 x 32, about a third of what 20 multiply-adds an
- * output alone would allow: loads, interleaving and requantization take the rest.
+ * 3 x 3 in 8 channels or more has a driver of its own: depthwise_3x3_avx2.c.
  * R4 to bytes is finished in registers: packing undoes what interleaving did to the order of channels. */
 #include "depthwise.h"
 #include "epilogue.h"
@@ -80,10 +77,7 @@ typedef struct {
     const hwq_epilogue *epilogue; /* the residual comes later */
     hwq_depthwise_shape shape;
     int64_t blocks, padded;
-    int fused, slides;       /* the epilogue is done in registers; the 3 x 3 driver runs */
-    int along, across;       /* dimensions: the driver slides along one, its three lines lie across the other */
-    int64_t column, line;    /* bytes from column to column of the image, and from line to line */
-    int64_t next;            /* channels of the result from one output to the next */
+    int fused;               /* the epilogue is done in registers */
     vector hi;               /* float; of the fused epilogue, less the zero point */
     vector lo, zero_point;   /* int16 */
     int16_t *weights;        /* [block][pair][channels][2], halves as unpacked */
@@ -105,16 +99,13 @@ static void prepare(const plan *p)
 {
     const hwq_conv *c = p->conv;
     const int64_t taps = hwq_window_taps(&c->window);
-    static const int64_t rowwise[5][2] = {{0, 3}, {1, 4}, {2, 5}, {6, 7}, {-1, 8}}, columnwise[5][2] = {{0, 1}, {3, 4}, {6, 7}, {2, 5}, {-1, 8}};
-    const int64_t (*sliding)[2] = p->along == 2 ? rowwise : columnwise;
     const vector ones = all16(1), zero_point = all32(c->a_zero_point);
     for (int64_t block = 0; block < p->blocks; block++) {
         const int64_t at = block_start(c->channels, block), left = c->channels - at;
         vector low = zero(), high = low, sum_low = low, sum_high = low;
         for (int64_t pair = 0; pair < p->shape.pairs; pair++) {
-            const int64_t first = p->slides ? sliding[pair][0] : 2 * pair, second = p->slides ? sliding[pair][1] : 2 * pair + 1;
-            const vector a = first >= 0 ? words(c->taps_s16 + first * c->channels + at, left) : zero();
-            const vector b = second < taps ? words(c->taps_s16 + second * c->channels + at, left) : zero();
+            const vector a = words(c->taps_s16 + 2 * pair * c->channels + at, left);
+            const vector b = 2 * pair + 1 < taps ? words(c->taps_s16 + (2 * pair + 1) * c->channels + at, left) : zero();
             const vector l = interleave_low(a, b), h = interleave_high(a, b);
             int16_t *to = p->weights + (block * p->shape.pairs + pair) * LANES * 2;
             store(to, l), store(to + LANES, h);
@@ -150,70 +141,6 @@ static inline __attribute__((always_inline)) void finish(const plan *p, const in
 
 #define PAIR(low, high, a, b, i) (low = dot(low, a, load(w + 2 * LANES * (i))), high = dot(high, b, load(w + 2 * LANES * (i) + LANES)))
 
-/* Take one column and finish the output whose right column it is. Slot x of a, b: rows 0 and 1 of a column; of i, j: row 2 of a
- * column and of the one before; `before`, `last` are the slots of the two columns before, `now` is this one's. */
-#define COLUMN(before, last, now, finishes)                                                                                   \
-    do {                                                                                                                      \
-        const vector d0 = widen(x0, is_unsigned, LANES), d1 = widen(x1, is_unsigned, LANES), d2 = widen(x2, is_unsigned, LANES); \
-        a[now] = interleave_low(d0, d1), b[now] = interleave_high(d0, d1);                                       \
-        i[now] = interleave_low(row2, d2), j[now] = interleave_high(row2, d2);                                   \
-        row2 = d2;                                                                                                            \
-        if (finishes) {                                                                                                       \
-            vector low = load(constants), high = load(constants + LANES / 2);                                                        \
-            PAIR(low, high, a[before], b[before], 0);                                                                         \
-            PAIR(low, high, a[last], b[last], 1);                                                                             \
-            PAIR(low, high, a[now], b[now], 2);                                                                               \
-            PAIR(low, high, i[last], j[last], 3);                                                                             \
-            PAIR(low, high, i[now], j[now], 4);                                                                               \
-            finish(p, how, constants, low, high, LANES, out, acc);                                                            \
-            out += next, acc += p->padded;                                                                                    \
-        }                                                                                                                     \
-    } while (0)
-
-#define NEXT_COLUMN (x0 += step0, x1 += step1, x2 += step2)
-
-/* `count` outputs of one block along a line; rows[r]: pixel 0 of the input line under the kernel's r, or NULL in the padding. */
-static inline __attribute__((always_inline)) void slide(const plan *p, const int is_unsigned, const int how, const int stride, const uint8_t *const rows[3],
-                                                        int64_t column, int64_t count, int64_t block, uint8_t *out, int32_t *acc)
-{
-    const int64_t at = block_start(p->conv->channels, block), width = p->conv->window.in[p->along], stop = (count - 1) * stride + 1;
-    const int64_t step = p->column, next = p->next;
-    const int16_t *w = p->weights + block * p->shape.pairs * LANES * 2;
-    const int32_t *constants = p->constants + block * LANES * 2;
-    const uint8_t *const padding = p->padding + at;
-    const int64_t step0 = rows[0] ? step : 0, step1 = rows[1] ? step : 0, step2 = rows[2] ? step : 0;
-    vector a[3], b[3], i[3], j[3], row2 = zero();
-    for (int slot = 0; slot < 3; slot++) a[slot] = b[slot] = i[slot] = j[slot] = row2;
-    out += at, acc += at;
-    for (int64_t o = -2; o < stop;) { /* columns, counted from the first output's right one; every stride-th finishes an output */
-        const int inside = column >= 0 && column < width;
-        const uint8_t *x0 = inside && rows[0] ? rows[0] + column * step + at : padding, *x1 = inside && rows[1] ? rows[1] + column * step + at : padding;
-        const uint8_t *x2 = inside && rows[2] ? rows[2] + column * step + at : padding;
-        if (inside && (stride == 1 ? o >= 0 : o > 0 && o % 2)) { /* by threes, so that every column keeps its registers */
-            const int64_t most = stop - o < width - column ? stop - o : width - column, before = o;
-            for (int64_t n = 0; n + 3 * stride <= most; n += 3 * stride, o += 3 * stride, column += 3 * stride) {
-                COLUMN(0, 1, 2, stride == 1);
-                NEXT_COLUMN;
-                COLUMN(1, 2, 0, 1);
-                NEXT_COLUMN;
-                COLUMN(2, 0, 1, stride == 1);
-                NEXT_COLUMN;
-                if (stride == 1) continue;
-                COLUMN(0, 1, 2, 1);
-                NEXT_COLUMN;
-                COLUMN(1, 2, 0, 0);
-                NEXT_COLUMN;
-                COLUMN(2, 0, 1, 1);
-                NEXT_COLUMN;
-            }
-            if (o > before) continue;
-        }
-        COLUMN(0, 1, 2, o >= 0 && o % stride == 0);
-        a[0] = a[1], b[0] = b[1], a[1] = a[2], b[1] = b[2], i[1] = i[2], j[1] = j[2];
-        o++, column++;
-    }
-}
-
 /* All channels of one position, from its taps' pixels. */
 static inline __attribute__((always_inline)) void position(const plan *p, const int is_unsigned, const int how, uint8_t *out, int32_t *acc)
 {
@@ -239,22 +166,12 @@ static inline __attribute__((always_inline)) void position(const plan *p, const 
     }
 }
 
-/* `count` outputs of one row of outputs (of one column, where the driver slides along them), all channels. origin: of the first. */
+/* `count` outputs of one row of outputs, all channels. origin: of the first. */
 static inline __attribute__((always_inline)) void run(const plan *p, const int is_unsigned, const int how, const uint8_t *image, const int64_t origin[3],
                                                       int64_t count, uint8_t *out, int32_t *acc)
 {
     const hwq_conv *c = p->conv;
     const hwq_window *w = &c->window;
-    if (p->slides) {
-        const uint8_t *rows[3];
-        const int64_t first = origin[p->across];
-        for (int r = 0; r < 3; r++) rows[r] = first + r >= 0 && first + r < w->in[p->across] ? image + (first + r) * p->line : NULL;
-        for (int64_t block = 0; block < p->blocks; block++) {
-            if (w->stride[p->along] == 1) slide(p, is_unsigned, how, 1, rows, origin[p->along], count, block, out, acc);
-            else slide(p, is_unsigned, how, 2, rows, origin[p->along], count, block, out, acc);
-        }
-        return;
-    }
     int64_t here[3] = {origin[0], origin[1], origin[2]};
     int whole_rows = 1;
     for (int d = 0; d < 2; d++) whole_rows &= here[d] >= 0 && here[d] + (w->kernel[d] - 1) * w->dilation[d] < w->in[d];
@@ -297,13 +214,6 @@ static void drive(const void *given, const uint8_t *image, int64_t number, int64
     const hwq_epilogue *epilogue = p->epilogue;
     const int64_t width = c->window.out[2], outputs = hwq_window_outputs(&c->window), most = hwq_depthwise_rows(c->channels);
     const int64_t size = hwq_type_size(epilogue->out_type);
-    if (p->along == 1) { /* whole images alone */
-        for (int64_t x = 0; x < width; x++) {
-            const int64_t origin[3] = {0, -c->window.pad[1], x * c->window.stride[2] - c->window.pad[2]};
-            run_any(p, image, origin, c->window.out[1], (uint8_t *)c->out + (number * outputs + x) * c->channels);
-        }
-        return;
-    }
     for (int64_t at = begin, count; at < end; at += count) {
         int64_t origin[3];
         count = width - at % width;
@@ -321,20 +231,12 @@ static void drive(const void *given, const uint8_t *image, int64_t number, int64
 static void depthwise(const hwq_conv *c)
 {
     const hwq_window *w = &c->window;
-    const int64_t channels = c->channels, outputs = hwq_window_outputs(w), inputs = hwq_window_inputs(w);
+    const int64_t channels = c->channels, inputs = hwq_window_inputs(w);
     hwq_epilogue epilogue = *c->epilogue;
     epilogue.residual_op = NULL;
-    if (channels == 0 || c->first >= c->last) return;
     plan p = {.conv = c, .epilogue = &epilogue, .shape = hwq_depthwise_measure(c), .blocks = (channels + LANES - 1) / LANES};
     p.padded = hwq_depthwise_padded(channels);
     p.fused = epilogue.kind == HWQ_KIND_REQUANT && epilogue.rounding == HWQ_ROUND_FP32 && epilogue.out_type <= HWQ_S8 && !epilogue.float_bias && !epilogue.lut;
-    p.slides = channels >= LANES && w->in[0] == 1 && w->out[0] == 1;
-    for (int d = 0; d < 3; d++) p.slides &= w->kernel[d] == (d ? 3 : 1) && w->stride[d] <= 2 && w->dilation[d] == 1 && (d || w->pad[0] == 0);
-    /* A line costs two columns more than it has outputs, and the last ones do not come by threes: the fewer lines, the better. */
-    const int turned = p.slides && p.fused && c->layout == HWQ_NHWC && w->out[2] < w->out[1] && c->first % outputs == 0 && c->last % outputs == 0;
-    p.along = turned ? 1 : 2, p.across = turned ? 2 : 1;
-    p.column = turned ? w->in[2] * channels : channels, p.line = turned ? channels : w->in[2] * channels;
-    p.next = turned ? w->out[2] * channels : channels;
     p.lo = all16((short)epilogue.lo);
     p.hi = all_f32((float)(epilogue.hi - epilogue.zero_point));
     p.zero_point = all16((short)epilogue.zero_point);
@@ -357,7 +259,12 @@ static void depthwise(const hwq_conv *c)
     hwq_conv_images(c, drive, &p);
 }
 
-void hwq_depthwise_s32__avx2(const hwq_conv *c) { depthwise(c); }
+void hwq_depthwise_s32__avx2(const hwq_conv *c)
+{
+    if (c->channels == 0 || c->first >= c->last) return;
+    if (hwq_depthwise_is_3x3(c)) hwq_depthwise_3x3__avx2(c);
+    else depthwise(c);
+}
 
 HWQ_TARGET_END
 #endif

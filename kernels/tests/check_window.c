@@ -328,6 +328,19 @@ static void depthwise_blocks(int path)
             check_begin("depthwise_s32", path);
             integers(&s, path, HWQ_NHWC, n & 1 ? HWQ_U8 : HWQ_S8, (int)(n % FILLS), 1, 0);
         }
+    /* Lines longer than what is taken at once, small images of all shapes, whole ones in a run, and more padding than the kernel reaches over. */
+    for (int64_t width = 1; width <= 17; width++)
+        for (int64_t stride = 1; stride <= 2; stride++) {
+            const int64_t high = (7 * width + stride) % 13 + 1;
+            const shape s = {3, 8 + width, 1, 1, {{1, high, width}, {1, 3, 3}, {1, 1 + width % 2, stride}, {1, 1, 1}, {0, 1 + width % 4, 1 + high % 6}, {0}}};
+            check_begin("depthwise_s32", path);
+            for (int layout = 0; layout < 2; layout++) integers(&s, path, layout, width & 1 ? HWQ_U8 : HWQ_S8, (int)(width % FILLS), 0, 0);
+        }
+    for (int64_t width = 126; width <= 131; width++) {
+        const shape s = {1, 12, 1, 1, {{1, 2, width * (1 + width % 2)}, {1, 3, 3}, {1, 1, 1 + width % 2}, {1, 1, 1}, {0, 1, 1}, {0}}};
+        check_begin("depthwise_s32", path);
+        integers(&s, path, HWQ_NHWC, width & 2 ? HWQ_U8 : HWQ_S8, (int)(width % FILLS), 0, 0);
+    }
 }
 
 void check_window(void)
