@@ -14,6 +14,7 @@ from hwq.errors import Error
 from hwq.files import Stream, read_npz, streams
 from hwq.graph import Array, Graph, Shape, Tensor, carrier
 from hwq.names import display_name
+from hwq.operator_kinds import MOVES
 
 __all__ = ["Batch", "Batches", "Feed", "cut", "feeds", "length"]
 
@@ -117,7 +118,8 @@ def _read(graph: Graph, path: Path) -> Iterator[Feed]:
         piece = dict(zip(chosen, arrays, strict=True))
         for name, array in piece.items():
             if graph.tensors[name].dtype == "bfloat16" or array.dtype.kind == "f":
-                _require_finite(array, f"{where}, input {display_name(name)}", start)
+                masks = _may_mask(graph, name)
+                _require_finite(array, f"{where}, input {display_name(name)}", start, masks)
         yield piece
 
 
@@ -138,7 +140,9 @@ def _checked(graph: Graph, batch: Any, where: str) -> Feed:
         )
     bound: dict[str, int] = {}
     return {
-        name: _fitting(graph.tensors[name], np.asarray(given[name]), f"{where}, input {display_name(name)}", bound)
+        name: _fitting(
+            graph, graph.tensors[name], np.asarray(given[name]), f"{where}, input {display_name(name)}", bound
+        )
         for name in graph.inputs
     }
 
@@ -172,11 +176,20 @@ def _listed(names: Iterable[Any]) -> str:
     return ", ".join(display_name(name) for name in names)
 
 
-def _fitting(tensor: Tensor, array: Array, where: str, bound: dict[str, int]) -> Array:
+def _fitting(graph: Graph, tensor: Tensor, array: Array, where: str, bound: dict[str, int]) -> Array:
     _require_fit(tensor, array, where, bound)
     if array.dtype.kind == "f" or tensor.dtype == "bfloat16":
-        _require_finite(array, where)
+        _require_finite(array, where, masks=_may_mask(graph, tensor.name))
     return array
+
+
+def _may_mask(graph: Graph, name: str) -> bool:
+    """Whether a value is only added or chosen on its way, so that minus infinity in it hides others: an attention mask."""
+    readers = graph.consumers.get(name, ())
+    return bool(readers) and all(
+        node.op in {"Add", "Where"} or ((node.op in MOVES or node.op == "Cast") and _may_mask(graph, node.outputs[0]))
+        for node in readers
+    )
 
 
 def _require_fit(tensor: Tensor, array: Array, where: str, bound: dict[str, int]) -> None:
@@ -214,8 +227,8 @@ def _matches(shape: Shape, given: tuple[int, ...], bound: dict[str, int]) -> boo
     return True
 
 
-def _require_finite(array: Array, where: str, before: int = 0) -> None:
-    finite = np.isfinite(array)
+def _require_finite(array: Array, where: str, before: int = 0, masks: bool = False) -> None:
+    finite = np.isfinite(array) | ((array == -np.inf) & masks)
     if not finite.all():
         place = np.unravel_index(int(np.argmin(finite)), array.shape)
         sample = f", sample {before + int(place[0])}" if array.ndim else ""

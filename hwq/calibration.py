@@ -44,6 +44,9 @@ class Calibration:
         Second moments of the linear layers' inputs; empty unless asked for.
     skipped : tuple of str
         Linear layers whose moments would have passed the memory bound.
+    unbounded : tuple of str
+        Activations that held minus infinity, as attention masks do: no range covers them, so they have no statistics and stay
+        float in every plan.
     """
 
     def __init__(
@@ -53,17 +56,26 @@ class Calibration:
         tensors: Mapping[str, Statistics],
         moments: Mapping[str, Moments] | None = None,
         skipped: Iterable[str] = (),
+        unbounded: Iterable[str] = (),
     ):
         self.graph = graph
         self.samples = samples
         self.tensors: Mapping[str, Statistics] = MappingProxyType(dict(tensors))
         self.moments: Mapping[str, Moments] = MappingProxyType(dict(moments or {}))
         self.skipped = tuple(skipped)
+        self.unbounded = tuple(unbounded)
 
     def __getitem__(self, tensor: str) -> Statistics:
         try:
             return self.tensors[tensor]
         except KeyError:
+            if tensor in self.unbounded:
+                raise Error(
+                    "this activation has no range",
+                    where=f"tensor {display_name(tensor)}",
+                    why="it held minus infinity in calibration",
+                    remedy='plan mode = "float" for it',
+                ) from None
             raise Error(
                 "the calibration knows no such tensor",
                 where=f"tensor {tensor}",
@@ -85,12 +97,15 @@ class Calibration:
                 "one of the calibrations has second moments, the other has not",
                 remedy="gather both with the same moments=",
             )
+        unbounded = tuple(dict.fromkeys((*self.unbounded, *other.unbounded)))
+        tensors = _merged(self.tensors, other.tensors)
         return Calibration(
             self.graph,
             self.samples + other.samples,
-            _merged(self.tensors, other.tensors),
+            {name: seen for name, seen in tensors.items() if name not in unbounded},
             {name: own.merge(other.moments[name]) for name, own in self.moments.items()},
             self.skipped,
+            unbounded,
         )
 
     @property
@@ -117,6 +132,7 @@ class Calibration:
             "axes": [item.axis for item in every],
             "moments": list(self.moments),
             "skipped": self.skipped,
+            **({"unbounded": self.unbounded} if self.unbounded else {}),
         }
         arrays: dict[str, Array] = {
             "hwq_calibration": np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -201,8 +217,9 @@ class Calibration:
             for index, name in enumerate(header["moments"])
         }
         return cls(
-            str(header["graph"]), int(header["samples"]), tensors, moments, [str(name) for name in header["skipped"]]
-        )
+            str(header["graph"]), int(header["samples"]), tensors, moments, [str(name) for name in header["skipped"]],
+            [str(name) for name in header.get("unbounded", ())],
+        )  # fmt: skip
 
     def to_text(self) -> str:
         """One line a tensor: range, mean, elements, channels."""
@@ -215,6 +232,9 @@ class Calibration:
                 f"{item.minimum:12.5g} {item.maximum:12.5g} {item.mean:12.5g} {item.count:12d} {len(item.totals):8d}"
             )
             lines.append(f"  {numbers}  {display_name(name)}")
+        lines += [
+            f"  no range: minus infinity among its values{'':>21}  {display_name(name)}" for name in self.unbounded
+        ]
         return "\n".join(lines)
 
     __str__ = to_text
@@ -262,7 +282,7 @@ def calibrate(
     ------
     Error
         Bad data (missing input, wrong type or shape, NaN, infinity, nothing at all), a graph that cannot run, or a
-        value that overflows on the way; the message names tensor and sample.
+        value on the way that is NaN or plus infinity; the message names tensor and sample.
     """
     _require_runnable(graph)
     identity = fingerprint(graph)
@@ -281,6 +301,7 @@ def calibrate(
     # Going on adds to the sums where they stopped, in the same order, so that a stop changes no bit.
     found: dict[str, Statistics] = {} if resume is None else dict(resume.tensors)
     second: dict[str, Moments] = {} if resume is None else dict(resume.moments)
+    unbounded = dict.fromkeys(() if resume is None else resume.unbounded)
     before = 0 if resume is None else resume.samples
     samples, total = before, length(batches)
     for feed in feeds(graph, batches):
@@ -296,6 +317,10 @@ def calibrate(
                 if not name or value.dtype.kind != "f" or not value.size:
                     continue
                 seen = _observed(graph, name, value, axes[name], samples)
+                if seen is None or name in unbounded:
+                    unbounded[name] = None
+                    found.pop(name, None)
+                    continue
                 found[name] = found[name].merge(seen) if name in found else seen
                 for layer in (layers[node.name] for node in graph.consumers.get(name, ()) if node.name in layers):
                     part = moments_of(layer, value)
@@ -303,7 +328,7 @@ def calibrate(
             samples += _samples(piece)
             if progress is not None:
                 progress(samples - before, total, "calibrate: samples")
-    return Calibration(identity, samples, found, second, skipped)
+    return Calibration(identity, samples, found, second, skipped, unbounded)
 
 
 def _samples(piece: Feed) -> int:
@@ -354,19 +379,22 @@ def channel_axis(graph: Graph, name: str) -> int | None:
     return axis if isinstance(size, int) and 0 < size <= MAX_CHANNELS else None
 
 
-def _observed(graph: Graph, name: str, value: Array, axis: int | None, before: int) -> Statistics:
+def _observed(graph: Graph, name: str, value: Array, axis: int | None, before: int) -> Statistics | None:
+    """Statistics of one value; None of one that holds minus infinity, and neither NaN nor plus infinity: a mask."""
     try:
         return observe(value, axis)
     except FloatingPointError:
-        bad = np.unravel_index(int(np.argmin(np.isfinite(value))), value.shape)
+        if value.min() == -np.inf and value.max() < np.inf:
+            return None
+        bad = np.unravel_index(int(np.argmax(np.isnan(value) | (value == np.inf))), value.shape)
         node = graph.producers.get(name)
         made = f" made by node {display_name(node.name)}" if node is not None else ""
         sample = f", sample {before + int(bad[0])}" if bad else ""
         raise Error(
             f"the value is {value[bad]}",
             where=f"tensor {display_name(name)}{made}{sample}",
-            why="on this input the float model masks with infinity, overflows or divides by zero",
-            remedy="mask with a finite number (-10000) where a mask it is; else check the data's scaling, then the model",
+            why="on this input the float model overflows or divides by zero",
+            remedy="check the data's scaling, then the model",
         ) from None
 
 

@@ -106,6 +106,8 @@ class _Placer:
         self.sources: dict[
             str, str
         ] = {}  # in dialects with tables: a function of one element -> what it is a function of
+        # What held minus infinity in calibration: no range covers it.
+        self.unbounded = frozenset(graph.source.get("unbounded", ()))
         self.given = {
             tensor
             for tensor in graph.tensors
@@ -151,7 +153,11 @@ class _Placer:
 
     def _floating(self, tensor: str) -> bool:
         found = self.graph.tensors[tensor]
-        return self._computed(tensor) and found.dtype in {"float32", "float16", "bfloat16"}
+        return (
+            self._computed(tensor)
+            and tensor not in self.unbounded
+            and found.dtype in {"float32", "float16", "bfloat16"}
+        )
 
     def _computed(self, tensor: str) -> bool:
         return tensor in self.graph.producers or tensor in self.graph.inputs
@@ -170,7 +176,8 @@ class _Placer:
         names = [tensor, *(node.outputs[0] for node in makers if tensor in self.ends)]
         planned = self.plan.activations_of(names, makers)
         # What is quantized at run time is stored as it is made: float.
-        return planned.model_copy(update={"mode": "float"}) if planned.mode == "dynamic" else planned
+        floats = planned.mode == "dynamic" or tensor in self.unbounded
+        return planned.model_copy(update={"mode": "float"}) if floats else planned
 
     def _heads_chain(self, node: Node) -> bool:
         return not node.domain and (
@@ -207,7 +214,7 @@ class _Placer:
                 and not any(map(self._computed, filter(None, follower.inputs[1:])))
             )
             affine = chain[-1].op not in CLAMPS and self._affine(head, follower, value)
-            if follower.domain or not (clamps or affine):
+            if follower.domain or not (clamps or affine) or follower.outputs[0] in self.unbounded:
                 return tuple(chain)
             chain.append(follower)
 
@@ -307,6 +314,7 @@ class _Placer:
             not computed
             or not all(name in self.made.points for name in computed if self._floating(name))
             or not self._floating(computed[0])
+            or not self.unbounded.isdisjoint(computed)
         ):
             return
         if node.name in self.chains and node.op in ELEMENTWISE:

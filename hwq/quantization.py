@@ -31,7 +31,8 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
     of a residual sum, with one scale through operators that only move values); biases of integer layers become int32
     with ``scale = float32(input scale * weight scale)``; a model output made by an integer layer is stored as integers
     and dequantized. Softmax, Sigmoid and HardSigmoid outputs take their function's range [0, 1], every other activation
-    its calibrated one.
+    its calibrated one. What held minus infinity in calibration (attention masks) stays float; ``graph.source["unbounded"]``
+    of the result names it.
 
     Parameters
     ----------
@@ -77,6 +78,8 @@ def quantize(graph: Graph, plan: Plan, cal: Calibration | None = None, batches: 
     from hwq.transforms.subsets import kept
 
     folded = _folded(graph, plan)
+    if cal is not None and cal.unbounded:
+        folded = folded.replace(source={**folded.source, "unbounded": cal.unbounded})
     batches = kept(folded, batches)
     folded, cal = Sequence(folded, plan, dialect, cal, batches).run()
     correct = plan.transforms.bias_correction is not None

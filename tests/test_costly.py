@@ -87,3 +87,33 @@ def test_the_command_warns_by_name(tmp_path: Path) -> None:
     )
     told = CliRunner().invoke(app, [*given, str(tmp_path / "b.onnx"), "--json"])
     assert json.loads(told.stdout)["result"]["costly_ranges"][0]["tensor"] in {"x", "y"}
+
+
+def test_compare_and_explain_say_so_too(tmp_path: Path) -> None:
+    x = tails("heavy")
+    cal = hwq.calibrate(graph(), x)
+    cal.save(tmp_path / "cal.npz")
+    (tmp_path / "float.onnx").write_bytes(to_model(graph()).SerializeToString())
+    planned("kl").save(tmp_path / "plan.toml")
+    bad, good = (hwq.compare(graph(), hwq.quantize(graph(), planned(name), cal), x) for name in ("kl", "minmax"))
+    (named,) = (one for one in bad.costly_ranges if one.tensor == "x")
+    wanted = {one.tensor: one for one in costly_ranges(hwq.quantize(graph(), planned("kl"), cal), cal)}["x"]
+    assert named.decibels == pytest.approx(wanted.decibels) and f"warning: {named}" in str(bad)
+    assert not good.costly_ranges and "warning" not in str(good)
+    page = tmp_path / "report.html"
+    hwq.report([bad], page)
+    assert "worse than the whole of it" in page.read_text()
+    asked = [
+        "explain",
+        str(tmp_path / "float.onnx"),
+        "--on",
+        "t4",
+        "--plan",
+        str(tmp_path / "plan.toml"),
+        "--against",
+        "int8",
+    ]
+    for more, told in (([], False), (["--calibration", str(tmp_path / "cal.npz")], True)):
+        run = CliRunner().invoke(app, [*asked, *more, "--json"])
+        assert run.exit_code == 0, run.output
+        assert any("x: the range reaches" in line for line in json.loads(run.output)["result"][0]["ranges"]) == told

@@ -10,7 +10,6 @@ import typer
 
 from hwq.cli import options
 from hwq.cli.console import emit, guarded, progress
-from hwq.names import display_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +91,7 @@ def quantize(
 ) -> None:
     """Quantize a float model by a plan and write it as QDQ ONNX (or as a saved graph, if the name ends in .npz)."""
     import hwq
-    from hwq.costly import costly_ranges
+    from hwq.costly import costly_ranges, stays_float
 
     graph = options.load(model)
     chosen = options.plan_of(plan, precision) or options.quantizing_plan(corrected=data is not None)
@@ -108,18 +107,17 @@ def quantize(
               "float_bytes": graph.parameter_bytes, "quantized_bytes": quantized.parameter_bytes}  # fmt: skip
     costly = costly_ranges(quantized, statistics)
     result["costly_ranges"] = [dataclasses.asdict(one) for one in costly]
+    unbounded = result["unbounded"] = list(quantized.source.get("unbounded", ()))
 
     def show(console: Console) -> None:
         console.print(
             f"{result['float_bytes']:,} bytes of parameters became {result['quantized_bytes']:,} (dialect {result['dialect']}): wrote {out}",
             markup=False,
         )
+        for name in unbounded:
+            console.print(f"note: {stays_float(name)}", markup=False)
         for one in costly[:SHOWN]:
-            console.print(
-                f"warning: {display_name(one.tensor)}: the range reaches {one.share:.0%} of what was seen and rounds {one.decibels:.0f} dB "
-                'worse than the whole of it; observer "kl" does so on heavy tails and far from zero: plan observer = "mse"',
-                markup=False,
-            )
+            console.print(f"warning: {one}", markup=False)
         if len(costly) > SHOWN:
             console.print(f"warning: {len(costly) - SHOWN} more such ranges (--json lists them)", markup=False)
 

@@ -13,6 +13,9 @@ from hwq.cli.console import emit, guarded, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hwq.graph import Graph
+    from hwq.plan import Plan
+
 __all__ = ["VERBS"]
 
 
@@ -31,6 +34,14 @@ def explain(
     ] = None,
     batch: options.Batch = 1,
     shape: options.Shapes = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Of hwq calibrate: also say which ranges cost accuracy and what stays float.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Causes to show.")] = 8,
     json: options.Json = False,
 ) -> None:
@@ -39,8 +50,9 @@ def explain(
     from hwq.errors import Error
     from hwq.names import rich_name
 
-    graph = options.load(model, shape, weights=False)
+    graph = options.load(model, shape, weights=calibration is not None)
     chosen = options.plan_of(plan, precision) or options.default_plan(graph)
+    notes = _range_notes(graph, chosen, calibration)
     other = options.plan_of(against_plan, against)
     machines = options.machines(on)
     if other is None and len(machines) != 2:
@@ -79,8 +91,22 @@ def explain(
             for cause in one.energies[:top]:
                 drawn.add_row(cause.subject, f"{cause.picojoules / 1e9:+.4g}", cause.rule)
             console.print(drawn)
+        for line in notes:
+            console.print(line, markup=False)
 
-    emit("explain", [one.to_dict() for one in found], show, json)
+    emit("explain", [{**one.to_dict(), "ranges": notes} for one in found], show, json)
+
+
+def _range_notes(graph: Graph, plan: Plan | None, calibration: Path | None) -> list[str]:
+    """What the plan's ranges cost in accuracy, and what no range covers."""
+    if calibration is None or plan is None:  # without a plan it is quantized already
+        return []
+    import hwq
+    from hwq.costly import costly_ranges, stays_float
+
+    cal = hwq.Calibration.load(str(calibration))
+    quantized = hwq.quantize(graph, plan, cal)
+    return [*map(stays_float, cal.unbounded), *map(str, costly_ranges(quantized, cal))]
 
 
 @guarded

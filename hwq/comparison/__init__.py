@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from hwq.comparison.analysis import Kept, analyse
 from hwq.comparison.pairs import pairs
 from hwq.comparison.records import Change, Comparison, Effect, LayerComparison, Sensitivity
 from hwq.comparison.statistics import mcnemar
-from hwq.comparison.sums import LayerSums, ModelSums
+from hwq.comparison.sums import LayerSums, ModelSums, RangeSums
+from hwq.costly import WORTH, CostlyRange
 from hwq.errors import Error
 from hwq.execution import Program, compile
 from hwq.graph import Array, Graph
@@ -88,6 +89,8 @@ def compare(
             "no value of the quantized graph is found in the float graph",
             remedy="keep the names of values when quantizing",
         )
+    inputs = {name: RangeSums(q.tensors[node.outputs[0]].quantization) for node in q.nodes for name in node.inputs[:1]
+              if node.op == "QuantizeLinear" and name in graph.inputs}  # fmt: skip
     classes = None if labels is None else _labels(labels)
     whole = ModelSums(classes)
     total, kept = length(batches), Kept(0 if isinstance(sensitivity, bool) else sensitivity)
@@ -99,6 +102,8 @@ def compare(
         layers = [layer for layer in layers if layer.tensor in real and layer.stored in stored]
         for layer in layers:
             layer.add(real[layer.tensor], stored[layer.stored], first)
+        for name, held in inputs.items():
+            held.add(feed[name])
         kept.add(feed)
         whole.add(_first(reference, graph), _first(made, q), next(iter(feed.values())).shape[0])
         if progress is not None:
@@ -112,8 +117,18 @@ def compare(
             made_layers[tensor] = dataclasses.replace(made_layers[tensor], **facts)
     found = whole.result(graph.name, tuple(made_layers.values()), _hashes(hashed, integers))
     return dataclasses.replace(
-        found, analysed=kept.samples, sensitivities=analysis.sensitivities, changes=analysis.changes
-    )
+        found, analysed=kept.samples, sensitivities=analysis.sensitivities, changes=analysis.changes,
+        costly_ranges=_costly({**{name: held.cost() for name, held in inputs.items()},
+                               **{layer.tensor: layer.range.cost() for layer in layers}}),
+        unbounded=tuple(str(name) for name in q.source.get("unbounded", ())),
+    )  # fmt: skip
+
+
+def _costly(costs: Mapping[str, tuple[float, float] | None]) -> tuple[CostlyRange, ...]:
+    found = [
+        CostlyRange(name, cost[1], cost[0]) for name, cost in costs.items() if cost is not None and cost[0] >= WORTH
+    ]
+    return tuple(sorted(found, key=lambda one: -one.decibels))
 
 
 def _hashes(graph: Graph, program: Program) -> dict[str, str]:

@@ -15,7 +15,7 @@ from hwq.comparison.pairs import pairs
 from hwq.comparison.places import Places
 from hwq.comparison.records import Change, Sensitivity
 from hwq.comparison.sensitivity import MOST_SAMPLES, Bench, sample_count, sensitivities
-from hwq.comparison.statistics import decibels
+from hwq.comparison.statistics import decibels, without_masks
 from hwq.comparison.variants import restored
 from hwq.errors import Error
 from hwq.execution import Program, compile
@@ -168,7 +168,7 @@ def _errors(graph: Graph, variant: Graph, floats: Program, kept: Kept) -> dict[s
             if how is not None:
                 shape = [-1 if axis == how.axis else 1 for axis in range(value.ndim)] if how.axis is not None else ()
                 value = (value - how.zero_points().reshape(shape)) * how.scales().astype(np.float64).reshape(shape)
-            wanted = real[tensor].astype(np.float64)
+            wanted, value = without_masks(real[tensor].astype(np.float64), value)
             sums[tensor][0] += float(np.sum(wanted * wanted))
             sums[tensor][1] += float(np.sum((wanted - value) ** 2))
     return {tensor: decibels(*both) for tensor, both in sums.items()}

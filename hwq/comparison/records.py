@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hwq.costly import CostlyRange, stays_float
 from hwq.names import csv_cell, display_name
 from hwq.plan import Plan
 from hwq.plan_reading import literal
@@ -61,6 +62,11 @@ class LayerComparison:
         log2 of each channel's largest magnitude over the step: how many bits of the type it uses; 0 at one step.
     weight_bits : tuple of float
         The same of each output channel of the layer's stored weights.
+    range_db : float or None
+        What the stored range costs: the squared error of storing the float values in it over that of the whole range that
+        they have, in dB; None of more than 8 bits, of several scales, and where nothing is lost.
+    range_share : float or None
+        How much of the largest magnitude the stored range reaches, 0..1.
     """
 
     name: str
@@ -83,6 +89,8 @@ class LayerComparison:
     channel_maxima: tuple[float, ...] = ()
     channel_bits: tuple[float, ...] = ()
     weight_bits: tuple[float, ...] = ()
+    range_db: float | None = None
+    range_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,10 @@ class Comparison:
         In execution order; empty unless asked for.
     changes : tuple of Change
         What to change, the largest measured gain first; empty unless asked for.
+    unbounded : tuple of str
+        Float because they held minus infinity in calibration.
+    costly_ranges : tuple of CostlyRange
+        Stored ranges, also of inputs, that cost at least 6 dB beyond the whole of what was seen, the worst first.
     """
 
     model: str
@@ -204,6 +216,8 @@ class Comparison:
     analysed: int = 0
     sensitivities: tuple[Sensitivity, ...] = ()
     changes: tuple[Change, ...] = ()
+    unbounded: tuple[str, ...] = ()
+    costly_ranges: tuple[CostlyRange, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{display_name(self.model)}: {self.samples} samples"]
@@ -215,7 +229,7 @@ class Comparison:
                 f"accuracy float {100 * self.accuracy_float:.2f} %, quantized {100 * self.accuracy:.2f} % "
                 f"(only quantized right {self.gained}, only float right {self.lost}, McNemar p {self.mcnemar_p:.3g})"
             )
-        lines += [*self._layer_lines(), *self._sensitivity_lines(), *self._change_lines()]
+        lines += [*self._layer_lines(), *self._range_lines(), *self._sensitivity_lines(), *self._change_lines()]
         return "\n".join(lines)
 
     def _layer_lines(self) -> list[str]:
@@ -235,6 +249,12 @@ class Comparison:
                 f"{100 * layer.underflow:6.3f} %  {bits:>8}"
             )
         return lines
+
+    def _range_lines(self) -> list[str]:
+        return [
+            *(f"note: {stays_float(name)}" for name in self.unbounded),
+            *(f"warning: {one}" for one in self.costly_ranges),
+        ]
 
     def _sensitivity_lines(self) -> list[str]:
         if not self.sensitivities:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwq.comparison.places import Places, Unit
 from hwq.comparison.records import Effect, Sensitivity
-from hwq.comparison.statistics import decibels, distributions
+from hwq.comparison.statistics import decibels, distributions, without_masks
 from hwq.comparison.variants import Edit, restored
 from hwq.errors import Error
 from hwq.execution import Program, compile
@@ -62,13 +62,14 @@ class Bench:
             made = program(feed)
             found = made[program.source.outputs[0]] if isinstance(made, dict) else made
             left, right = wanted.astype(np.float64), np.asarray(found, np.float64)
-            signal += float(np.sum(left * left))
-            noise += float(np.sum((left - right) ** 2))
             p, other = distributions(left, right)
             divergence += float(np.sum(p * (np.log(p) - np.log(other))))
-            best = left.argmax(axis=-1)
+            best, chosen = left.argmax(axis=-1), right.argmax(axis=-1)
+            left, right = without_masks(left, right)
+            signal += float(np.sum(left * left))
+            noise += float(np.sum((left - right) ** 2))
             positions += best.size
-            agreeing += int(np.count_nonzero(best == right.argmax(axis=-1)))
+            agreeing += int(np.count_nonzero(best == chosen))
         return Effect(decibels(signal, noise), divergence / max(positions, 1), agreeing / max(positions, 1))
 
 

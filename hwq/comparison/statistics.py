@@ -8,15 +8,25 @@ import numpy as np
 
 from hwq.graph import Array
 
-__all__ = ["PROBABILITY_FLOOR", "decibels", "distributions", "mcnemar"]
+__all__ = ["PROBABILITY_FLOOR", "decibels", "distributions", "mcnemar", "without_masks"]
 
 # A probability below this counts as this in the divergence, so that one stored as 0 does not make it infinite.
 PROBABILITY_FLOOR = 1e-7
 
 
 def decibels(signal: float, noise: float) -> float:
-    """10 log10 of a ratio of powers: infinite where there is no noise, minus infinity where there is nothing else."""
-    return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
+    """10 log10 of a ratio of powers: infinite where there is no noise, minus infinity where there is nothing else, or more than
+    any number.
+    """
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+
+def without_masks(real: Array, found: Array) -> tuple[Array, Array]:
+    """Both values with 0 in place of the infinities that both hold: equal, and of no power that a ratio could tell."""
+    same = np.isinf(real) & (real == found)
+    return (np.where(same, 0.0, real), np.where(same, 0.0, found)) if same.any() else (real, found)
 
 
 def distributions(left: Array, right: Array) -> tuple[Array, Array]:
@@ -27,8 +37,10 @@ def distributions(left: Array, right: Array) -> tuple[Array, Array]:
 
 
 def _softmax(x: Array) -> Array:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    most = x.max(axis=-1, keepdims=True)
+    powers = np.exp(x - np.where(most == -np.inf, 0.0, most))
+    sums = powers.sum(axis=-1, keepdims=True)
+    return np.asarray(powers / np.where(sums == 0.0, 1.0, sums))
 
 
 def _floored(p: Array) -> Array:

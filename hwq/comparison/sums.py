@@ -10,11 +10,36 @@ from numpy.typing import NDArray
 
 from hwq import kernels
 from hwq.comparison.records import Comparison, LayerComparison
-from hwq.comparison.statistics import decibels, distributions, mcnemar
+from hwq.comparison.statistics import decibels, distributions, mcnemar, without_masks
+from hwq.costly import range_cost
 from hwq.errors import Error
 from hwq.graph import Array, Node, Quantization
+from hwq.statistics import Statistics, observe
 
-__all__ = ["LayerSums", "ModelSums"]
+__all__ = ["LayerSums", "ModelSums", "RangeSums"]
+
+
+class RangeSums:
+    """The histogram of a value that is stored in 8 bits or fewer with one scale: what its range costs."""
+
+    def __init__(self, quantization: Quantization | None):
+        one = quantization is not None and quantization.known and quantization.bits <= 8 and quantization.axis is None
+        self.quantization = quantization if one else None
+        self.seen: Statistics | None = None
+
+    def add(self, real: Array) -> None:
+        if self.quantization is None or not real.size or real.dtype.kind != "f":
+            return
+        try:
+            seen = observe(real)
+        except FloatingPointError:
+            self.quantization = None
+        else:
+            self.seen = seen if self.seen is None else self.seen.merge(seen)
+
+    def cost(self) -> tuple[float, float] | None:
+        """See `hwq.costly.range_cost`; None where nothing finite was seen."""
+        return None if self.quantization is None or self.seen is None else range_cost(self.seen, self.quantization)
 
 
 class LayerSums:
@@ -37,6 +62,7 @@ class LayerSums:
         self.signal = self.noise = self.product = self.power = 0.0
         self.max_lsb = 0
         self.first: tuple[int, ...] | None = None
+        self.range = RangeSums(quantization)
 
     def add(self, real: Array, stored: Array, first_sample: int) -> None:
         if real.shape != stored.shape:
@@ -48,12 +74,13 @@ class LayerSums:
             value, differing = stored, real != stored
         else:
             value, differing = self._distances(real, stored)
-        reference, found = real.astype(np.float64), value.astype(np.float64)
+        reference, found = without_masks(real.astype(np.float64), value.astype(np.float64))
         self.elements += real.size
         self.signal += float(np.sum(reference * reference))
         self.noise += float(np.sum((reference - found) ** 2))
         self.product += float(np.sum(reference * found))
         self.power += float(np.sum(found * found))
+        self.range.add(real)
         self._range(real)
         count = int(np.count_nonzero(differing))
         if count and self.first is None:
@@ -92,6 +119,7 @@ class LayerSums:
 
     def result(self) -> LayerComparison:
         sqnr = decibels(self.signal, self.noise)
+        cost = self.range.cost()
         norm = math.sqrt(self.signal) * math.sqrt(self.power)
         return LayerComparison(
             name=self.node.name,
@@ -110,6 +138,8 @@ class LayerSums:
             channel_minima=() if self.minima is None else tuple(self.minima.tolist()),
             channel_maxima=() if self.maxima is None else tuple(self.maxima.tolist()),
             channel_bits=self._bits(),
+            range_db=None if cost is None else cost[0],
+            range_share=None if cost is None else cost[1],
         )
 
     def _bits(self) -> tuple[float, ...]:
@@ -135,11 +165,12 @@ class ModelSums:
             )
         left, right = real.astype(np.float64), found.astype(np.float64)
         best, chosen = left.argmax(axis=-1), right.argmax(axis=-1)
+        p, q = distributions(left, right)
+        left, right = without_masks(left, right)
         self.positions += best.size
         self.agreeing += int(np.count_nonzero(best == chosen))
         self.signal += float(np.sum(left * left))
         self.noise += float(np.sum((left - right) ** 2))
-        p, q = distributions(left, right)
         self.divergence += float(np.sum(p * (np.log(p) - np.log(q))))
         if self.labels is not None:
             wanted = self.labels[self.samples : self.samples + samples]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hwq.costly import REMEDY
 from hwq.reporting.drawing import Canvas, Dot, Drawing, canvas, labels, legend, role, series
 from hwq.reporting.occupancy import shade
 from hwq.reporting.records import ComparedLayer, Comparison, Floats, OutputEffect, SensitiveLayer
@@ -250,19 +251,28 @@ def _cells(effect: OutputEffect | None) -> tuple[Cell, Cell, Cell]:
     return number(effect.sqnr_db), number(effect.kl_nats), percent(effect.agreement)
 
 
+def ranges(found: Comparison) -> Table:
+    """Stored ranges that cost more than they save, and what no range covers, in words."""
+    rows = tuple((Cell(name), Cell(words)) for name, words in found.ranges)
+    columns = Column("value", numeric=False), Column("range", numeric=False)
+    return Table(f"Ranges to look at; {REMEDY}.", columns, rows, tall=len(rows) > 30)
+
+
 def table(found: Comparison) -> Table:
     """Every compared value."""
     columns = (Column("layer", numeric=False), Column("operator", numeric=False), Column("stored", numeric=False),
                Column("SQNR", "dB"), Column("weights only", "dB"), Column("activations only", "dB"), Column("cosine"),
-               Column("largest error", "LSB"), Column("saturated", "%"), Column("vanished", "%"), Column("headroom", "bits"))  # fmt: skip
+               Column("largest error", "LSB"), Column("saturated", "%"), Column("vanished", "%"), Column("range", "dB"),
+               Column("headroom", "bits"))  # fmt: skip
     rows = tuple(
         (Cell(one.name), Cell(one.op), Cell(one.dtype or "–"), number(one.sqnr_db), number(one.weights_only_db),
          number(one.activations_only_db), Cell(f"{one.cosine:.6f}", repr(one.cosine)), number(one.max_lsb),
-         number(100 * one.saturation_share), number(100 * one.underflow_share), number(one.headroom_bits))
+         number(100 * one.saturation_share), number(100 * one.underflow_share), number(one.range_db), number(one.headroom_bits))
         for one in found.layers
     )  # fmt: skip
     return Table(
-        "Headroom: log2 of 2^31 over the largest accumulator that any input reaches, proved from the weights.",
+        "Range: squared error of the stored range over that of all that was seen. Headroom: log2 of 2^31 over the largest "
+        "accumulator that any input reaches, proved from the weights.",
         columns,
         rows,
         tall=len(rows) > 30,

@@ -248,6 +248,7 @@ def _causes(records: Records) -> Section | None:
         return None
     made, drawn, folds = [], [], []
     for index, one in enumerate(found):
+        made += [causes.ranges(one)] if one.ranges else []
         made += [causes.changes(one)] if one.changes else []
         drawn += causes.drawings(f"causes-{index}", one)
         folds += (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwq.calibration import Calibration
+from hwq.costly import MASKED
 from hwq.errors import Error
 from hwq.graph import Graph, Node
 from hwq.plan import Plan
@@ -108,7 +109,7 @@ def _comparison(found: Comparison) -> records.Comparison:
         records.ComparedLayer(
             layer.name, layer.op, (layer.tensor,), layer.sqnr_db, layer.cosine, layer.max_lsb, layer.saturation,
             layer.underflow, layer.headroom_bits, layer.weights_only_db, layer.activations_only_db, layer.channel_bits,
-            layer.weight_bits, layer.dtype)
+            layer.weight_bits, layer.dtype, layer.range_db)
         for layer in found.layers
     )  # fmt: skip
     return records.Comparison(
@@ -122,6 +123,10 @@ def _comparison(found: Comparison) -> records.Comparison:
         gained=found.gained,
         lost=found.lost,
         layers=layers,
+        ranges=(
+            *((name, f"stays float: {MASKED}") for name in found.unbounded),
+            *((one.tensor, one.cost) for one in found.costly_ranges),
+        ),
         hashes=dict(found.hashes),
         sqnr_db=found.sqnr_db,
         analysed=found.analysed,

@@ -176,6 +176,7 @@ class ComparedLayer:
     channel_bits: tuple[float, ...] = ()
     weight_bits: tuple[float, ...] = ()
     dtype: str = ""
+    range_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,8 @@ class Comparison:
     sensitivities : tuple of SensitiveLayer
     changes : tuple of MeasuredChange
         The largest gain first.
+    ranges : tuple of (tensor, words)
+        Stored ranges that cost more than they save, and what no range covers.
     """
 
     model: str
@@ -249,6 +252,7 @@ class Comparison:
     analysed: int = 0
     sensitivities: tuple[SensitiveLayer, ...] = ()
     changes: tuple[MeasuredChange, ...] = ()
+    ranges: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
