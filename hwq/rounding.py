@@ -21,7 +21,7 @@ __all__ = ["Quadratic", "coordinate", "gptq", "nearest"]
 
 Floats = NDArray[np.float64]
 
-# Share of the mean diagonal that is added to H, so that inputs that never vary do not decide (Frantar et al. 2022).
+# The least damping: so that inputs that never vary do not decide (Frantar et al. 2022).
 DAMPING = 0.01
 # Passes of the descent; each only lowers the error, and small layers settle in a few.
 PASSES = 20
@@ -30,13 +30,16 @@ BLOCK = 64
 
 
 class Quadratic:
-    """H of one layer: one (K, K) matrix for all channels, or one for each, (channels, K, K), as in a depthwise layer."""
+    """H of one layer: one (K, K) matrix for all channels, or one for each, (channels, K, K), as in a depthwise layer.
 
-    def __init__(self, moment: NDArray[Any]):
+    `damping` is the share of the mean diagonal that is added to H; one number, or one a channel.
+    """
+
+    def __init__(self, moment: NDArray[Any], damping: float | Floats = DAMPING):
         diagonal = np.diagonal(moment, axis1=-2, axis2=-1)
         mean = diagonal.mean(axis=-1)
         mean = np.where(mean > 0.0, mean, 1.0)
-        self.matrix: Floats = moment + (DAMPING * mean)[..., None, None] * np.eye(moment.shape[-1])
+        self.matrix: Floats = moment + (damping * mean)[..., None, None] * np.eye(moment.shape[-1])
         self.shared = moment.ndim == 2
 
     @cached_property

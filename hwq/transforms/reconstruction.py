@@ -6,7 +6,10 @@ With x the float layer's input and x^ the same input behind the quantized prefix
 
 so rounding W for x^ is rounding T, the least-squares weights, under H (`hwq.rounding`); the means go into the bias:
 ``b^ = b + W E[x] - W^ E[x^]`` (empirical bias correction; Nagel et al. 2019). Damping pulls T towards W, so where the data
-say nothing the weights stay. Without samples, the second moments of a calibration serve: x^ = x, T = W.
+say nothing the weights stay; it is as strong as the samples are few (`hwq.transforms.problem`). Where the layer's output is added
+to a value s that the quantized model has already, as in a residual block, the sum is what must be near: W x + s - s^ takes the
+place of W x, and the layer makes good what it can of the other branch's error. Without samples, the second moments of a
+calibration serve: x^ = x, T = W.
 
 Scales are searched with the rounding that the plan asks for: candidates are shares of the largest weight of a channel, the
 one with the least error in the layer's output wins (``scale = "seq-mse"``); ``"weighted"`` weighs the squared error of
@@ -31,10 +34,11 @@ from hwq.names import display_name
 from hwq.ops.application import evaluate_node
 from hwq.ops.convolution import filters_first
 from hwq.ops.storage import integer_range
-from hwq.patches import Linear, linears, rows_of
+from hwq.patches import Linear, linears
 from hwq.placement import Constant
 from hwq.plan import Weights
 from hwq.rounding import nearest
+from hwq.transforms import places
 from hwq.transforms.biases import bias_of, matrix_of
 from hwq.transforms.problem import Data, Problem
 from hwq.transforms.subsets import pieces_within, thinned
@@ -48,8 +52,6 @@ Floats = NDArray[np.float64]
 
 # Bytes of activations (float and quantized together) that are held for all samples at once; more samples are left out.
 SAMPLE_BYTES = 400 << 20
-# Rows of one layer that its moments are taken from: spread evenly over the samples.
-ROWS = 1 << 17
 # Shares of a channel's largest weight that a scale search tries.
 FINE_SHARES = np.linspace(0.85, 1.0, 4)
 COARSE_SHARES = np.linspace(0.4, 1.0, 13)
@@ -132,12 +134,12 @@ def _with(graph: Graph, biases: Mapping[str, Array]) -> Graph:
 
 
 def _corrected(scales: Scales, layer: Linear, name: str, data: Data, used: Array) -> Array:
-    """``b + W E[x] - W^ E[x^]`` in float64, rounded to the bias's type."""
+    """``b + W E[x] + E[s - s^] - W^ E[x^]`` in float64, rounded to the bias's type."""
     graph = scales.graph
     bias, weight = graph.constant(name), graph.constant(layer.node.inputs[1])
     assert bias is not None and weight is not None
     was, now = (matrix_of(layer, one).astype(np.float64) for one in (weight, used))
-    moved = bias + _by_group(was, data.mean) - _by_group(now, data.mean_after)
+    moved = bias + _by_group(was, data.mean) - _by_group(now, data.mean_after) + data.aside_mean
     return np.asarray(moved).astype(bias.dtype)
 
 
@@ -316,11 +318,28 @@ class _Walk:
             scale, zero, stored = self.scales.weight(node, constant)
             return {1: _dequantized(stored, scale, zero, constant)}
         bias = bias_of(self.graph, layer) if self.correct else ""
-        data = Data.of(self._rows(layer, before), self._rows(layer, after), bool(bias))
+        data = self._data(layer, constant, before, after, bool(bias))
         used = _choose(self.scales, layer, constant, data)
         if bias:
             self.biases[bias] = _corrected(self.scales, layer, bias, data, used)
         return {1: used}
+
+    def _data(
+        self,
+        layer: Linear,
+        constant: Constant,
+        before: list[dict[str, Array]],
+        after: list[dict[str, Array]],
+        center: bool,
+    ) -> Data:
+        weight = self.graph.constant(constant.tensor)
+        assert weight is not None  # `linears` says so
+        at = places.spread(layer, before)
+        plain, rounded = (places.rows(layer, values, at, self._read) for values in (before, after))
+        name = places.partner(self.graph, layer.node.outputs[0])
+        channels = len(matrix_of(layer, weight))
+        beside = places.beside(layer, channels, name, before, after, at, self._read) if name else None
+        return Data.of(plain, rounded, center, beside)
 
     def _shift(self, node: Node, before: list[dict[str, Array]], after: list[dict[str, Array]]) -> None:
         """Where a layer's bias is corrected and nothing else of it asks for data: move the bias, and the outputs already
@@ -345,17 +364,3 @@ class _Walk:
         moved = (self.biases[at_bias] - bias).reshape([-1 if at == axis else 1 for at in range(len(others) + 1)])
         for piece in after:
             piece[name] = (piece[name] + moved).astype(piece[name].dtype, copy=False)
-
-    def _rows(self, layer: Linear, pieces: list[dict[str, Array]]) -> Array:
-        """Rows of the layer's input, at most ROWS, spread evenly over the samples."""
-        first = rows_of(layer, pieces[0][layer.operand][:1]).shape[1] if pieces[0][layer.operand].ndim > 1 else 1
-        total = sum(len(piece[layer.operand]) for piece in pieces)
-        stride = max(1, -(-first * total // ROWS))
-        found, at = [], 0
-        for piece in pieces:
-            value = piece[layer.operand]
-            taken = value[(-at) % stride :: stride] if first * total > ROWS else value
-            at += len(value)
-            if len(taken):
-                found.append(rows_of(layer, self._read(layer.operand, _dense(taken)).astype(np.float32, copy=False)))
-        return np.concatenate(found, axis=1)
