@@ -15,9 +15,10 @@
  * one panel of 3 rows, or of 2 on four vector pipes, stay in the first; a tile of 3 x 32 accumulators stays in 12 registers (tile_avx2.h). Fewer than 6 rows do not
  * repay the widening: they read the packed bytes.
  *
- * One row does not widen at all: a is u8, u = 2 h + l, and sum u w = 2 sum h w + sum l w by two vpmaddubsw of the packed bytes. Bounds: two
- * products h w are at most 2 * 127 * 128 = 32512 in size, two of l w 256; DEPTH of the latter, 2^14, are added as int16. 5 operations for 32
- * MACs, where scheme W needs 7 with the widening: two strips side by side 1.35 times as fast from the second cache, 1.5 from the third (Zen 5). */
+ * One row does not widen its weights: a is u8, u = 16 h + l, and sum u w = 16 sum h w + sum l w by two vpmaddubsw of the packed bytes, whose results are
+ * added as int16. Bounds: two products of either half are at most 2 * 15 * 128 = 3840 in size, HALVES_DEPTH quads of them 30720 < 2^15; then a
+ * vpmaddwd by 16 or by 1 widens them. 4.25 operations for 32 MACs, of which 2.25 multiply; u = 2 h + l, whose high half must be widened at once, takes 5 and
+ * 3, scheme W 7 with the widening: 80, 74 and 55 GMAC/s from the second cache (Zen 5). */
 #include "epilogue.h"
 #include "gemm.h"
 #include "isa.h"
@@ -29,7 +30,7 @@
 HWQ_TARGET("avx2,fma")
 #include "tile_avx2.h"
 
-enum { ROWS = HWQ_GEMM_ROWS, FEW_PANEL = 3, DEPTH = 64 /* quads of a block of k */, WIDEN_FROM = 6, AHEAD = 2048 /* bytes */ };
+enum { ROWS = HWQ_GEMM_ROWS, FEW_PANEL = 3, DEPTH = 64 /* quads of a block of k */, WIDEN_FROM = 6, HALVES_DEPTH = 8 /* quads of int16 sums */ };
 
 typedef struct {
     int16_t widened[DEPTH * TILE_QUAD];   /* a block of k of 32 columns: per quad (b1, b3) of each, then (b0, b2) */
@@ -157,7 +158,7 @@ static inline __attribute__((always_inline)) void tiles(const int panel, const i
 }
 
 /* The same of a few rows and one strip, weights widened in registers: all of k at once. Every weight is read once, from far away: asked for
- * AHEAD bytes before, it comes 1.4 times faster than by the processor's own prefetching (Cascade Lake, 16 MB). */
+ * before, it comes 1.4 times faster than by the processor's own prefetching (Cascade Lake, 16 MB, 2 KB ahead). */
 static inline __attribute__((always_inline)) void narrow_tile(const int rows, const part *g, int64_t quads, const int16_t *a, const int8_t *strip, const scratch *s,
                                                               int64_t r, const finish *f, int32_t *block, char *out)
 {
@@ -166,7 +167,7 @@ static inline __attribute__((always_inline)) void narrow_tile(const int rows, co
     for (int i = 0; i < rows; i++) begin_row(2, g, s->sums[r + i], s->products[r + i], block + i * TILE_COLUMNS, acc_s32x8[i]);
     for (int64_t q = 0; q < quads; q++, a += FEW_PANEL * HWQ_QUAD, strip += HWQ_QUAD * HWQ_STRIP) {
         __m256i w[4];
-        _mm_prefetch((const char *)(strip + AHEAD), _MM_HINT_T0);
+        _mm_prefetch((const char *)strip + HWQ_GEMM_FAR, _MM_HINT_T0);
         widen(strip, w);
 #pragma GCC unroll 3
         for (int i = 0; i < rows; i++) {
@@ -195,47 +196,76 @@ static void few_rows(const part *g, int64_t rows, int64_t k4, const int8_t *stri
 #undef TILE
 }
 
-/* One row as u = 2 h + l, padded with 0 to whole quads: all h, then all l. Returns the sum of u. */
-static int32_t halve_row(const uint8_t *a, int64_t k, int64_t k4, uint8_t flip, uint8_t *halves)
+/* One row as u = 16 h + l, padded with 0 to whole quads: 4 h, then their 4 l. Returns the sum of u. */
+static int32_t halve_row(const uint8_t *a, int64_t k, uint8_t flip, uint8_t *halves)
 {
-    uint8_t *lowest = halves + k4;
-    uint32_t sum = 0;
-    for (int64_t i = 0; i < k; i++) {
-        const uint8_t u = a[i] ^ flip;
-        halves[i] = u >> 1, lowest[i] = u & 1;
-        sum += u;
+    const __m128i flips = _mm_set1_epi8((char)flip), mask = _mm_set1_epi8(15);
+    __m128i sums = _mm_setzero_si128();
+    int64_t i = 0;
+    for (; i + 16 <= k; i += 16, halves += 32) {
+        const __m128i u = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(a + i)), flips), low = _mm_and_si128(u, mask);
+        const __m128i high = _mm_and_si128(_mm_srli_epi16(u, 4), mask);
+        _mm_storeu_si128((__m128i *)halves, _mm_unpacklo_epi32(high, low));
+        _mm_storeu_si128((__m128i *)(halves + 16), _mm_unpackhi_epi32(high, low));
+        sums = _mm_add_epi64(sums, _mm_sad_epu8(u, _mm_setzero_si128()));
     }
-    for (int64_t i = k; i < k4; i++) halves[i] = lowest[i] = 0;
+    uint32_t sum = (uint32_t)_mm_cvtsi128_si32(sums) + (uint32_t)_mm_extract_epi32(sums, 2);
+    for (; i < k; halves += 2 * HWQ_QUAD)
+        for (int j = 0; j < HWQ_QUAD; j++, i++) {
+            const uint8_t u = i < k ? a[i] ^ flip : 0;
+            halves[j] = u >> 4, halves[HWQ_QUAD + j] = u & 15;
+            sum += u;
+        }
     return (int32_t)sum;
 }
 
-/* One row x strips * 16 columns, all of k. */
-static inline __attribute__((always_inline)) void one_row(const int strips, const part *g, int64_t k4, const uint8_t *halves, const int8_t *weights,
-                                                          int32_t sum, const finish *f, int32_t *block, char *out)
+/* At most HALVES_DEPTH quads of one row x 16 columns into sums of int16, which the first begins: high halves, then low ones. */
+static inline __attribute__((always_inline)) void halves_of_k(const int64_t quads, const uint8_t *halves, const int8_t *strip, __m256i s_s16x16[2][2])
 {
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i acc_s32x8[TILE_VECTORS], doubled_s32x8[TILE_VECTORS];
-    begin_row(2 * strips, g, sum, 0, block, acc_s32x8);
-    for (int v = 0; v < 2 * strips; v++) doubled_s32x8[v] = _mm256_setzero_si256();
-    for (int64_t k = 0; k < k4;) {
-        __m256i low_s16x16[TILE_VECTORS];
-        for (int v = 0; v < 2 * strips; v++) low_s16x16[v] = _mm256_setzero_si256();
-        for (const int64_t end = k4 - k < DEPTH * HWQ_QUAD ? k4 : k + DEPTH * HWQ_QUAD; k < end; k += HWQ_QUAD) {
-            int32_t h, l;
-            memcpy(&h, halves + k, 4), memcpy(&l, halves + k4 + k, 4);
-#pragma GCC unroll 4
-            for (int v = 0; v < 2 * strips; v++) {
-                const int8_t *from = weights + v / 2 * HWQ_STRIP * k4 + k * HWQ_STRIP + v % 2 * 32;
-                if (v % 2 == 0) _mm_prefetch((const char *)(from + AHEAD), _MM_HINT_T0);
-                const __m256i w = load(from), pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(h), w);
-                doubled_s32x8[v] = _mm256_add_epi32(doubled_s32x8[v], _mm256_madd_epi16(pairs, ones));
-                low_s16x16[v] = _mm256_add_epi16(low_s16x16[v], _mm256_maddubs_epi16(_mm256_set1_epi32(l), w));
+#pragma GCC unroll 8
+    for (int64_t q = 0; q < quads; q++, halves += 2 * HWQ_QUAD, strip += HWQ_QUAD * HWQ_STRIP) {
+        int32_t four[2];
+        memcpy(four, halves, sizeof four);
+        _mm_prefetch((const char *)strip + HWQ_GEMM_FAR, _MM_HINT_T0);
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            __m256i w = load(strip + 32 * v);
+            HWQ_IN_REGISTER(w);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four[half]), w);
+                s_s16x16[half][v] = q ? _mm256_add_epi16(s_s16x16[half][v], pairs) : pairs;
+                HWQ_IN_REGISTER(s_s16x16[half][v]);
             }
         }
-        for (int v = 0; v < 2 * strips; v++) acc_s32x8[v] = _mm256_add_epi32(acc_s32x8[v], _mm256_madd_epi16(low_s16x16[v], ones));
     }
-    for (int v = 0; v < 2 * strips; v++) acc_s32x8[v] = _mm256_add_epi32(acc_s32x8[v], _mm256_slli_epi32(doubled_s32x8[v], 1));
-    if (f->fast) finish_row(2 * strips, f, acc_s32x8, out);
+}
+
+/* One row x strips * 16 columns, all of k, strip after strip. */
+static void one_row(int64_t strips, const part *g, int64_t k4, const uint8_t *halves, const int8_t *weights, int32_t sum, const finish *f, int32_t *block, char *out)
+{
+    const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
+    __m256i acc_s32x8[TILE_VECTORS], s[2][2];
+    begin_row(TILE_VECTORS, g, sum, 0, block, acc_s32x8);
+    for (int64_t first = 0; first < 2 * strips; first += 2) {
+        const uint8_t *a = halves;
+#define ADD_HALVES                                                                                                            \
+    for (int v = 0; v < 2; v++)                                                                                               \
+        acc_s32x8[first + v] = _mm256_add_epi32(acc_s32x8[first + v], _mm256_add_epi32(_mm256_madd_epi16(s[0][v], sixteen), _mm256_madd_epi16(s[1][v], one)))
+        int64_t quads = k4 / HWQ_QUAD;
+        for (; quads >= HALVES_DEPTH; quads -= HALVES_DEPTH, a += 2 * HWQ_QUAD * HALVES_DEPTH, weights += HWQ_QUAD * HWQ_STRIP * HALVES_DEPTH) {
+            halves_of_k(HALVES_DEPTH, a, weights, s);
+            ADD_HALVES;
+        }
+        if (quads > 0) {
+            halves_of_k(quads, a, weights, s);
+            ADD_HALVES;
+            weights += HWQ_QUAD * HWQ_STRIP * quads;
+        }
+#undef ADD_HALVES
+    }
+    if (f->fast && strips == 2) finish_row(4, f, acc_s32x8, out);
+    else if (f->fast) finish_row(2, f, acc_s32x8, out);
     else
         for (int v = 0; v < 2 * strips; v++) store(block + 8 * v, acc_s32x8[v]);
 }
@@ -270,7 +300,7 @@ static inline __attribute__((always_inline)) void multiply(const int panel, cons
         const int64_t rows = args->m - top < block ? args->m - top : block, most = rows > 1 && rows < WIDEN_FROM ? HWQ_STRIP : TILE_COLUMNS;
         const int64_t held = rows < WIDEN_FROM ? FEW_PANEL : panel;
         if (rows == 1)
-            s->sums[0] = (int32_t)((uint32_t)halve_row((const uint8_t *)args->a + top * args->a_stride, k, k4, flip, (uint8_t *)s->panels) -
+            s->sums[0] = (int32_t)((uint32_t)halve_row((const uint8_t *)args->a + top * args->a_stride, k, flip, (uint8_t *)s->panels) -
                                    (uint32_t)k * (uint32_t)zero_point);
         for (int64_t r = 0; rows > 1 && r < rows; r++)
             pack_row(held, (const uint8_t *)args->a + (top + r) * args->a_stride, k, flip, zero_point,
@@ -282,8 +312,7 @@ static inline __attribute__((always_inline)) void multiply(const int panel, cons
             part g = {.first = 1, .last = 1};
             column_terms(args, column, width, rows == 1, zero_point, &g);
             finish_columns(&f, args->epilogue, base + column, width);
-            if (rows == 1 && strips == 2) one_row(2, &g, k4, (const uint8_t *)s->panels, strip, s->sums[0], &f, s->block, out);
-            else if (rows == 1) one_row(1, &g, k4, (const uint8_t *)s->panels, strip, s->sums[0], &f, s->block, out);
+            if (rows == 1) one_row(strips, &g, k4, (const uint8_t *)s->panels, strip, s->sums[0], &f, s->block, out);
             else if (rows < WIDEN_FROM) few_rows(&g, rows, k4, strip, s, &f, out);
             else
                 for (int64_t q = 0; q == 0 || q < k4 / 4; q += DEPTH) {

@@ -19,6 +19,7 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 #define VECTOR __m512i
 #define SET1 _mm512_set1_epi32
 #define XOR _mm512_xor_si512
+#define ADD _mm512_add_epi32
 #define SUB _mm512_sub_epi32
 #define MULLO _mm512_mullo_epi32
 #define DOT_BY_INTRINSICS _mm512_dpbusd_epi32

@@ -12,6 +12,7 @@ HWQ_TARGET("avx2,fma,avxvnni")
 #define VECTOR __m256i
 #define SET1 _mm256_set1_epi32
 #define XOR _mm256_xor_si256
+#define ADD _mm256_add_epi32
 #define SUB _mm256_sub_epi32
 #define MULLO _mm256_mullo_epi32
 #define DOT_BY_INTRINSICS _mm256_dpbusd_avx_epi32

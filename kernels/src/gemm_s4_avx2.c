@@ -6,7 +6,7 @@
  * spares their additions: 248 instructions for 3072 MACs, 12.4 each, where 4 x 16 with all sums in registers takes 10.2 or fewer; 116 loads
  * and 204 vector instructions leave no other port more to do. The tile alone runs at 87 to 90 percent of the register-only loop (4 x 16: 81;
  * 6 x 16: 82; 2 x 32: 89, but 88 loads for 2048 MACs), where another thread has half of the core at 78 (70), interleaved on a Cascade Lake Xeon.
- * One row, memory-bound: four strips are read side by side and asked for ahead. */
+ * One row: strip after strip (gemm.h), short ones and those with scales in between four side by side and asked for ahead. */
 #include "gemm_s4.h"
 #include "isa.h"
 
@@ -28,7 +28,7 @@ HWQ_TARGET("avx2,fma")
 #define LOAD_FLOATS _mm256_loadu_ps
 #define FMA _mm256_fmadd_ps
 #define ZERO_FLOATS _mm256_setzero_ps()
-enum { LANES = 8, ROWS = 3, STRIPS = 2, FEW_STRIPS = 4, ONE_STRIPS = FEW_STRIPS, SOME_STRIPS = 1, UNPACK_FROM = 8, COLUMNS = 8, FEW_SIGNED = 1, PANEL = 3, PART = 512, SUMS_HELD = 0, SCALED_STRIPS = STRIPS, DEPTH = 8 /* vpmaddubsw into a lane */ };
+enum { LANES = 8, ROWS = 3, STRIPS = 2, FEW_STRIPS = 4, SOME_STRIPS = 1, UNPACK_FROM = 8, COLUMNS = 8, FEW_SIGNED = 1, PANEL = 3, PART = 512, SUMS_HELD = 0, SCALED_STRIPS = STRIPS, DEPTH = 8 /* vpmaddubsw into a lane */ };
 
 static inline __attribute__((always_inline)) __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
@@ -47,17 +47,10 @@ static inline __attribute__((always_inline)) void widen(const int rows, const in
         for (int v = 0; v < vectors; v++) acc_s32x8[r][v] = _mm256_add_epi32(acc_s32x8[r][v], _mm256_madd_epi16(s_s16x16[r][v], _mm256_set1_epi16(1)));
 }
 
-/* gcc 12 would compute the products of some pairs before it adds the first, and spill them: kept in turn, one row runs 1.25 times as fast (Zen 5,
- * weights in the second cache). */
-#if defined(__GNUC__) && defined(__x86_64__) && !defined(HWQ_NO_ASM)
-#define IN_REGISTER(v) __asm__("" : "+x"(v))
-#else
-#define IN_REGISTER(v) (void)(v)
-#endif
-
-/* `pairs` pairs of quads, at most DEPTH / 2, in registers: u4 times the s8 of a, into sums of int16, which the first begins. */
+/* `pairs` pairs of quads, at most DEPTH / 2, in registers: u4 times the s8 of a, into sums of int16, which the first begins. Each is kept in its
+ * register: one row runs 1.25 times as fast so (Zen 5, weights in the second cache). */
 static inline __attribute__((always_inline)) void few_pairs(const int rows, const int vectors, const int64_t pairs, const uint8_t *a, int64_t a_stride,
-                                                            const uint8_t *b, int64_t b_strip, __m256i s[4][COLUMNS])
+                                                            const uint8_t *b, int64_t b_strip, const int ahead, __m256i s[4][COLUMNS])
 {
     const __m256i mask = _mm256_set1_epi8(15);
 #pragma GCC unroll 4
@@ -65,30 +58,45 @@ static inline __attribute__((always_inline)) void few_pairs(const int rows, cons
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             const uint8_t *from = b + v / 2 * b_strip + v % 2 * 32;
-            if (v % 2 == 0) _mm_prefetch((const char *)from + HWQ_S4_AHEAD, _MM_HINT_T0);
+            if (v % 2 == 0) _mm_prefetch((const char *)from + ahead, _MM_HINT_T0);
             __m256i x = load(from);
-            IN_REGISTER(x);
+            HWQ_IN_REGISTER(x);
             const __m256i low = _mm256_and_si256(x, mask), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), mask);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++) {
                 const __m256i first = _mm256_maddubs_epi16(low, quad_at(a + r * a_stride)), second = _mm256_maddubs_epi16(high, quad_at(a + r * a_stride + 4));
                 s[r][v] = _mm256_add_epi16(p ? _mm256_add_epi16(s[r][v], first) : first, second);
-                IN_REGISTER(s[r][v]);
+                HWQ_IN_REGISTER(s[r][v]);
             }
         }
+}
+
+/* rows x vectors, the strips side by side. */
+static inline __attribute__((always_inline)) void beside(const int rows, const int vectors, int64_t pairs, const uint8_t *a, int64_t a_stride, const uint8_t *b,
+                                                         int64_t b_strip, const int ahead, __m256i acc[][COLUMNS])
+{
+    __m256i s[4][COLUMNS];
+    for (; pairs >= DEPTH / 2; pairs -= DEPTH / 2, a += 4 * DEPTH, b += 32 * DEPTH) {
+        few_pairs(rows, vectors, DEPTH / 2, a, a_stride, b, b_strip, ahead, s);
+        widen(rows, vectors, s, acc);
+    }
+    if (pairs > 0) {
+        few_pairs(rows, vectors, pairs, a, a_stride, b, b_strip, ahead, s);
+        widen(rows, vectors, s, acc);
+    }
 }
 
 static inline __attribute__((always_inline)) void few_dots(const int rows, const int vectors, int64_t pairs, const uint8_t *a, int64_t a_stride,
                                                            const uint8_t *b, int64_t b_strip, __m256i acc[][COLUMNS])
 {
-    __m256i s[4][COLUMNS];
-    for (; pairs >= DEPTH / 2; pairs -= DEPTH / 2, a += 4 * DEPTH, b += 32 * DEPTH) {
-        few_pairs(rows, vectors, DEPTH / 2, a, a_stride, b, b_strip, s);
-        widen(rows, vectors, s, acc);
+    if (rows > 1 || pairs < HWQ_GEMM_LONG / 8) {
+        beside(rows, vectors, pairs, a, a_stride, b, b_strip, HWQ_S4_AHEAD, acc);
+        return;
     }
-    if (pairs > 0) {
-        few_pairs(rows, vectors, pairs, a, a_stride, b, b_strip, s);
-        widen(rows, vectors, s, acc);
+    for (int v = 0; v < vectors; v += 2, b += b_strip) {
+        __m256i strip[1][COLUMNS] = {{acc[0][v], acc[0][v + 1]}};
+        beside(1, 2, pairs, a, 0, b, 0, HWQ_GEMM_FAR, strip);
+        acc[0][v] = strip[0][0], acc[0][v + 1] = strip[0][1];
     }
 }
 

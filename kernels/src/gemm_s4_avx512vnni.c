@@ -24,7 +24,7 @@ HWQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #define ZERO_FLOATS _mm512_setzero_ps()
 #define DOT_BY_INTRINSICS _mm512_dpbusd_epi32
 #define DOT_PREFIX ""
-enum { LANES = 16, ROWS = 6, STRIPS = 4, FEW_STRIPS = 4, ONE_STRIPS = 1, SOME_STRIPS = 2, UNPACK_FROM = 32 /* where shifts and masks find ports of their own, few rows stay as fast as many (Zen 5) */, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512, SUMS_HELD = 1, SCALED_STRIPS = 2 };
+enum { LANES = 16, ROWS = 6, STRIPS = 4, FEW_STRIPS = 4, SOME_STRIPS = 2, UNPACK_FROM = 32 /* where shifts and masks find ports of their own, few rows stay as fast as many (Zen 5) */, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512, SUMS_HELD = 1, SCALED_STRIPS = 2 };
 #include "gemm_s4_vnni.h"
 
 /* As hwq_requantize__avx512vnni. */

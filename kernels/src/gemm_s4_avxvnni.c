@@ -23,7 +23,7 @@ HWQ_TARGET("avx2,fma,avxvnni")
 #define ZERO_FLOATS _mm256_setzero_ps()
 #define DOT_BY_INTRINSICS _mm256_dpbusd_avx_epi32
 #define DOT_PREFIX "%{vex%} "
-enum { LANES = 8, ROWS = 6, STRIPS = 1, FEW_STRIPS = 2, ONE_STRIPS = FEW_STRIPS, SOME_STRIPS = 1, UNPACK_FROM = 8, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512, SUMS_HELD = 0, SCALED_STRIPS = STRIPS };
+enum { LANES = 8, ROWS = 6, STRIPS = 1, FEW_STRIPS = 2, SOME_STRIPS = 1, UNPACK_FROM = 8, COLUMNS = 4, FEW_SIGNED = 1, PANEL = 1, PART = 512, SUMS_HELD = 0, SCALED_STRIPS = STRIPS };
 #include "gemm_s4_vnni.h"
 
 static inline __attribute__((always_inline)) void finish_lines(const int rows, const int vectors, const strips_of *s, VECTOR acc[ROWS][WIDE], char *out)

@@ -1,7 +1,6 @@
 /* Driver of the integer products with weights u of at most 4 bits; included once by each path, which defines VECTOR, FLOATS and their
- * operations, LANES, the widest tile (ROWS x STRIPS strips of columns), FEW_STRIPS of a single row, ONE_STRIPS where it
- * reads DISTANT bytes of LONG columns without scales, SOME_STRIPS of a few, COLUMNS (their vectors at most), UNPACK_FROM,
- * FEW_SIGNED, PANEL, PART (of k, or one whole block with a scale), SCALED_STRIPS (of the widest tile where blocks have scales), SUMS_HELD (it
+ * operations, LANES, the widest tile (ROWS x STRIPS strips of columns), FEW_STRIPS of a single row, SOME_STRIPS of a
+ * few, COLUMNS (their vectors at most), UNPACK_FROM, FEW_SIGNED, PANEL, PART (of k, or one whole block with a scale), SCALED_STRIPS (of the widest tile where blocks have scales), SUMS_HELD (it
  * keeps its sums of float in registers, and finishes float results there), few_dots, and many_rows after it.
  *
  *   sum (a - za)(u - zu) = sum a (u - c) - za * sum(u - zu) - (zu - c) * sum(a), every sum over the block's k, modulo 2^32.
@@ -17,7 +16,7 @@
 enum { PER_STRIP = HWQ_STRIP / LANES, MOST_STRIPS = STRIPS > FEW_STRIPS ? STRIPS : FEW_STRIPS };
 /* What the zero points of weights ask for: nothing, 8 times the sums of a, or any number of times. */
 enum { NO_POINTS, EIGHTS, POINTS };
-enum { FEW = 4 /* rows of a tile that unpacks in registers */, DISTANT = 1 << 22, LONG = 512 /* k whose strip repays the sums of 8 parts */ };
+enum { FEW = 4 /* rows of a tile that unpacks in registers */ };
 
 typedef union {
     int32_t integers[HWQ_GEMM_ROWS * STRIPS * HWQ_STRIP];
@@ -212,7 +211,7 @@ static void multiply(const hwq_gemm_s4_args *args)
         }
         for (int64_t column = begin, strips; column < end; column += strips * HWQ_STRIP) {
             const int64_t left = (end - column + HWQ_STRIP - 1) / HWQ_STRIP, at = column / HWQ_STRIP * blocks * HWQ_STRIP;
-            const int64_t wide = few ? (rows > 1 ? SOME_STRIPS : w->scales || k < LONG || nibbles * args->strips < DISTANT ? FEW_STRIPS : ONE_STRIPS) : w->scales ? SCALED_STRIPS : STRIPS, strip = column / HWQ_STRIP;
+            const int64_t wide = !few ? (w->scales ? SCALED_STRIPS : STRIPS) : rows > 1 ? SOME_STRIPS : FEW_STRIPS, strip = column / HWQ_STRIP;
             strips = left >= wide ? wide : !few && left >= 2 && STRIPS > 2 ? 2 : 1;
             const int64_t stride = strips * HWQ_STRIP, width = end - column < stride ? end - column : stride;
             const int with_terms = zero_point != 0 || args->bias;

@@ -19,32 +19,37 @@ static inline __attribute__((always_inline)) VECTOR quad_at(const uint8_t *a)
     memcpy(&four, a, 4);
     return SET1(four);
 }
-enum { BYTES = LANES * 4, PIECES = 64 / BYTES /* vectors of a strip */, WIDE = STRIPS * PIECES, AHEAD = 256, FAR = 4096 /* bytes, of several strips and of one */ };
+enum { BYTES = LANES * 4, PIECES = 64 / BYTES /* vectors of a strip */, WIDE = STRIPS * PIECES, AHEAD = 256 /* bytes, of several strips */ };
 
-/* Here the nibbles are the unsigned operand, a the signed one. Low and high nibbles in sums of their own: a chain would wait for itself. */
+/* One strip of one row from end to end. Low and high nibbles, and neighbors, in sums of their own: a chain would wait for itself. */
+static inline __attribute__((always_inline)) void one_strip(int64_t pairs, const uint8_t *a, const uint8_t *b, VECTOR acc[PIECES])
+{
+    const VECTOR mask = SET1(0x0F0F0F0F);
+    VECTOR sums[8];
+    for (int i = 0; i < 8; i++) sums[i] = SET1(0);
+    for (; pairs >= 4 / PIECES; pairs -= 4 / PIECES, a += 32 / PIECES, b += 4 * BYTES)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            if (i % PIECES == 0) _mm_prefetch((const char *)b + BYTES * i + HWQ_GEMM_FAR, _MM_HINT_T0);
+            const VECTOR x = load(b + BYTES * i);
+            sums[2 * i] = DOT(sums[2 * i], AND(x, mask), quad_at(a + i / PIECES * 8));
+            sums[2 * i + 1] = DOT(sums[2 * i + 1], AND(SHIFT_RIGHT(x, 4), mask), quad_at(a + i / PIECES * 8 + 4));
+        }
+    for (; pairs > 0; pairs--, a += 8, b += 64)
+        for (int i = 0; i < PIECES; i++) {
+            const VECTOR x = load(b + BYTES * i);
+            sums[2 * i] = DOT(sums[2 * i], AND(x, mask), quad_at(a));
+            sums[2 * i + 1] = DOT(sums[2 * i + 1], AND(SHIFT_RIGHT(x, 4), mask), quad_at(a + 4));
+        }
+    for (int i = 0; i < 8; i++) acc[i / 2 % PIECES] = ADD(acc[i / 2 % PIECES], sums[i]);
+}
+
+/* Here the nibbles are the unsigned operand, a the signed one. */
 static inline __attribute__((always_inline)) void few_dots(const int rows, const int vectors, int64_t pairs, const uint8_t *a, int64_t a_stride,
                                                            const uint8_t *b, int64_t b_strip, VECTOR acc[][COLUMNS])
 {
-    if (rows == 1 && vectors == 1) { /* one strip from end to end, 4 pairs at a time: memory gives a single line of addresses fastest (4096 x 4096, Zen 5:
-                                       1.2 times 4 strips side by side, 0.93 where the third cache has it all) */
-        const VECTOR mask = SET1(0x0F0F0F0F);
-        VECTOR sums[8];
-        int64_t p = 0;
-        for (int i = 0; i < 8; i++) sums[i] = SET1(0);
-        for (; p + 4 <= pairs; p += 4, a += 32, b += 256)
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                _mm_prefetch((const char *)b + 64 * i + FAR, _MM_HINT_T0);
-                const VECTOR x = load(b + 64 * i);
-                sums[2 * i] = DOT(sums[2 * i], AND(x, mask), quad_at(a + 8 * i));
-                sums[2 * i + 1] = DOT(sums[2 * i + 1], AND(SHIFT_RIGHT(x, 4), mask), quad_at(a + 8 * i + 4));
-            }
-        for (; p < pairs; p++, a += 8, b += 64) {
-            const VECTOR x = load(b);
-            sums[0] = DOT(sums[0], AND(x, mask), quad_at(a));
-            sums[1] = DOT(sums[1], AND(SHIFT_RIGHT(x, 4), mask), quad_at(a + 4));
-        }
-        for (int i = 0; i < 8; i++) acc[0][0] = ADD(acc[0][0], sums[i]);
+    if (rows == 1 && (vectors == PIECES || pairs >= HWQ_GEMM_LONG / 8)) {
+        for (int v = 0; v < vectors; v += PIECES) one_strip(pairs, a, b + v / PIECES * b_strip, acc[0] + v);
         return;
     }
     VECTOR high[4][COLUMNS];

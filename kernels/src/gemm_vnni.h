@@ -7,7 +7,7 @@
  * Bounds: one step adds at most 4 * 255 * 128 < 2^17 in size; the int32 lane wraps modulo 2^32 like ref's.
  *
  * Tile: ROWS x 2 vectors of accumulators (24 of 32 registers, or 12 of 16), so that one load of weights serves ROWS steps and
- * a broadcast of a serves two. Few rows take tiles of more columns; they read each weight once, and where weights take more than CACHED
+ * a broadcast of a serves two. Few rows take tiles of more columns; they read each weight once, one long row strip after strip (gemm.h), and where weights take more than CACHED
  * bytes, so that they come from behind the second cache, ask for it AHEAD bytes before: on Zen 5 256 bytes are 1.06 to 1.16 times as fast as 1024,
  * from memory and from the third cache; on a Cascade Lake Xeon 1024 were 6 to 27 percent faster than none (where weights are near, none is 9 better). a is copied only where its bits must change, its k is no multiple of 4, or row sums are needed; the
  * copy's rows lie an odd number of cache lines apart. */
@@ -105,6 +105,33 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         for (int v = 0; v < vectors; v++) memcpy(s->block + (r * vectors + v) * LANES, &acc[r][v], sizeof(VECTOR));
 }
 
+/* One row x vectors, strip after strip: 8 chains, since one would wait for itself. */
+static inline __attribute__((always_inline)) void one_row(const int vectors, int64_t quads, const uint8_t *a, const int8_t *b, int32_t sum, const int with_points,
+                                                          scratch *s)
+{
+    enum { CHAINS = 8, TOGETHER = CHAINS / PER_STRIP /* quads */ };
+    for (int v = 0; v < vectors; v += PER_STRIP) {
+        VECTOR acc[CHAINS];
+        const uint8_t *x = a;
+        int64_t q = 0;
+        for (int i = 0; i < CHAINS; i++) acc[i] = SET1(0);
+        for (; q + TOGETHER <= quads; q += TOGETHER, x += HWQ_QUAD * TOGETHER, b += CHAINS * BYTES)
+#pragma GCC unroll 8
+            for (int i = 0; i < CHAINS; i++) {
+                if (i % PER_STRIP == 0) __builtin_prefetch(b + i * BYTES + HWQ_GEMM_FAR);
+                acc[i] = DOT(acc[i], SET1(quad_of(x + i / PER_STRIP * HWQ_QUAD)), load(b + i * BYTES));
+            }
+        for (; q < quads; q++, x += HWQ_QUAD, b += PER_STRIP * BYTES)
+            for (int i = 0; i < PER_STRIP; i++) acc[i] = DOT(acc[i], SET1(quad_of(x)), load(b + i * BYTES));
+        for (int i = 0; i < PER_STRIP; i++) {
+            VECTOR all = load(s->terms + (v + i) * LANES);
+            if (with_points) all = SUB(all, MULLO(load(s->zero_points + (v + i) * LANES), SET1(sum)));
+            for (int j = i; j < CHAINS; j += PER_STRIP) all = ADD(all, acc[j]);
+            memcpy(s->block + (v + i) * LANES, &all, sizeof all);
+        }
+    }
+}
+
 /* The constant term of `count` columns from `column` on, and their zero points; 0 beyond `end`. */
 static void column_terms(const hwq_gemm_args *args, int64_t column, int64_t end, int64_t count, int32_t zero_point, scratch *s)
 {
@@ -123,7 +150,8 @@ static void column_terms(const hwq_gemm_args *args, int64_t column, int64_t end,
 
 #define TILE(rows, vectors)                                                                                                   \
     do {                                                                                                                      \
-        if (with_points) tile(rows, vectors, quads, a, a_stride, b, strip_bytes, sums, 1, s);                                 \
+        if (rows == 1 && vectors == WIDE && quads >= HWQ_GEMM_LONG / HWQ_QUAD) one_row(WIDE, quads, a, b, sums[0], with_points, s); \
+        else if (with_points) tile(rows, vectors, quads, a, a_stride, b, strip_bytes, sums, 1, s);                                 \
         else tile(rows, vectors, quads, a, a_stride, b, strip_bytes, sums, 0, s);                                             \
         return rows;                                                                                                          \
     } while (0)

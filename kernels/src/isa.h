@@ -161,4 +161,11 @@ hwq_scale_sums_fn hwq_scale_sums__neon;
 #define HWQ_TARGET_END _Pragma("GCC pop_options")
 #endif
 
+/* Has a vector computed here, alone: gcc 12 sorts the instructions of an unrolled loop by kind, products before sums, and spills them. */
+#if defined(__GNUC__) && HWQ_X86 && !defined(HWQ_NO_ASM)
+#define HWQ_IN_REGISTER(v) __asm__("" : "+x"(v))
+#else
+#define HWQ_IN_REGISTER(v) (void)(v)
+#endif
+
 #endif
