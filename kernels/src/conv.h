@@ -23,6 +23,11 @@ void hwq_conv_residual(const hwq_conv *conv, int64_t image, int64_t first, int64
 typedef void hwq_image_fn(const void *plan, const uint8_t *image, int64_t number, int64_t begin, int64_t end);
 void hwq_conv_images(const hwq_conv *conv, hwq_image_fn *drive, const void *plan);
 
+/* One image of a channel-first convolution, channel-last; and the whole: each image turned, run by `run`, turned back, then the residual. So only ref knows
+ * channel-first images; depthwise ones have drivers of their own. */
+hwq_conv hwq_conv_channels_last(const hwq_conv *conv);
+void hwq_conv_turned(const hwq_conv *conv, void (*run)(const hwq_conv *));
+
 /* Workspace of the convolution straight from the image (conv_avx512vnni.c); 0 where it does not apply. */
 int64_t hwq_conv_direct_workspace(const hwq_conv *conv);
 int64_t hwq_conv_inner_workspace(const hwq_conv *conv); /* likewise, conv_avx2.c */

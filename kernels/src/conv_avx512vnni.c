@@ -127,20 +127,14 @@ static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, i
     }
 }
 
-/* Weights of one group (there is one) with every run padded to whole quads: quads that straddle the packed ones are put together of two. */
+/* Weights of one group (there is one) with every run padded to whole quads. */
 static void copy_weights(const hwq_packed *w, const plan *p, int8_t *to)
 {
-    const int64_t strips = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, k4 = (w->k + 3) / 4;
+    const int64_t strips = (w->n + HWQ_STRIP - 1) / HWQ_STRIP, strip_bytes = (w->k + 3) / 4 * HWQ_STRIP * HWQ_QUAD;
     for (int64_t s = 0; s < strips; s++)
         for (int64_t r = 0; r < p->runs; r++)
-            for (int64_t i = 0; i < p->quads; i++, to += HWQ_STRIP * HWQ_QUAD) {
-                const int64_t k = r * p->run + i * HWQ_QUAD, left = p->run - i * HWQ_QUAD, shift = k % HWQ_QUAD * 8, at = s * k4 + k / HWQ_QUAD;
-                const __m512i first = _mm512_loadu_si512(w->quads + at * HWQ_STRIP * HWQ_QUAD);
-                const __m512i second = k / HWQ_QUAD + 1 < k4 ? _mm512_loadu_si512(w->quads + (at + 1) * HWQ_STRIP * HWQ_QUAD) : _mm512_setzero_si512();
-                const __m512i low = _mm512_srl_epi32(first, _mm_cvtsi64_si128(shift)), high = _mm512_sll_epi32(second, _mm_cvtsi64_si128(32 - shift));
-                const __m512i mask = _mm512_set1_epi32(left >= HWQ_QUAD ? -1 : (int32_t)((1u << 8 * left) - 1));
-                _mm512_storeu_si512(to, _mm512_and_si512(mask, _mm512_or_si512(low, high)));
-            }
+            for (int64_t i = 0; i < p->run; i += HWQ_QUAD, to += HWQ_STRIP * HWQ_QUAD)
+                _mm512_storeu_si512(to, quads_from(w->quads + s * strip_bytes, r * p->run + i, p->run - i));
 }
 
 /* The runs cut where chunks of k end; returns how many pieces. */

@@ -1,6 +1,5 @@
 /* Convolution as blocks of GEMM: up to 64 output positions are gathered into rows (tap, channel), multiplied, and finished.
- * Channel-first images are turned channel-last in the workspace, and finished blocks are turned back. No intrinsics: the
- * GEMM and the epilogue underneath are those of the chosen path. */
+ * Channel-last. No intrinsics: the GEMM and the epilogue underneath are those of the chosen path. */
 #include "conv.h"
 #include "epilogue.h"
 #include "isa.h"
@@ -68,17 +67,13 @@ static void convolve(const hwq_conv *c)
     const hwq_conv_shape s = hwq_conv_measure(c);
     const int64_t outputs = hwq_window_outputs(&c->window), inputs = hwq_window_inputs(&c->window), n = c->out_channels / c->groups;
     const int direct = pointwise(&c->window);
-    char *image_space = c->workspace, *rows = image_space + s.image, *tile = rows + s.rows, *gemm = tile + s.tile;
+    char *rows = c->workspace, *gemm = rows + s.rows;
     hwq_epilogue epilogue = {0};
     if (c->epilogue) { epilogue = *c->epilogue; epilogue.residual_op = NULL; }
     for (int64_t at = c->first; at < c->last;) {
         const int64_t number = at / outputs, begin = at % outputs, end = c->last - at + begin < outputs ? c->last - at + begin : outputs;
         const char *image = (const char *)c->x + number * inputs * c->channels * s.element;
-        if (c->layout == HWQ_NCHW) {
-            hwq_transpose(s.element, c->channels, inputs, image, inputs, image_space, c->channels);
-            image = image_space;
-        }
-        const int64_t most = direct && c->layout == HWQ_NHWC ? end - begin : HWQ_CONV_ROWS; /* the image itself is the matrix */
+        const int64_t most = direct ? end - begin : HWQ_CONV_ROWS; /* the image itself is the matrix */
         for (int64_t first = begin; first < end; first += most) {
             const int64_t count = end - first < most ? end - first : most;
             for (int64_t group = 0; group < c->groups; group++) {
@@ -86,14 +81,8 @@ static void convolve(const hwq_conv *c)
                 int64_t a_stride = s.k;
                 if (direct) { a = image + (first * c->channels + group * s.depth) * s.element; a_stride = c->channels; }
                 else gather(c, &s, image, group, first, count, rows);
-                if (c->layout == HWQ_NHWC) {
-                    char *out = (char *)c->out + ((number * outputs + first) * c->out_channels + group * n) * s.out_element;
-                    multiply(c, &s, group, count, a, a_stride, &epilogue, out, c->out_channels, gemm);
-                } else {
-                    multiply(c, &s, group, count, a, a_stride, &epilogue, tile, n, gemm);
-                    char *out = (char *)c->out + ((number * c->out_channels + group * n) * outputs + first) * s.out_element;
-                    hwq_transpose(s.out_element, count, n, tile, n, out, outputs);
-                }
+                char *out = (char *)c->out + ((number * outputs + first) * c->out_channels + group * n) * s.out_element;
+                multiply(c, &s, group, count, a, a_stride, &epilogue, out, c->out_channels, gemm);
             }
         }
         if (c->epilogue && c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);

@@ -26,10 +26,22 @@ hwq_conv_shape hwq_conv_measure(const hwq_conv *c)
         s.gemm = c->a_type == HWQ_F32 ? hwq_align(hwq_window_taps(&c->window) * (int64_t)sizeof(float *)) : 0; /* pixels under the taps */
     } else {
         s.rows = hwq_align(HWQ_CONV_ROWS * s.k * s.element);
-        s.tile = c->layout == HWQ_NCHW ? hwq_align(HWQ_CONV_ROWS * (c->out_channels / c->groups) * s.out_element) : 0;
+        s.tile = 0;
         s.gemm = c->a_type == HWQ_F32 ? 0 : hwq_gemm_workspace(s.k);
     }
     return s;
+}
+
+hwq_conv hwq_conv_channels_last(const hwq_conv *c)
+{
+    hwq_conv one = *c;
+    one.layout = HWQ_NHWC, one.batch = 1;
+    return one;
+}
+
+static int64_t turned_outputs(const hwq_conv *c)
+{
+    return hwq_align(hwq_window_outputs(&c->window) * c->out_channels * (c->epilogue ? hwq_type_size(c->epilogue->out_type) : 4));
 }
 
 static int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -44,8 +56,12 @@ int64_t hwq_conv_workspace(const hwq_conv *conv)
     const hwq_conv_shape s = hwq_conv_measure(conv);
     const int64_t blocked = s.rows + s.tile + s.gemm;
     if (conv->depthwise) return s.image + greater(blocked, conv->a_type == HWQ_F32 ? 0 : hwq_depthwise_workspace(conv));
-    const int64_t turned = s.image + greater(blocked, conv->a_type == HWQ_F32 ? 0 : hwq_winograd_workspace(conv));
-    return hwq_align(greater(greater(turned, hwq_winograd_4x4_workspace(conv)), greater(hwq_conv_inner_workspace(conv), hwq_conv_direct_workspace(conv))));
+    if (conv->layout == HWQ_NCHW) {
+        const hwq_conv one = hwq_conv_channels_last(conv);
+        return s.image + turned_outputs(conv) + hwq_conv_workspace(&one);
+    }
+    const int64_t winograd = conv->a_type == HWQ_F32 ? 0 : greater(hwq_winograd_workspace(conv), hwq_winograd_4x4_workspace(conv));
+    return hwq_align(greater(greater(blocked, winograd), greater(hwq_conv_inner_workspace(conv), hwq_conv_direct_workspace(conv))));
 }
 
 static inline __attribute__((always_inline)) void turn_sized(const int64_t element, int64_t rows, int64_t columns, const char *from,
@@ -166,5 +182,24 @@ void hwq_conv_images(const hwq_conv *c, hwq_image_fn *drive, const void *plan)
         drive(plan, (const uint8_t *)image, number, begin, end);
         if (c->epilogue && c->epilogue->residual_op) hwq_conv_residual(c, number, begin, end);
         at += end - begin;
+    }
+}
+
+void hwq_conv_turned(const hwq_conv *c, void (*run)(const hwq_conv *))
+{
+    const int64_t outputs = hwq_window_outputs(&c->window), inputs = hwq_window_inputs(&c->window), n = c->out_channels;
+    const int64_t size = hwq_type_size(c->a_type), out_size = c->epilogue ? hwq_type_size(c->epilogue->out_type) : 4;
+    char *image = c->workspace, *made = image + hwq_align(inputs * c->channels * size);
+    hwq_conv one = hwq_conv_channels_last(c);
+    hwq_epilogue e;
+    if (c->epilogue) e = *c->epilogue, e.residual_op = NULL, one.epilogue = &e;
+    one.x = image, one.out = made, one.workspace = made + turned_outputs(c);
+    for (int64_t at = c->first; at < c->last; at += one.last - one.first) {
+        const int64_t number = at / outputs;
+        one.first = at % outputs, one.last = c->last - at + one.first < outputs ? c->last - at + one.first : outputs;
+        hwq_transpose(size, c->channels, inputs, (const char *)c->x + number * inputs * c->channels * size, inputs, image, c->channels);
+        run(&one);
+        hwq_transpose(out_size, one.last - one.first, n, made + one.first * n * out_size, n, (char *)c->out + (number * n * outputs + one.first) * out_size, outputs);
+        if (c->epilogue && c->epilogue->residual_op) hwq_conv_residual(c, number, one.first, one.last);
     }
 }

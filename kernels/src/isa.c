@@ -188,19 +188,23 @@ void hwq_gemm_f32(const hwq_gemm_f32_args *args) { HWQ_FIND(gemm_f32)(args); }
 void hwq_gemm_sequential(const hwq_gemm_sequential_args *args) { HWQ_FIND(gemm_sequential)(args); }
 void hwq_gemm_f64(const hwq_gemm_f64_args *args) { HWQ_FIND(gemm_f64)(args); }
 void hwq_sum_f32(int64_t outer, int64_t k, int64_t inner, const float *x, float *out) { HWQ_FIND(sum_f32)(outer, k, inner, x, out); }
-void hwq_conv_s32(const hwq_conv *conv) { HWQ_FIND(conv_s32)(conv); }
+/* Only ref knows channel-first images. */
+#define HWQ_CONVOLVE(op) \
+    HWQ_FIND(op) != hwq_##op##__ref && conv->layout == HWQ_NCHW ? hwq_conv_turned(conv, ROWS[path].op) : ROWS[path].op(conv)
+void hwq_conv_s32(const hwq_conv *conv) { HWQ_CONVOLVE(conv_s32); }
+void hwq_conv_f32(const hwq_conv *conv) { HWQ_CONVOLVE(conv_f32); }
 int hwq_conv_takes_winograd(const hwq_conv *conv)
 {
 #if HWQ_X86
     int path = hwq_path_chosen();
     while (!ROWS[path].conv_s32) path = PARENTS[path];
-    return (ROWS[path].conv_s32 == hwq_conv_s32__avx2 || ROWS[path].conv_s32 == hwq_conv_s32__avxvnni) && hwq_winograd_fits(conv) && !hwq_winograd_4x4_pays_whole(conv, 0);
+    const hwq_conv one = conv->layout == HWQ_NCHW ? hwq_conv_channels_last(conv) : *conv;
+    return (ROWS[path].conv_s32 == hwq_conv_s32__avx2 || ROWS[path].conv_s32 == hwq_conv_s32__avxvnni) && hwq_winograd_fits(&one) && !hwq_winograd_4x4_pays_whole(&one, 0);
 #else
     (void)conv;
     return 0;
 #endif
 }
-void hwq_conv_f32(const hwq_conv *conv) { HWQ_FIND(conv_f32)(conv); }
 void hwq_depthwise_s32(const hwq_conv *conv)
 {
     if (conv->out_channels != conv->channels) {

@@ -61,6 +61,18 @@ static inline __attribute__((always_inline)) void put32(__m256i bytes, int64_t w
     else _mm512_mask_storeu_epi8(out, ((__mmask64)1 << width) - 1, _mm512_castsi256_si512(bytes));
 }
 
+/* `left` of the packed weights' k from any k on, four at most, as a quad of 16 columns; 0 behind them. */
+static inline __m512i quads_from(const int8_t *strip, int64_t k, int64_t left)
+{
+    const int64_t shift = k % HWQ_QUAD, count = left < HWQ_QUAD ? left : HWQ_QUAD;
+    const int8_t *at = strip + k / HWQ_QUAD * HWQ_STRIP * HWQ_QUAD;
+    __m512i quads = _mm512_loadu_si512(at);
+    if (shift) quads = _mm512_srl_epi32(quads, _mm_cvtsi64_si128(8 * shift));
+    if (shift + count > HWQ_QUAD)
+        quads = _mm512_or_si512(quads, _mm512_sll_epi32(_mm512_loadu_si512(at + HWQ_STRIP * HWQ_QUAD), _mm_cvtsi64_si128(32 - 8 * shift)));
+    return count < HWQ_QUAD ? _mm512_and_si512(quads, _mm512_set1_epi32((int32_t)((1u << 8 * count) - 1))) : quads;
+}
+
 /* A piece of k whose bytes lie together, in weights and a: bytes from a position's first; quads. */
 typedef struct {
     int64_t offset, quads;

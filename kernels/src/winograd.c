@@ -88,17 +88,17 @@ int hwq_winograd_pack(const hwq_packed *p, int64_t depth, int64_t group, int16_t
 int hwq_winograd_fits(const hwq_conv *c)
 {
     const hwq_window *w = &c->window;
-    if (c->depthwise || c->a_type == HWQ_F32 || c->channels / c->groups < 16 || c->out_channels / c->groups < 8) return 0;
+    if (c->layout != HWQ_NHWC || c->depthwise || c->a_type == HWQ_F32 || c->channels / c->groups < 16 || c->out_channels / c->groups < 8) return 0;
     for (int d = 0; d < 3; d++)
         if (w->kernel[d] != (d ? 3 : 1) || w->stride[d] != 1 || w->dilation[d] != 1 || (d == 0 && w->pad[0])) return 0;
     return w->out[0] == w->in[0] && w->out[1] > 2 && w->out[2] > 2;
 }
 
-/* V, four sums of pairs per tile, a strip's M, the finished accumulators, one pixel of padding, one line of finished pixels to turn. */
+/* V, four sums of pairs per tile, a strip's M, the finished accumulators, one pixel of padding. */
 int64_t hwq_winograd_workspace(const hwq_conv *c)
 {
     const int64_t depth = c->channels / c->groups, tiles = hwq_winograd_tiles(depth);
     if (!hwq_winograd_fits(c)) return 0;
     return POSITIONS * hwq_winograd_v_step(depth) * 2 + tiles * OUTPUTS * 4 + POSITIONS * hwq_winograd_m_step(depth) * 4 +
-           tiles * OUTPUTS * HWQ_STRIP * 4 + hwq_align(hwq_winograd_depth(depth)) + (c->layout == HWQ_NCHW ? 2 * tiles * HWQ_STRIP * 4 : 0);
+           tiles * OUTPUTS * HWQ_STRIP * 4 + hwq_align(hwq_winograd_depth(depth));
 }

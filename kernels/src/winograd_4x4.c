@@ -20,12 +20,12 @@ int hwq_winograd_4x4_fits(const hwq_conv *c, hwq_winograd_plan *p)
         if (w->kernel[d] != (d ? 3 : 1) || w->stride[d] != 1 || w->dilation[d] != 1) return 0;
     if (w->in[0] != 1 || w->out[0] != 1 || w->pad[0] || w->out[1] < 1 || w->out[2] < 1) return 0;
     p->depth = c->channels / c->groups, p->n = c->out_channels / c->groups, p->padded = (p->depth + WINOGRAD_CHANNELS - 1) / WINOGRAD_CHANNELS * WINOGRAD_CHANNELS;
-    if (p->depth % HWQ_QUAD || p->depth == 0) return 0;
+    if (p->depth == 0) return 0;
     p->down = longs(w->out[1]) + shorts(w->out[1]), p->across = longs(w->out[2]) + shorts(w->out[2]);
     const int64_t fit = V_BYTES / (WINOGRAD_POSITIONS * 2 * p->padded), parts = c->groups * ((p->n + WINOGRAD_COLUMNS - 1) / WINOGRAD_COLUMNS);
     p->tiles = fit < TILES_LEAST ? TILES_LEAST : fit > WINOGRAD_TILES ? WINOGRAD_TILES : fit;
     p->chunks = (p->depth + CHUNK - 1) / CHUNK;
-    p->taken = p->chunks == 1 ? p->depth : (p->padded / WINOGRAD_CHANNELS + p->chunks - 1) / p->chunks * WINOGRAD_CHANNELS;
+    p->taken = p->chunks == 1 ? (p->depth + HWQ_QUAD - 1) / HWQ_QUAD * HWQ_QUAD : (p->padded / WINOGRAD_CHANNELS + p->chunks - 1) / p->chunks * WINOGRAD_CHANNELS;
     p->chunks = (p->depth + p->taken - 1) / p->taken;
     p->v_tile = WINOGRAD_POSITIONS * p->padded + WINOGRAD_CHANNELS, p->u_step = p->taken * WINOGRAD_COLUMNS + 32;
     p->v_bytes = p->tiles * p->v_tile * 2, p->u_bytes = hwq_align(WINOGRAD_POSITIONS * p->u_step * 2);
@@ -52,7 +52,7 @@ static int pays(const hwq_conv *c, const hwq_winograd_plan *p, int bytes, int64_
     const int64_t strips = (p->n + HWQ_STRIP - 1) / HWQ_STRIP, wide = (strips + 1) / 2, tiles = lines * p->across;
     const int64_t rows = positions(c->window.out[1]) * positions(c->window.out[2]) * lines / p->down;
     const int64_t times = p->u_kept > 1 ? 1 : (tiles + p->tiles - 1) / p->tiles;
-    const double dots = (double)(strips * (p->depth / 2)), products = (double)rows * (dots + (double)((bytes ? 5 : 8) * p->chunks * wide));
+    const double dots = (double)(strips * ((p->depth + HWQ_QUAD - 1) / HWQ_QUAD * 2)), products = (double)rows * (dots + (double)((bytes ? 5 : 8) * p->chunks * wide));
     const double transforms = 165 * dots * (double)times + (double)tiles * (double)(300 * (p->padded / WINOGRAD_CHANNELS) + (bytes ? 220 : 300) * strips);
     const double rival = bytes ? 7. / 8 * 1.05 * 9 / 2 * dots : 4. / 5 * (4.35 * dots + 11 * (double)(strips + p->depth / 16));
     return products + transforms < rival * (double)outputs;

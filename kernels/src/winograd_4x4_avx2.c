@@ -39,8 +39,21 @@ static inline vector widen(const uint8_t *bytes, int64_t count, int is_unsigned)
 }
 #include "winograd_4x4_tiles.h"
 
+/* `left` of the packed weights' k from any k on, four at most, as a quad of 8 columns; 0 behind them. */
+static inline __m256i quads_from(const int8_t *strip, int64_t k, int64_t left)
+{
+    const int64_t shift = k % HWQ_QUAD, count = left < HWQ_QUAD ? left : HWQ_QUAD;
+    const int8_t *at = strip + k / HWQ_QUAD * HWQ_STRIP * HWQ_QUAD;
+    __m256i quads = load(at);
+    if (shift) quads = _mm256_srl_epi32(quads, _mm_cvtsi64_si128(8 * shift));
+    if (shift + count > HWQ_QUAD) quads = _mm256_or_si256(quads, _mm256_sll_epi32(load(at + HWQ_STRIP * HWQ_QUAD), _mm_cvtsi64_si128(32 - 8 * shift)));
+    return count < HWQ_QUAD ? _mm256_and_si256(quads, _mm256_set1_epi32((int32_t)((1u << 8 * count) - 1))) : quads;
+}
+/* Two channels of a quad as int16, those that `pair` names. */
+static inline __m256i pair_of(__m256i quads, __m256i pair) { return _mm256_srai_epi16(_mm256_shuffle_epi8(quads, pair), 8); }
+
 /* u: [position][quad of channels][its second pair, its first][column of 32][channel of the pair], as tile_avx2.h reads it. */
-static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64_t count, const int32_t *zero_points, int64_t s, int16_t *u)
+INLINE void weigh_quads(const int whole, const plan *p, const int8_t *strip, int64_t first, int64_t count, const int32_t *zero_points, int64_t s, int16_t *u)
 {
     const __m256i front = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
     const __m256i back = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
@@ -48,16 +61,24 @@ static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64
         const __m256i points = load(zero_points + 8 * half), both = _mm256_or_si256(_mm256_slli_epi32(points, 16), _mm256_and_si256(points, _mm256_set1_epi32(0xFFFF)));
         int16_t *to = u + (2 * s + half) * LANES;
         for (int64_t at = 0; at < count; at += HWQ_QUAD, to += TILE_QUAD) {
+            const int64_t left = whole ? HWQ_QUAD : count - at;
+            const __m256i kept = _mm256_set1_epi32(left < HWQ_QUAD ? (int32_t)((1u << 8 * left) - 1) : -1); /* no zero points beyond the channels */
+            const __m256i low_points = _mm256_and_si256(both, pair_of(kept, front)), high_points = _mm256_and_si256(both, pair_of(kept, back));
             __m256i low[9], high[9];
             for (int t = 0; t < 9; t++) {
-                const __m256i quads = load(strip + (t * p->depth + first + at) * HWQ_STRIP + 32 * half);
-                low[t] = _mm256_sub_epi16(_mm256_srai_epi16(_mm256_shuffle_epi8(quads, front), 8), both);
-                high[t] = _mm256_sub_epi16(_mm256_srai_epi16(_mm256_shuffle_epi8(quads, back), 8), both);
+                const __m256i quads = whole ? load(strip + 32 * half + (t * p->depth + first + at) * HWQ_STRIP) : quads_from(strip + 32 * half, t * p->depth + first + at, left);
+                low[t] = _mm256_sub_epi16(pair_of(quads, front), low_points);
+                high[t] = _mm256_sub_epi16(pair_of(quads, back), high_points);
             }
             weigh_pairs(high, to, p->u_step);
             weigh_pairs(low, to + TILE_QUAD / 2, p->u_step);
         }
     }
+}
+static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64_t count, const int32_t *zero_points, int64_t s, int16_t *u)
+{
+    if (p->depth % HWQ_QUAD == 0) weigh_quads(1, p, strip, first, count, zero_points, s, u);
+    else weigh_quads(0, p, strip, first, count, zero_points, s, u);
 }
 
 INLINE void multiply_rows(const int rows, const int vectors, const plan *p, int64_t taken, int first, const int16_t *u, const int16_t *v, int32_t *m)

@@ -44,23 +44,34 @@ static inline vector widen(const uint8_t *bytes, int64_t count, int is_unsigned)
 }
 #include "winograd_4x4_tiles.h"
 
-/* `count` channels from `first` on of a strip, whose quads lie tap by tap. u: [position][strip][pair of channels][column][channel of the pair]. */
-static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64_t count, const int32_t *zero_points, int64_t s, int16_t *u)
+/* Two channels of a quad as int16, those that `pair` names. */
+static inline __m512i pair_of(__m512i quads, __m512i pair) { return _mm512_srai_epi16(_mm512_shuffle_epi8(quads, pair), 8); }
+
+/* `count` channels from `first` on of a strip, which lie tap by tap. u: [position][strip][pair of channels][column][channel of the pair]. */
+INLINE void weigh_quads(const int whole, const plan *p, const int8_t *strip, int64_t first, int64_t count, const int32_t *zero_points, int64_t s, int16_t *u)
 {
     u += s * p->taken * HWQ_STRIP;
     const __m512i front = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
     const __m512i back = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
     const __m512i points = _mm512_loadu_si512(zero_points), both = _mm512_or_si512(_mm512_slli_epi32(points, 16), _mm512_and_si512(points, _mm512_set1_epi32(0xFFFF)));
     for (int64_t at = 0; at < count; at += HWQ_QUAD, u += HWQ_QUAD * HWQ_STRIP) {
+        const int64_t left = whole ? HWQ_QUAD : count - at;
+        const __m512i kept = _mm512_set1_epi32(left < HWQ_QUAD ? (int32_t)((1u << 8 * left) - 1) : -1); /* no zero points beyond the channels */
+        const __m512i low_points = _mm512_and_si512(both, pair_of(kept, front)), high_points = _mm512_and_si512(both, pair_of(kept, back));
         __m512i low[9], high[9];
         for (int t = 0; t < 9; t++) {
-            const __m512i quads = _mm512_loadu_si512(strip + (t * p->depth + first + at) * HWQ_STRIP);
-            low[t] = _mm512_sub_epi16(_mm512_srai_epi16(_mm512_shuffle_epi8(quads, front), 8), both);
-            high[t] = _mm512_sub_epi16(_mm512_srai_epi16(_mm512_shuffle_epi8(quads, back), 8), both);
+            const __m512i quads = whole ? _mm512_loadu_si512(strip + (t * p->depth + first + at) * HWQ_STRIP) : quads_from(strip, t * p->depth + first + at, left);
+            low[t] = _mm512_sub_epi16(pair_of(quads, front), low_points);
+            high[t] = _mm512_sub_epi16(pair_of(quads, back), high_points);
         }
         weigh_pairs(low, u, p->u_step);
         weigh_pairs(high, u + 2 * HWQ_STRIP, p->u_step);
     }
+}
+static void weigh_strip(const plan *p, const int8_t *strip, int64_t first, int64_t count, const int32_t *zero_points, int64_t s, int16_t *u)
+{
+    if (p->depth % HWQ_QUAD == 0) weigh_quads(1, p, strip, first, count, zero_points, s, u);
+    else weigh_quads(0, p, strip, first, count, zero_points, s, u);
 }
 
 /* A tile's dots at one position, from 0 or from what M holds. */
@@ -92,7 +103,7 @@ static void multiply(const plan *p, int64_t rows, int tall, int broad, int64_t v
     piece pieces[4];
     part g = {.pieces = pieces, .strip_bytes = p->taken * HWQ_STRIP * 2, .step = p->v_tile * 2, .vectors = (int)vectors, .first = first};
     for (int64_t at = 0; at < taken; at += WINOGRAD_CHANNELS)
-        pieces[g.count++] = (piece){at / WINOGRAD_CHANNELS * WINOGRAD_V_STEP * 2, (taken - at < WINOGRAD_CHANNELS ? taken - at : WINOGRAD_CHANNELS) / 2};
+        pieces[g.count++] = (piece){at / WINOGRAD_CHANNELS * WINOGRAD_V_STEP * 2, (taken - at < WINOGRAD_CHANNELS ? (taken - at + HWQ_QUAD - 1) / HWQ_QUAD * HWQ_QUAD : WINOGRAD_CHANNELS) / 2};
     for (int64_t row = 0, some; row < rows; row += some, v += some * p->v_tile, m += some * vectors * HWQ_STRIP) {
         some = rows - row > TILE_MOST ? (rows - row + 1) / 2 : rows - row;
         for (int i = 0; i < tall; i++)

@@ -175,7 +175,7 @@ static void gather8(const plan *p, int64_t count, const int32_t *m, const int32_
 
 /* The finished pixels of tiles [first, first + count) that lie in positions [begin, end) of the image, run by run. */
 static void put(const plan *p, int64_t number, int64_t group, int64_t column, int64_t first, int64_t count,
-                int64_t begin, int64_t end, void *tile_space)
+                int64_t begin, int64_t end)
 {
     const hwq_conv *c = p->conv;
     const hwq_epilogue *epilogue = p->epilogue;
@@ -189,14 +189,8 @@ static void put(const plan *p, int64_t number, int64_t group, int64_t column, in
             const int64_t head = from < begin ? begin : from, tail = to < end ? to : end;
             if (y >= c->window.out[1] || head >= tail) continue;
             const int32_t *acc = p->acc + (i * 2 * p->tiles + 2 * (tile - first) + head - from) * HWQ_STRIP;
-            if (c->layout == HWQ_NHWC) {
-                char *out = (char *)c->out + ((number * outputs + head) * c->out_channels + channel) * size;
-                hwq_requantize(epilogue, tail - head, columns, channel, acc, HWQ_S32, HWQ_STRIP, out, c->out_channels);
-            } else {
-                char *out = (char *)c->out + ((number * c->out_channels + channel) * outputs + head) * size;
-                hwq_requantize(epilogue, tail - head, columns, channel, acc, HWQ_S32, HWQ_STRIP, tile_space, HWQ_STRIP);
-                hwq_transpose(size, tail - head, columns, tile_space, HWQ_STRIP, out, outputs);
-            }
+            char *out = (char *)c->out + ((number * outputs + head) * c->out_channels + channel) * size;
+            hwq_requantize(epilogue, tail - head, columns, channel, acc, HWQ_S32, HWQ_STRIP, out, c->out_channels);
         }
         tile += run;
     }
@@ -210,7 +204,6 @@ static void convolve_group(const plan *p, const uint8_t *image, int64_t number, 
     const int64_t blocks = (to - from + p->tiles - 1) / p->tiles, block = ((to - from + blocks - 1) / blocks + ROWS - 1) / ROWS * ROWS;
     const int16_t *words = c->weights->winograd + group * hwq_winograd_words(p->depth, n);
     const int32_t *terms = c->weights->winograd_terms + group * hwq_winograd_terms(n);
-    char *tile_space = (char *)(p->acc + OUTPUTS * p->tiles * HWQ_STRIP) + hwq_align(p->padded);
     for (int64_t first = from; first < to; first += block) {
         const int64_t count = to - first < block ? to - first : block;
         if (c->a_type == HWQ_U8) transform(p, image, first, count, 1);
@@ -227,7 +220,7 @@ static void convolve_group(const plan *p, const uint8_t *image, int64_t number, 
                 for (int64_t i = 0; c->bias && i < 8 && strip * HWQ_STRIP + half + i < n; i++) bias[i] = c->bias[group * n + strip * HWQ_STRIP + half + i];
                 gather8(p, count, p->m + half, terms + strip * OUTPUTS * HWQ_STRIP + half, _mm256_loadu_si256((const __m256i *)bias), p->acc + half);
             }
-            put(p, number, group, strip * HWQ_STRIP, first, count, begin, end, tile_space);
+            put(p, number, group, strip * HWQ_STRIP, first, count, begin, end);
         }
     }
 }
@@ -243,11 +236,9 @@ static void convolve(const hwq_conv *c)
     const int64_t depth = c->channels / c->groups, tiles = hwq_winograd_tiles(depth);
     hwq_epilogue epilogue = *c->epilogue;
     epilogue.residual_op = NULL;
-    const int64_t inputs = hwq_window_inputs(&c->window);
     plan p = {.conv = c, .epilogue = &epilogue, .depth = depth, .padded = hwq_winograd_depth(depth), .tiles = tiles, .tile_columns = (c->window.out[2] + 1) / 2,
               .v_step = hwq_winograd_v_step(depth), .m_step = hwq_winograd_m_step(depth)};
-    const int64_t image_bytes = c->layout == HWQ_NCHW ? hwq_align(inputs * c->channels) : 0;
-    p.v = (int16_t *)((char *)c->workspace + image_bytes);
+    p.v = c->workspace;
     p.row_terms = (int32_t *)(p.v + POSITIONS * p.v_step);
     p.m = p.row_terms + tiles * OUTPUTS;
     p.acc = p.m + POSITIONS * p.m_step;
