@@ -189,12 +189,13 @@ cdef extern from "hwq/kernels.h" nogil:
     void hwq_depthwise_chain(const hwq_conv *)
     int HWQ_CHAIN_STRIP, HWQ_NHWC, HWQ_KIND_S32, HWQ_KIND_F32
     ctypedef struct hwq_row_scales:
+        int32_t formula, point_type
         int64_t rows, columns, each
         const int32_t *sums
         const float *factors
         const float *bias
         float lo, hi
-    void hwq_scale_sums(const hwq_row_scales *, const int32_t *, const float *, const int8_t *, float *)
+    void hwq_scale_sums(const hwq_row_scales *, const void *, const float *, const void *, float *)
     void hwq_pool_run(const hwq_pool *)
     void hwq_quantize(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t, void *, int32_t)
     void hwq_dequantize(int64_t, int64_t, int64_t, const void *, int32_t, const float *, const int32_t *, float *)
@@ -298,6 +299,24 @@ cdef extern from "hwq/program.h" nogil:
     ctypedef struct hwq_step_cast:
         int32_t type, to_float
         int64_t n
+    ctypedef struct hwq_step_rows:
+        hwq_window window
+        int64_t images, channels, first, depth, block, width
+        int32_t type, zero_point, centered
+        int64_t each
+    ctypedef struct hwq_step_scaled:
+        hwq_gemm_s4_args s4
+        hwq_gemm_f32s8_args s8
+        int32_t gathers
+        hwq_step_rows rows
+    ctypedef struct hwq_step_split:
+        int64_t n
+        int32_t type
+    ctypedef struct hwq_step_join:
+        int64_t rows, columns
+        const int64_t *bias
+        const double *factors
+        const float *offsets
     ctypedef union hwq_step_fields:
         hwq_gemm_args gemm
         hwq_gemm_f32_args gemm_f32
@@ -314,6 +333,9 @@ cdef extern from "hwq/program.h" nogil:
         hwq_row_scales sums
         hwq_step_products products
         hwq_step_cast cast
+        hwq_step_scaled scaled
+        hwq_step_split split
+        hwq_step_join join
     ctypedef struct hwq_step:
         int32_t op, run_time
         hwq_place a, b, out, scale, zero_point
@@ -323,7 +345,7 @@ cdef extern from "hwq/program.h" nogil:
         pass
     int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
     int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC, HWQ_STEP_SUMS
-    int HWQ_STEP_PRODUCTS, HWQ_STEP_CAST
+    int HWQ_STEP_PRODUCTS, HWQ_STEP_CAST, HWQ_STEP_GEMM_S4, HWQ_STEP_GEMM_F32S8, HWQ_STEP_SPLIT, HWQ_STEP_JOIN
     int64_t hwq_program_workspace(const hwq_step *, int64_t)
     void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
 

@@ -202,6 +202,8 @@ def conv_chain(
     last: int,
 ) -> None: ...
 def scale_sums(
+    formula: int,
+    point_type: int,
     rows: int,
     columns: int,
     each: int,
@@ -429,6 +431,8 @@ class Program:
     ) -> None: ...
     def sums(
         self,
+        formula: int,
+        point_type: int,
         acc: Place,
         rows: int,
         columns: int,
@@ -462,7 +466,33 @@ class Program:
     def dynamic(
         self, x: Place, formula: int, rows: int, columns: int, out: Place, scale: Place, zero_point: Place
     ) -> None: ...
-    def scaled(self, scale: Place, zero_point: Place) -> None: ...
+    def scaled(self, scale: Place, zero_point: Place, by_image: bool) -> None: ...
+    def gemm_scaled(
+        self,
+        a: Place,
+        kind: int,
+        rows: int,
+        a_zero_point: int,
+        weights: PackedS4 | PackedS8,
+        rows_of: tuple[Any, ...] | None,
+        zero_points: Place | None,
+        out_stride: int,
+        epilogue: Epilogue,
+        out: Place,
+    ) -> None: ...
+    def split(self, x: Place, kind: int, n: int, high: Place, low: Place) -> None: ...
+    def join(
+        self,
+        high: Place,
+        low: Place,
+        rows: int,
+        columns: int,
+        bias: Buffer | None,
+        factors: Buffer | None,
+        offsets: Buffer | None,
+        epilogue: Epilogue | None,
+        out: Place,
+    ) -> None: ...
     def scale(
         self,
         to_float: bool,

@@ -134,12 +134,13 @@ cdef class Program:
         s.fields.conv.bias_f32 = <const float *>self.fixed(bias, out_channels * 4)
         self.count += 1
 
-    def sums(self, acc, int64_t rows, int64_t columns, int64_t each, scale, point, sums, factors, bias, float lo, float hi, out):
+    def sums(self, int formula, int point_type, acc, int64_t rows, int64_t columns, int64_t each, scale, point, sums, factors, bias, float lo, float hi, out):
         """As the function `scale_sums`."""
         cdef hwq_step *s = self.new(HWQ_STEP_SUMS, acc, None, out)
         cdef hwq_row_scales *r = &s.fields.sums
         self.put(&s.scale, scale)
         self.put(&s.zero_point, point)
+        r.formula, r.point_type = formula, point_type
         r.rows, r.columns, r.each, r.lo, r.hi = rows, columns, each, lo, hi
         r.sums = <const int32_t *>self.fixed(sums, columns * 4)
         r.factors, r.bias = <const float *>self.fixed(factors, columns * 4), <const float *>self.fixed(bias, columns * 4)
@@ -201,14 +202,66 @@ cdef class Program:
         s.fields.dynamic.formula, s.fields.dynamic.rows, s.fields.dynamic.columns = formula, rows, columns
         self.count += 1
 
-    def scaled(self, scale, zero_point):
-        """The step before takes its activations' zero point and, with float factors, their scale from these places."""
+    def scaled(self, scale, zero_point, bint by_image):
+        """The step before takes its activations' zero point and, with float factors, their scale from these places; a convolution perhaps one an image."""
         cdef hwq_step *s = &self.steps[self.count - 1]
         if self.count == 0 or s.epilogue.kind not in (HWQ_KIND_S32, HWQ_KIND_F32):
             raise ValueError("this step has no float factors")
-        s.run_time = 1
+        if by_image and s.op != HWQ_STEP_CONV:
+            raise ValueError("only images have ranges of their own here")
+        s.run_time = 2 if by_image else 1
         self.put(&s.scale, scale)
         self.put(&s.zero_point, zero_point)
+
+    def gemm_scaled(self, a, int kind, int64_t rows, int a_zero_point, weights, rows_of, zero_points, int64_t out_stride, Epilogue epilogue, out):
+        """Rows of `kind` by PackedS4 or (floats) PackedS8; `rows_of`: None, or (geometry, images, channels, first, depth, block, width, kind, zero point,
+        centered, each) of the image that they are gathered from."""
+        cdef bint is_s4 = isinstance(weights, PackedS4)
+        cdef hwq_step *s = self.new(HWQ_STEP_GEMM_S4 if is_s4 else HWQ_STEP_GEMM_F32S8, a, None, out)
+        cdef hwq_step_scaled *g = &s.fields.scaled
+        cdef hwq_step_rows *r = &g.rows
+        cdef int64_t n, k, gathered
+        if is_s4:
+            g.s4.weights = &(<PackedS4>weights).c
+            n, k = g.s4.weights.n, g.s4.weights.k
+            g.s4.m, g.s4.a_stride, g.s4.out_stride, g.s4.a_type, g.s4.a_zero_point = rows, k, out_stride, kind, a_zero_point
+            g.s4.strips = (n + HWQ_STRIP - 1) // HWQ_STRIP
+            if g.s4.weights.scales is NULL:
+                raise ValueError("the weights have no scales")
+        else:
+            g.s8.weights = &(<PackedS8?>weights).c
+            n, k = g.s8.weights.n, g.s8.weights.k
+            g.s8.m, g.s8.a_stride, g.s8.out_stride, g.s8.strips = rows, k, out_stride, (n + HWQ_STRIP - 1) // HWQ_STRIP
+            if kind != HWQ_F32:
+                raise ValueError("these weights take floats")
+        self.finish(s, epilogue, n)
+        self.put(&s.zero_point, zero_points)
+        if rows_of is not None:
+            g.gathers = 1
+            _fill(&r.window, rows_of[0])
+            (r.images, r.channels, r.first, r.depth, r.block, r.width, r.type, r.zero_point, r.centered, r.each) = rows_of[1:]
+            gathered = r.window.kernel[0] * r.window.kernel[1] * r.window.kernel[2] * ((r.depth + r.block - 1) // r.block) * r.width
+            if gathered != k or r.images * r.window.out[0] * r.window.out[1] * r.window.out[2] != rows or (HWQ_F32 if r.centered else r.type) != kind:
+                raise ValueError("the rows do not fit the weights")
+        self.kept.append(weights)
+        self.count += 1
+
+    def split(self, x, int kind, int64_t n, high, low):
+        cdef hwq_step *s = self.new(HWQ_STEP_SPLIT, x, low, high)
+        s.fields.split.n, s.fields.split.type = n, kind
+        self.count += 1
+
+    def join(self, high, low, int64_t rows, int64_t columns, bias, factors, offsets, Epilogue epilogue, out):
+        """Requantized by the epilogue, or without one floats."""
+        cdef hwq_step *s = self.new(HWQ_STEP_JOIN, high, low, out)
+        cdef hwq_step_join *j = &s.fields.join
+        if epilogue is not None:
+            self.finish(s, epilogue, columns)
+        elif factors is None:
+            raise ValueError("floats need factors")
+        j.rows, j.columns, j.bias = rows, columns, <const int64_t *>self.fixed(bias, columns * 8)
+        j.factors, j.offsets = <const double *>self.fixed(factors, columns * 8), <const float *>self.fixed(offsets, columns * 4)
+        self.count += 1
 
     def mean(self, x, int kind, int zero_point, int64_t outer, int64_t count, int64_t inner, Epilogue epilogue, out):
         cdef hwq_step *s = self.new(HWQ_STEP_MEAN, x, None, out)

@@ -134,16 +134,17 @@ def conv_chain(geometry, int64_t batch, int64_t channels, int64_t out_channels, 
         free(memory)
 
 
-def scale_sums(int64_t rows, int64_t columns, int64_t each, acc, scales, points, sums, factors, bias, float lo, float hi, out):
+def scale_sums(int formula, int point_type, int64_t rows, int64_t columns, int64_t each, acc, scales, points, sums, factors, bias, float lo, float hi, out):
     cdef _Views v = _Views()
     cdef hwq_row_scales s
     cdef int64_t count = (rows + each - 1) // each
+    s.formula, s.point_type = formula, point_type
     s.rows, s.columns, s.each, s.lo, s.hi = rows, columns, each, lo, hi
     s.sums, s.factors = <const int32_t *>v.read(sums, columns * 4), <const float *>v.read(factors, columns * 4)
     s.bias = <const float *>v.read(bias, columns * 4)
-    cdef const int32_t *given = <const int32_t *>v.read(acc, rows * columns * 4)
+    cdef const void *given = v.read(acc, rows * columns * 4)
     cdef const float *by = <const float *>v.read(scales, count * 4)
-    cdef const int8_t *z = <const int8_t *>v.read(points, count)
+    cdef const void *z = v.read(points, count)
     cdef float *made = <float *>v.write(out, rows * columns * 4)
     cdef uint64_t state
     with nogil:

@@ -51,12 +51,18 @@ class Matrix:
     block: int = 0
     width: int = 0
 
+    def layout(self, taps: int, channels: int) -> tuple[int, int]:
+        """Channels of a block and what it is filled up to; all of them, twice, where rows are taken as they are."""
+        # With one tap the last block may be short.
+        if not self.blocks or (self.width == self.block and (taps == 1 or channels == self.blocks * self.block)):
+            return channels, channels
+        return self.block, self.width
+
     def filled(self, rows: Array, fill: int) -> Array:
         """Rows (..., taps, channels) as the packed matrix takes them: (..., K)."""
         lead, channels = rows.shape[:-2], rows.shape[-1]
         taps = rows.shape[-2]
-        # With one tap the last block may be short.
-        if not self.blocks or (self.width == self.block and (taps == 1 or channels == self.blocks * self.block)):
+        if self.layout(taps, channels) == (channels, channels):
             return np.ascontiguousarray(rows).reshape(*lead, taps * channels)
         whole = np.full((*lead, taps, self.blocks, self.width), fill, rows.dtype)
         for index in range(self.blocks):

@@ -10,7 +10,8 @@ import numpy as np
 from hwq.execution.emission import Emission, Site, Step, Value
 from hwq.execution.steps import Kernel, Settings, View
 from hwq.graph import Array, Graph, Node, Tensor, carrier
-from hwq.kernels.steps import ARENA, FIRST_ARRAY, Crew, Place, Run, Steps
+from hwq.kernels.runs import Crew, Run
+from hwq.kernels.steps import ARENA, FIRST_ARRAY, Place, Steps
 from hwq.lowering.liveness import Lifetime, place
 from hwq.ops.application import FAILURES
 from hwq.ops.dims import fault

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwq import kernels
-from hwq.execution.emission import Site, geometry
+from hwq.execution.emission import Emitter, Site, geometry
 from hwq.execution.gathering import Weights, apply, channels_second, clamped, convolved, offsets_of, weights_of
+from hwq.execution.scaled import Reading, emit_relu, emit_scaled
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, scalar, writing
 from hwq.graph import Array
 from hwq.ops import spatial
@@ -83,9 +84,7 @@ def _weight_only(scope: Scope) -> Kernel:
             x, y, batch = site.read(0, True), site.make(True), site.shape(0)[0]
             site.step([x], y, lambda steps, at: steps.conv(
                 at(x), packed, geometry(windows, site.space(0)), batch, np.float32, layout="NHWC", bias=added, out=at(y)))  # fmt: skip
-            if any(part.op == "Relu" for part in node.body):
-                size = math.prod(site.made_shape())
-                site.step([y], y, lambda steps, at: steps.map("relu", size, at(y), None, out=at(y)))
+            emit_relu(site, y)
             return True
 
         return writing(convolve, emit)
@@ -98,7 +97,13 @@ def _weight_only(scope: Scope) -> Kernel:
 
         return clamped(scope, apply(scope, [matrix], present(operands[0]), 0, product))
 
-    return adapt(run)
+    def emit_product(site: Site) -> bool:
+        y = None if site.dtype(0) != np.float32 else emit_scaled(site, [matrix], [finish], Reading())
+        if y is not None:
+            emit_relu(site, y)
+        return y is not None
+
+    return adapt(run, emit_product)
 
 
 def _grouped(scope: Scope) -> Kernel:
@@ -133,7 +138,10 @@ def _grouped(scope: Scope) -> Kernel:
 
         return apply(scope, matrices, present(operands[0]), zero, product)
 
-    return adapt(run)
+    def emit(site: Site) -> bool:
+        return emit_scaled(site, matrices, finishes, Reading(zero)) is not None
+
+    return adapt(run, emit)
 
 
 def _sixteen(scope: Scope) -> Kernel:
@@ -175,7 +183,7 @@ def _sixteen(scope: Scope) -> Kernel:
             return channels_second(result, out)
         return result
 
-    return writing(run)
+    return writing(run, _by_bytes_in_c(scope, weights, point, joined, finish, real, offsets))
 
 
 def _signed(x: Array) -> Array:
@@ -195,7 +203,61 @@ def _requantized(scope: Scope, weights: Weights, point: int, bias: Array | None,
 
         return apply(scope, [matrix], _signed(present(operands[0])), point, product)
 
-    return adapt(run)
+    return adapt(run, _by_bytes_in_c(scope, weights, point, bias, finish, np.zeros(0), None))
+
+
+def _within_62_bits(bias: Array | None) -> bool:
+    """Sums of 47 bits beside such a bias stay inside int64."""
+    return bias is None or not bias.size or -(2**62) < int(bias.min()) <= int(bias.max()) < 2**62
+
+
+def _by_bytes_in_c(
+    scope: Scope, weights: Weights, point: int, bias: Array | None, finish: kernels.Epilogue | None, factors: Array, offsets: Array | None
+) -> Emitter:  # fmt: skip
+    """As C steps: 16 bits apart into two bytes, a product or convolution of each, their sums joined and finished."""
+    node, tensor, outputs = scope.node, scope.operand(1), weights.outputs
+    assert tensor is not None and tensor.data is not None
+    convolution = node.op == "Conv"
+    packed = (
+        kernels.pack_conv(tensor.data, zero_point=scope.quantization(1).zero_points(), groups=int(node.attributes.get("group", 1)))
+        if convolution
+        else weights.matrix(0, scaled=False).packed
+    )  # fmt: skip
+    wide = np.ascontiguousarray(np.broadcast_to(factors.reshape(-1), (outputs,))) if finish is None else None
+    added = offsets if finish is None and bias is None else None
+    halves = (np.dtype(np.int8), point >> 8), (np.dtype(np.uint8), point & 255)
+
+    def emit(site: Site) -> bool:
+        shape, exact = site.shape(0), all(packed.spare(half.name, wrap=False) for half, _ in halves)
+        if len(shape) < 2 or not exact or not _within_62_bits(bias) or site.dtype(0).itemsize != 2:
+            return False
+        size, rows = math.prod(shape), math.prod(site.made_shape()) // max(outputs, 1)
+        x = site.read(0, convolution)
+        parts = [site.scratch(shape, half) for half, _ in halves]
+        site.steps(
+            [x], parts, lambda steps, at: steps.split(at(x), size, site.dtype(0), high=at(parts[0]), low=at(parts[1]))
+        )
+        sums = [_emit_sums(site, packed, rows, half, *how) for half, how in zip(parts, halves, strict=True)]
+        y = site.make(convolution)
+        site.step(sums, y, lambda steps, at: steps.join(
+            at(sums[0]), at(sums[1]), rows, outputs, bias=bias, epilogue=finish, factors=wide, offsets=added, out=at(y)))  # fmt: skip
+        return True
+
+    return emit
+
+
+def _emit_sums(site: Site, packed: kernels.Packed, rows: int, x: int, dtype: np.dtype[np.generic], zero: int) -> int:
+    """int32 sums of one of the two bytes."""
+    sums, plain = site.scratch((rows, packed.columns), np.dtype(np.int32)), kernels.Epilogue()
+    if not packed.kernel:
+        site.step([x], sums, lambda steps, at: steps.gemm(
+            at(x), packed, rows, dtype, a_zero_point=zero, bias=None, epilogue=plain, out=at(sums)))  # fmt: skip
+        return sums
+    space, batch = site.space(0), site.shape(0)[0]
+    place = geometry(spatial.windows_of(site.node, space, packed.kernel), space)
+    site.step([x], sums, lambda steps, at: steps.conv(
+        at(x), packed, place, batch, dtype, layout="NHWC", a_zero_point=zero, epilogue=plain, out=at(sums)))  # fmt: skip
+    return sums
 
 
 Sums = Callable[[Array, Settings], Array]

@@ -11,6 +11,7 @@ import numpy as np
 from hwq import kernels
 from hwq.execution.emission import At, Emitter, Site, geometry
 from hwq.execution.gathering import apply, channels_second, clamped, convolved, offsets_of, weights_of
+from hwq.execution.scaled import Reading, emit_relu, emit_scaled, shared_by
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, present, register, writing
 from hwq.graph import Array
 from hwq.kernels.steps import Place, Steps
@@ -40,23 +41,32 @@ def over_rows(scope: Scope) -> Kernel:
         rows = (*lead, *(1,) * len(axes))
         return q.reshape(x.shape), s.reshape(rows), z.reshape(rows)
 
-    def emit(site: Site) -> bool:
-        shape = site.shape(0)
-        axes = dynamic_rows.axes_of(scope.node, len(shape))
-        return math.prod(shape[: len(shape) - len(axes)]) == 1 and len(axes) > 0 and _emit_range(site)
-
-    return _Quantizing(quantize, emit)
+    return _Quantizing(quantize, lambda site: _emit_rows(site, "onnx"))
 
 
 def _emit_range(site: Site) -> bool:
-    """One range for the whole operand, in whatever form it lies: order does not show."""
+    """One range for the whole operand."""
+    return _emit_ranges(site, 1, "onnx")
+
+
+def _emit_rows(site: Site, formula: str) -> bool:
+    """One range a row, or an image, of the last axes."""
+    shape = site.shape(0)
+    axes = dynamic_rows.axes_of(site.node, len(shape))
+    lead = len(shape) - len(axes)
+    return axes == tuple(range(lead, len(shape))) and _emit_ranges(site, math.prod(shape[:lead]), formula)
+
+
+def _emit_ranges(site: Site, rows: int, formula: str) -> bool:
+    """In whatever form the operand lies where whole images are rows: order does not show."""
+    shape = site.shape(0)
     if site.dtype(0) != np.float32:
         return False
-    last = site.is_last(0)
-    x, size = site.read(0, last), math.prod(site.shape(0))
+    last = site.is_last(0) and rows in {1, shape[0]}
+    x, size = site.read(0, last), math.prod(shape) // max(rows, 1)
     q, s, z = site.make(last), site.make(index=1), site.make(index=2)
     site.steps([x], [q, s, z], lambda steps, at: steps.dynamic_quantize(
-        at(x), 1, size, out=at(q), scale=at(s), zero_point=at(z)))  # fmt: skip
+        at(x), rows, size, formula=formula, out=at(q), scale=at(s), zero_point=at(z)))  # fmt: skip
     return True
 
 
@@ -64,7 +74,8 @@ def _emit_range(site: Site) -> bool:
 def over_rows_symmetric(scope: Scope) -> Kernel:
     """int8 without zero points, on each row."""
     return _Quantizing(
-        lambda x, _: dynamic_rows.quantize_rows(x, dynamic_rows.axes_of(scope.node, x.ndim), symmetric=True)
+        lambda x, _: dynamic_rows.quantize_rows(x, dynamic_rows.axes_of(scope.node, x.ndim), symmetric=True),
+        lambda site: _emit_rows(site, "symmetric"),
     )
 
 
@@ -118,30 +129,41 @@ def product(scope: Scope) -> Kernel:
         made = clamped(scope, made if offsets is None else made + offsets)
         return made[0] if a.ndim == 1 else made
 
-    finish = kernels.Epilogue(kind="float", multipliers=np.ascontiguousarray(steps, np.float32), float_bias=offsets)
+    wide = np.ascontiguousarray(np.broadcast_to(steps, (matrix.packed.n,)), np.float32)
+    finish = kernels.Epilogue(kind="float", multipliers=wide, float_bias=offsets)
+    whole = sums.astype(np.int32)  # modulo 2^32
 
     def emit(site: Site) -> bool:
-        if math.prod(site.shape(3)) != 1 or site.dtype(0) != np.uint8 or len(site.shape(0)) < 2:
+        each, dtype = shared_by(site, 3), site.dtype(0)
+        if each is None or len(site.shape(0)) < 2:
             return False
         rows = math.prod(site.shape(0)[:-1])
-        return _emit_product(scope, site, False, lambda steps, a, y: steps.gemm(
-            a, matrix.packed, rows, np.uint8, a_zero_point=0, bias=None, epilogue=finish, out=y))  # fmt: skip
+        if math.prod(site.shape(3)) == 1:
+            return _emit_product(site, False, lambda steps, a, y: steps.gemm(
+                a, matrix.packed, rows, dtype, a_zero_point=0, bias=None, epilogue=finish, out=y))  # fmt: skip
+        a, s, z, acc, y = site.read(0), site.read(3), site.read(4), site.scratch((rows, matrix.packed.n), np.dtype(np.int32)), site.make()  # fmt: skip
+        site.step([a], acc, lambda steps, at: steps.gemm(
+            at(a), matrix.packed, rows, dtype, a_zero_point=0, bias=None, epilogue=kernels.Epilogue(), out=at(acc)))  # fmt: skip
+        site.step([acc, s, z], y, lambda steps, at: steps.scale_sums(
+            at(acc), rows, each, at(s), at(z), sums=whole, factors=wide, bias=offsets, formula="onnx", points=dtype, out=at(y)))  # fmt: skip
+        emit_relu(site, y)
+        return True
 
     return adapt(run, emit)
 
 
-def _emit_product(scope: Scope, site: Site, last: bool, append: Callable[[Steps, Place, Place], None]) -> bool:
-    """One scale and zero point of the whole operand: they multiply the epilogue's factors, and are taken off the sum."""
+def _emit_product(
+    site: Site, last: bool, append: Callable[[Steps, Place, Place], None], by_image: bool = False
+) -> bool:
+    """One scale and zero point of the whole operand, or an image: they multiply the epilogue's factors, and are taken off the sum."""
     a, s, z, y = site.read(0, last), site.read(3), site.read(4), site.make(last)
 
     def multiply(steps: Steps, at: At) -> None:
         append(steps, at(a), at(y))
-        steps.scaled(at(s), at(z))
+        steps.scaled(at(s), at(z), by_image=by_image)
 
     site.step([a, s, z], y, multiply)
-    if any(part.op == "Relu" for part in scope.node.body):
-        size = math.prod(site.made_shape())
-        site.step([y], y, lambda steps, at: steps.map("relu", size, at(y), None, out=at(y)))
+    emit_relu(site, y)
     return True
 
 
@@ -179,12 +201,12 @@ def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
     finish = kernels.Epilogue(kind="float", multipliers=np.ascontiguousarray(steps, np.float32), float_bias=offsets)
 
     def emit(site: Site) -> bool:
-        if math.prod(site.shape(3)) != 1 or site.dtype(0) != np.uint8 or node.layout == "NHWC":
+        if shared_by(site, 3) is None or node.layout == "NHWC":
             return False
         windows = spatial.windows_of(node, site.space(0), packed.kernel)
-        place, batch = geometry(windows, site.space(0)), site.shape(0)[0]
-        return _emit_product(scope, site, True, lambda steps, x, y: steps.conv(
-            x, packed, place, batch, np.uint8, layout="NHWC", epilogue=finish, out=y))  # fmt: skip
+        place, batch, dtype = geometry(windows, site.space(0)), site.shape(0)[0], site.dtype(0)
+        return _emit_product(site, True, lambda steps, x, y: steps.conv(
+            x, packed, place, batch, dtype, layout="NHWC", epilogue=finish, out=y), math.prod(site.shape(3)) > 1)  # fmt: skip
 
     return writing(run, emit)
 
@@ -206,7 +228,23 @@ def _grouped(scope: Scope) -> Kernel:
         channels = (-1, *(1,) * (a.ndim - 2)) if scope.node.op == "Conv" else (-1,)
         return clamped(scope, made if offsets is None else made + offsets.reshape(channels))
 
-    return adapt(run)
+    plain = kernels.Epilogue(kind="float", multipliers=1.0)
+
+    def emit(site: Site) -> bool:
+        each = shared_by(site, 3)
+        if each is None or len(site.shape(0)) < 2:
+            return False
+        s, z, outputs = site.read(3), site.read(4), weights.outputs
+        rows = math.prod(site.made_shape()) // max(outputs, 1)
+        sums = site.scratch((rows, outputs), np.dtype(np.float32))
+        emit_scaled(site, matrices, [plain] * len(matrices), Reading(points=z, each=each), sums)
+        y = site.make(scope.node.op == "Conv")
+        site.step([sums, s], y, lambda steps, at: steps.scale_sums(
+            at(sums), rows, each, at(s), None, sums=None, factors=np.ones(outputs, np.float32), bias=offsets, formula="floats", out=at(y)))  # fmt: skip
+        emit_relu(site, y)
+        return True
+
+    return adapt(run, emit)
 
 
 def integer_product(scope: Scope) -> Kernel | None:

@@ -11,13 +11,14 @@ import numpy as np
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.operands import Array, dense, integer, interval, output, over_ranges
+from hwq.kernels.operands import TYPES, Array, dense, integer, interval, one_of, output, over_ranges
 from hwq.kernels.windows import _geometry
 
-__all__ = ["Chain", "conv_chain", "pack_chain", "scale_sums"]
+__all__ = ["SCALES", "Chain", "conv_chain", "pack_chain", "scale_sums"]
 
-# The C enum's order.
+# The C enums' orders.
 _ROWS, _COLUMNS = 1, 2
+SCALES = ("xnnpack", "onnx", "floats")
 # The strip's columns: HWQ_CHAIN_STRIP.
 _STRIP = 16
 
@@ -169,23 +170,27 @@ def scale_sums(
     scales: Any,
     factors: Any,
     *,
+    formula: str = "xnnpack",
     bias: Any = None,
     points: Any = None,
     sums: Any = None,
     clamp: Clamp = UNBOUNDED,
     out: Array | None = None,
 ) -> Array:
-    """Sums of bytes to floats where rows have scales of their own: ``fma(f32(acc - point * sum) * scale, factor, bias)``.
+    """Sums of bytes to floats where rows have scales of their own, ``acc - point * sum`` modulo 2^32.
 
     Parameters
     ----------
     acc : int32 array (rows, columns)
+        With formula ``floats`` float32.
     scales : float32 array (count,)
         One for each rows / count rows.
     factors : float32 array (columns,)
         Scales of the weights.
+    formula : {"xnnpack", "onnx", "floats"}
+        ``fma(f32(acc) * scale, factor, bias)``; ``f32(acc) * (scale * factor)``, then ``+ bias``; or ``acc * scale``, then ``+ bias``.
     bias : float32 array (columns,), optional
-    points : int8 array (count,), optional
+    points : int8 or uint8 array (count,), optional
         Zero points that `acc` still holds, times `sums`.
     sums : int32 array (columns,), optional
         Sums of the weights, with `points`.
@@ -202,24 +207,38 @@ def scale_sums(
     Error
         Operands that do not fit.
     """
-    given, by = dense(acc, "acc", ["int32"]), dense(scales, "scales", ["float32"])
+    one_of(formula, SCALES, "formula")
+    given, by = dense(acc, "acc", ["float32" if formula == "floats" else "int32"]), dense(scales, "scales", ["float32"])
     if given.ndim != 2 or by.ndim != 1 or (len(given) % len(by) if len(by) else len(given)):
         raise Error(f"acc has shape {given.shape} and scales {by.shape}", why="each scale serves as many rows")
     bounds = interval(clamp, "clamp")
-    if (points is None) != (sums is None):
-        raise Error("points and sums belong together")
+    if (points is None) != (sums is None) or (points is not None and formula == "floats"):
+        raise Error("points and sums belong together", why="sums of floats hold no zero point")
     rows, columns = given.shape
     vectors: list[Array | None] = [dense(factors, "factors", ["float32"])]
     vectors.append(None if bias is None else dense(bias, "bias", ["float32"]))
     vectors.append(None if sums is None else dense(sums, "sums", ["int32"]))
     if any(one is not None and one.shape != (columns,) for one in vectors):
         raise Error(f"a vector of columns has another size than {columns}")
-    zero = None if points is None else dense(points, "points", ["int8"])
+    zero = None if points is None else dense(points, "points", ["int8", "uint8"])
     if zero is not None and zero.shape != by.shape:
         raise Error(f"points have shape {zero.shape}", why=f"there are {len(by)} scales")
     result = output(out, given.shape, np.float32, given, by, zero, *vectors)
     if result.size:
+        kind = TYPES[np.dtype(np.int8) if zero is None else zero.dtype]
         _kernels.scale_sums(
-            rows, columns, rows // len(by), given, by, zero, vectors[2], vectors[0], vectors[1], *bounds, result
+            SCALES.index(formula),
+            kind,
+            rows,
+            columns,
+            rows // len(by),
+            given,
+            by,
+            zero,
+            vectors[2],
+            vectors[0],
+            vectors[1],
+            *bounds,
+            result,
         )
     return result

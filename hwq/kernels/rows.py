@@ -35,6 +35,7 @@ DYNAMIC = {
     "xnnpack": "int8",
     "torch": "uint8",
     "torch-reduced": "uint8",
+    "symmetric": "int8",
 }  # formula -> dtype of the result, in the C enum's order
 
 NORMALIZATIONS = ("lstm", "exact")  # the C enum's order

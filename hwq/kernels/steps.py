@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
-import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,16 @@ from numpy.typing import DTypeLike
 
 from hwq import _kernels
 from hwq.errors import Error
-from hwq.kernels.chains import Chain, Clamp
+from hwq.kernels.chains import SCALES, UNBOUNDED, Chain, Clamp
 from hwq.kernels.elementwise import FORMULAS, _parameters
 from hwq.kernels.epilogue import Binary, Epilogue, check_columns, clamp_bounds
 from hwq.kernels.half import HALVES
-from hwq.kernels.operands import RANGES, TYPES, Array, align, int32_bias, zero_point
+from hwq.kernels.operands import RANGES, TYPES, Array, int32_bias, zero_point
 from hwq.kernels.packing import Packed, spatial
 from hwq.kernels.rows import DYNAMIC, exponentials
 from hwq.kernels.windows import Geometry
 
-__all__ = ["ARENA", "FIRST_ARRAY", "Crew", "Place", "Run", "Steps"]
+__all__ = ["ARENA", "FIRST_ARRAY", "Place", "Rows", "Steps"]
 
 # (base, offset in bytes), or an array that never moves.
 Place = tuple[int, int] | Array
@@ -31,6 +29,52 @@ Place = tuple[int, int] | Array
 ARENA, FIRST_ARRAY = 1, 2
 _LAYOUTS = ("NCHW", "NHWC")  # the C enum's order
 _MAPS = ("relu", "add", "sub", "mul")  # likewise
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a product with groups of scales, gathered from a channel-last image: k over (tap, block of channels).
+
+    Attributes
+    ----------
+    geometry : Geometry
+        A matrix is an image of one pixel a row.
+    images, channels : int
+    first, depth : int
+        The channels that are read.
+    block, width : int
+        Channels of a block, and what it is filled up to with activations that stand for 0.
+    dtype : dtype of the image
+    zero_point : int
+        Of bytes; it stands in the padding too.
+    centered : bool
+        Bytes become floats, less the zero point.
+    each : int
+        0, or how many centered rows share one of the zero points that the step reads, one a byte.
+    """
+
+    geometry: Geometry
+    images: int
+    channels: int
+    first: int
+    depth: int
+    block: int
+    width: int
+    dtype: np.dtype[Any]
+    zero_point: int = 0
+    centered: bool = False
+    each: int = 0
+
+    @property
+    def count(self) -> int:
+        """Rows of all images."""
+        return self.images * math.prod(self.geometry[-1])
+
+    @property
+    def door(self) -> tuple[Any, ...]:
+        """As the door takes it."""
+        fields = self.images, self.channels, self.first, self.depth, self.block, self.width, TYPES[self.dtype]
+        return (self.geometry, *fields, self.zero_point, self.centered, self.each)
 
 
 class Steps:
@@ -122,6 +166,61 @@ class Steps:
             a, kind == np.int8, zero_point(a_zero_point, kind, "a_zero_point"), b, TYPES[other], points, batch, m, k, n, a_step, b_step,
             transposed, int32_bias(bias, n), epilogue._door, out,
         )  # fmt: skip
+
+    def gemm_scaled(
+        self,
+        a: Place,
+        packed: Packed,
+        rows: int | Rows,
+        dtype: DTypeLike,
+        *,
+        a_zero_point: int = 0,
+        zero_points: Place | None = None,
+        stride: int | None = None,
+        epilogue: Epilogue,
+        out: Place,
+    ) -> None:
+        """`hwq.kernels.gemm` with weights packed with scales, of dense rows of `dtype` or of rows gathered as they are needed.
+
+        Parameters
+        ----------
+        zero_points : Place, optional
+            Where `rows` shares them.
+        stride : int, optional
+            Elements between rows of the result.
+        """
+        check_columns(epilogue, packed.n)
+        if not packed.scaled or epilogue.kind == "int32" or epilogue.residual is not None:
+            raise Error("these weights and this epilogue do not make a step")
+        count, of = (rows.count, rows.door) if isinstance(rows, Rows) else (rows, None)
+        kind = TYPES[np.dtype(dtype)]
+        self._door.gemm_scaled(
+            a, kind, count, a_zero_point, packed.door, of, zero_points, packed.n if stride is None else stride, epilogue._door, out
+        )  # fmt: skip
+
+    def split(self, x: Place, size: int, dtype: DTypeLike, *, high: Place, low: Place) -> None:
+        """int16, or uint16 read 2^15 lower, as 256 times a signed byte and an unsigned one."""
+        self._door.split(x, TYPES[np.dtype(dtype)], size, high, low)
+
+    def join(
+        self,
+        high: Place,
+        low: Place,
+        rows: int,
+        columns: int,
+        *,
+        bias: Array | None,
+        epilogue: Epilogue | None,
+        factors: Array | None = None,
+        offsets: Array | None = None,
+        out: Place,
+    ) -> None:
+        """``sum = bias + 256 high + low`` of int32; then the epilogue, or ``float32(float64(sum) * factor) + offset``."""
+        if epilogue is not None:
+            check_columns(epilogue, columns)
+        self._door.join(
+            high, low, rows, columns, bias, factors, offsets, None if epilogue is None else epilogue._door, out
+        )
 
     def gemm_f32(self, a: Place, packed: Packed, rows: int, *, bias: Array | None, out: Place) -> None:
         """`hwq.kernels.gemm` with float32 weights."""
@@ -263,15 +362,20 @@ class Steps:
         sums: Array | None,
         factors: Array,
         bias: Array | None,
-        clamp: Clamp,
+        clamp: Clamp = UNBOUNDED,
+        formula: str = "xnnpack",
+        points: DTypeLike = np.int8,
         out: Place,
     ) -> None:
         """`hwq.kernels.scale_sums`, `each` rows to a scale and, with column sums, a zero point."""
-        self._door.sums(acc, rows, len(factors), each, scale, zero_point, sums, factors, bias, *clamp, out)
+        code = SCALES.index(formula)
+        kind = TYPES[np.dtype(points)]
+        self._door.sums(code, kind, acc, rows, len(factors), each, scale, zero_point, sums, factors, bias, *clamp, out)
 
-    def scaled(self, scale: Place, zero_point: Place) -> None:
-        """The step appended last, a product, takes its zero point and, with a float epilogue, a scale of its factors at run time."""
-        self._door.scaled(scale, zero_point)
+    def scaled(self, scale: Place, zero_point: Place, *, by_image: bool = False) -> None:
+        """The step appended last, a product, takes its zero point and, with a float epilogue, a scale of its factors at run time;
+        a convolution perhaps one of each an image."""
+        self._door.scaled(scale, zero_point, by_image)
 
     def mean(
         self,
@@ -336,50 +440,3 @@ class Steps:
         kind = TYPES[np.dtype(dtype)]
         door = _kernels.Softmax(3, kind, kind, made[0], beta, exponentials(scale, beta), 0.0, made[1])
         self._door.softmax(x, door, rows, columns, out)
-
-
-class Crew:
-    """Threads that wait for steps to run with the caller's own thread; they end with this object.
-
-    Parameters
-    ----------
-    threads : int
-        The caller included, at least 2.
-    """
-
-    def __init__(self, threads: int):
-        self.threads = threads
-        self._door = _kernels.Crew(threads)
-        weakref.finalize(self, self._door.stop)
-        try:
-            for index in range(1, threads):
-                threading.Thread(target=self._door.serve, args=(index,), name="hwq-crew", daemon=True).start()
-        except RuntimeError as error:
-            self._door.stop()
-            raise Error(f"{threads} threads are too many", why=str(error)) from None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_kernels.forked)
-
-
-class Run:
-    """One caller's memory for a list of steps; not re-entrant.
-
-    Parameters
-    ----------
-    steps : Steps
-    arena_bytes : int
-    needs : sequence of (int, bool)
-        Bytes of each array that a call hands over, and whether steps write it.
-    crew : Crew, optional
-    """
-
-    def __init__(self, steps: Steps, arena_bytes: int, needs: Sequence[tuple[int, bool]], crew: Crew | None = None):
-        self.arena = align(arena_bytes, np.uint8)
-        size = -(-steps._door.workspace() // 64) * 64
-        memory = align(size * (1 if crew is None else crew.threads), np.uint8)
-        signed = tuple(-size if written else size for size, written in needs)
-        self._crew = crew
-        door = _kernels.Run(steps._door, None if crew is None else crew._door, self.arena, memory, size, signed)
-        self.run = door.run

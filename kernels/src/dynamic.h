@@ -97,6 +97,13 @@ HWQ_INLINE void dynamic_row(int32_t formula, int64_t n, const float *x, uint8_t 
         for (int64_t i = 0; i < n; i++) out[i] = (uint8_t)hwq_rint_clamped(x[i] * by, z, -128, 127);
         break;
     }
+    case HWQ_DYNAMIC_SYMMETRIC: {
+        const float reach = -low > high ? -low : high;
+        *scale = reach == 0 ? 1.0f : reach / 127.0f;
+        *zero_point = 0;
+        quantize_line(HWQ_QUANTIZE_ONNX, n, x, *scale, 0, -127, 127, out, HWQ_S8);
+        break;
+    }
     default:
         torch_parameters(low, high, formula == HWQ_DYNAMIC_TORCH_REDUCED ? 127 : 255, scale, zero_point);
         quantize_line(HWQ_QUANTIZE_TORCH_TENSOR, n, x, *scale, *zero_point, 0, 255, out, HWQ_U8);

@@ -92,13 +92,16 @@ static inline int32_t hwq_round_fp32(float v, float scale, int32_t zero_point, i
     return hwq_rint_clamped(v * scale, zero_point, lo, hi);
 }
 
-/* R2: ties away. Clamping before the cast changes nothing, because rounding is monotone; the bounds are exact. */
+/* R2: ties away. Clamping first changes nothing, because rounding is monotone and the bounds are integers; what is left of v is exact. */
 static inline int32_t hwq_round_f64(double acc, double scale, int32_t zero_point, int32_t lo, int32_t hi)
 {
-    double v = round(acc * scale), low = (double)lo - zero_point, high = (double)hi - zero_point;
+    const double low = (double)lo - zero_point, high = (double)hi - zero_point;
+    double v = acc * scale;
     v = v > low ? v : low;
     v = v < high ? v : high;
-    return (int32_t)v + zero_point;
+    const int32_t whole = (int32_t)v;
+    const double rest = v - whole;
+    return whole + (rest >= 0.5) - (rest <= -0.5) + zero_point;
 }
 
 /* Ties away from zero to int32; what does not fit, NaN included, becomes INT32_MIN, as x86's conversion does.

@@ -12,7 +12,7 @@ int32_t hwq_ranges__neon(int64_t outer, int64_t channels, int64_t inner, const f
     return ranges_all(outer, channels, inner, x, minima, maxima, totals);
 }
 
-void hwq_scale_sums__neon(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out)
+void hwq_scale_sums__neon(const hwq_row_scales *scale, const void *acc, const float *scales, const void *points, float *out)
 {
     scale_rows(scale, acc, scales, points, out);
 }

@@ -216,7 +216,7 @@ void hwq_depthwise_s32(const hwq_conv *conv)
 void hwq_depthwise_f32(const hwq_conv *conv) { HWQ_FIND(depthwise_f32)(conv); }
 void hwq_conv_chain(const hwq_conv *conv) { HWQ_FIND(conv_chain)(conv); }
 void hwq_depthwise_chain(const hwq_conv *conv) { HWQ_FIND(depthwise_chain)(conv); }
-void hwq_scale_sums(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out)
+void hwq_scale_sums(const hwq_row_scales *scale, const void *acc, const float *scales, const void *points, float *out)
 {
     HWQ_FIND(scale_sums)(scale, acc, scales, points, out);
 }

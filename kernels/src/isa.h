@@ -63,7 +63,7 @@ typedef void hwq_gemm_f64_fn(const hwq_gemm_f64_args *);
 typedef void hwq_sum_f32_fn(int64_t, int64_t, int64_t, const float *, float *);
 typedef void hwq_conv_fn(const hwq_conv *);
 typedef void hwq_pool_fn(const hwq_pool *);
-typedef void hwq_scale_sums_fn(const hwq_row_scales *, const int32_t *, const float *, const int8_t *, float *);
+typedef void hwq_scale_sums_fn(const hwq_row_scales *, const void *, const float *, const void *, float *);
 typedef void hwq_requantize_fn(const hwq_epilogue *, int64_t, int64_t, int64_t, const void *, int32_t, int64_t, void *, int64_t);
 typedef void hwq_binary_fn(const hwq_binary *, int64_t, const void *, int64_t, const void *, int64_t, void *);
 typedef void hwq_quantize_fn(int32_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *, int32_t, int32_t,

@@ -3,6 +3,7 @@
 
 #include "conv.h"
 #include "epilogue.h"
+#include "program_part.h"
 #include "state.h"
 #include "window.h"
 
@@ -26,15 +27,38 @@ typedef struct {
     int64_t count, grain;
 } split;
 
-static int by_rows(const hwq_gemm_args *g, int32_t threads) { return g->m >= 4 * threads || g->strips < threads; }
+/* Rows and strips of a product. */
+typedef struct {
+    int64_t m, strips;
+} extent;
+
+static int is_product(const hwq_step *s)
+{
+    return s->op <= HWQ_STEP_GEMM_S8S8 || s->op == HWQ_STEP_GEMM_S4 || s->op == HWQ_STEP_GEMM_F32S8;
+}
+
+static extent extent_of(const hwq_step *s)
+{
+    switch (s->op) {
+    case HWQ_STEP_GEMM_S4: return (extent){s->as.scaled.s4.m, s->as.scaled.s4.strips};
+    case HWQ_STEP_GEMM_F32S8: return (extent){s->as.scaled.s8.m, s->as.scaled.s8.strips};
+    default: return (extent){s->as.gemm.m, s->as.gemm.strips};
+    }
+}
+
+static int by_rows(const hwq_step *s, int32_t threads)
+{
+    const extent e = extent_of(s);
+    return e.m >= 4 * threads || e.strips < threads;
+}
 
 static split walk(int64_t count) { return (split){count, count < WALK ? count : 64}; }
 
 static split split_of(const hwq_step *s, int32_t threads)
 {
     switch (s->op) {
-    case HWQ_STEP_GEMM_U8S8: case HWQ_STEP_GEMM_S8S8:
-        return by_rows(&s->as.gemm, threads) ? (split){s->as.gemm.m, 4} : (split){s->as.gemm.strips, 1};
+    case HWQ_STEP_GEMM_U8S8: case HWQ_STEP_GEMM_S8S8: case HWQ_STEP_GEMM_S4: case HWQ_STEP_GEMM_F32S8:
+        return by_rows(s, threads) ? (split){extent_of(s).m, 4} : (split){extent_of(s).strips, 1};
     case HWQ_STEP_GEMM_F32: return (split){s->as.gemm_f32.m, 4};
     case HWQ_STEP_CONV: {
         const hwq_conv *c = &s->as.conv;
@@ -49,7 +73,10 @@ static split split_of(const hwq_step *s, int32_t threads)
     case HWQ_STEP_TRANSPOSE: case HWQ_STEP_COPY: return (split){s->as.move.outer, s->as.move.outer};
     case HWQ_STEP_MAP: return walk(s->as.map.n);
     case HWQ_STEP_CAST: return walk(s->as.cast.n);
-    case HWQ_STEP_DYNAMIC: return (split){s->as.dynamic.rows, s->as.dynamic.rows};
+    case HWQ_STEP_SPLIT: return walk(s->as.split.n);
+    case HWQ_STEP_JOIN: return (split){s->as.join.rows, s->as.join.rows * s->as.join.columns < WALK ? s->as.join.rows : 16};
+    case HWQ_STEP_DYNAMIC:
+        return (split){s->as.dynamic.rows, s->as.dynamic.rows * s->as.dynamic.columns < WALK ? s->as.dynamic.rows : 1};
     case HWQ_STEP_PRODUCTS: return (split){s->as.products.batch, 1};
     case HWQ_STEP_MEAN: return (split){s->as.mean.outer, s->as.mean.outer};
     case HWQ_STEP_SUMS: {
@@ -69,21 +96,17 @@ static int64_t edge(split p, int32_t thread, int32_t threads)
 }
 
 /* ---- The steps ---- */
-typedef struct {
-    const char *a, *b;
-    char *out;
-    void *scale, *zero_point;
-    void *workspace;
-    int64_t first, last; /* this thread's units; first < last */
-    int rows;            /* GEMM: units are rows, not strips */
-} part;
+typedef hwq_part part;
 
-static int32_t point_at(const part *p, int32_t type) { return type == HWQ_S8 ? *(const int8_t *)p->zero_point : *(const uint8_t *)p->zero_point; }
+static int32_t point_at(const part *p, int64_t at, int32_t type)
+{
+    return type == HWQ_S8 ? ((const int8_t *)p->zero_point)[at] : ((const uint8_t *)p->zero_point)[at];
+}
 
 /* Where the activations' scale comes at run time, every column's factor is made behind the workspace. */
-static void scale_columns(hwq_epilogue *e, const part *p, int64_t columns, int64_t workspace)
+static void scale_columns(hwq_epilogue *e, const part *p, int64_t at, int64_t columns, int64_t workspace)
 {
-    const float scale = *(const float *)p->scale;
+    const float scale = ((const float *)p->scale)[at];
     float *factors = (float *)(void *)((char *)p->workspace + hwq_align(workspace));
     for (int64_t i = 0; i < (e->channel_step ? columns : 1); i++) factors[i] = scale * e->scales_f32[i];
     e->scales_f32 = factors;
@@ -94,8 +117,8 @@ static void run_gemm(const hwq_step *s, const part *p)
     hwq_gemm_args g = s->as.gemm;
     hwq_epilogue e = s->epilogue;
     if (s->run_time) {
-        if (e.kind == HWQ_KIND_F32) scale_columns(&e, p, g.weights->n, hwq_gemm_workspace(g.weights->k));
-        g.a_zero_point = point_at(p, s->op == HWQ_STEP_GEMM_S8S8 ? HWQ_S8 : HWQ_U8);
+        if (e.kind == HWQ_KIND_F32) scale_columns(&e, p, 0, g.weights->n, hwq_gemm_workspace(g.weights->k));
+        g.a_zero_point = point_at(p, 0, s->op == HWQ_STEP_GEMM_S8S8 ? HWQ_S8 : HWQ_U8);
     }
     const int64_t row = p->rows ? p->first : 0;
     g.a = p->a + row * g.a_stride;
@@ -118,25 +141,36 @@ static void run_gemm_f32(const hwq_step *s, const part *p)
     hwq_gemm_f32(&g);
 }
 
+static void convolve(const hwq_conv *c)
+{
+    if (c->order != HWQ_ORDER_LANES) {
+        if (c->depthwise) hwq_depthwise_chain(c);
+        else hwq_conv_chain(c);
+    } else if (c->a_type == HWQ_F32) {
+        if (c->depthwise) hwq_depthwise_f32(c);
+        else hwq_conv_f32(c);
+    } else if (c->depthwise) hwq_depthwise_s32(c);
+    else hwq_conv_s32(c);
+}
+
 static void run_conv(const hwq_step *s, const part *p)
 {
     hwq_conv c = s->as.conv;
     hwq_epilogue e = s->epilogue;
     e.residual = p->b;
-    c.x = p->a, c.out = p->out, c.workspace = p->workspace, c.first = p->first, c.last = p->last;
+    c.x = p->a, c.out = p->out, c.workspace = p->workspace;
     c.epilogue = c.a_type == HWQ_F32 ? NULL : &e;
-    if (s->run_time) {
-        if (e.kind == HWQ_KIND_F32) scale_columns(&e, p, c.out_channels, hwq_conv_workspace(&c));
-        c.a_zero_point = point_at(p, c.a_type);
+    /* Where every image has a range of its own they run one by one. */
+    const int64_t outputs = hwq_window_outputs(&c.window), step = s->run_time == 2 ? outputs : p->last - p->first;
+    for (int64_t first = p->first; first < p->last; first = c.last) {
+        const int64_t end = s->run_time == 2 ? (first / outputs + 1) * outputs : first + step, image = s->run_time == 2 ? first / outputs : 0;
+        c.first = first, c.last = end < p->last ? end : p->last;
+        if (s->run_time) {
+            if (e.kind == HWQ_KIND_F32) e.scales_f32 = s->epilogue.scales_f32, scale_columns(&e, p, image, c.out_channels, hwq_conv_workspace(&c));
+            c.a_zero_point = point_at(p, image, c.a_type);
+        }
+        convolve(&c);
     }
-    if (c.order != HWQ_ORDER_LANES) {
-        if (c.depthwise) hwq_depthwise_chain(&c);
-        else hwq_conv_chain(&c);
-    } else if (c.a_type == HWQ_F32) {
-        if (c.depthwise) hwq_depthwise_f32(&c);
-        else hwq_conv_f32(&c);
-    } else if (c.depthwise) hwq_depthwise_s32(&c);
-    else hwq_conv_s32(&c);
 }
 
 static void run_pool(const hwq_step *s, const part *p)
@@ -206,7 +240,7 @@ static void run_sums(const hwq_step *s, const part *p)
     hwq_row_scales sums = s->as.sums;
     const int64_t first = p->first / sums.each;
     sums.rows = p->last - p->first;
-    hwq_scale_sums(&sums, (const int32_t *)p->a + p->first * sums.columns, (const float *)p->scale + first, sums.sums ? (const int8_t *)p->zero_point + first : NULL,
+    hwq_scale_sums(&sums, p->a + p->first * sums.columns * 4, (const float *)p->scale + first, sums.sums ? (const char *)p->zero_point + first : NULL,
                    (float *)p->out + p->first * sums.columns);
 }
 
@@ -280,6 +314,9 @@ static void run_step(const hwq_step *s, const part *p)
     case HWQ_STEP_SUMS: run_sums(s, p); break;
     case HWQ_STEP_PRODUCTS: run_products(s, p); break;
     case HWQ_STEP_CAST: run_cast(s, p); break;
+    case HWQ_STEP_GEMM_S4: case HWQ_STEP_GEMM_F32S8: hwq_run_scaled(s, p); break;
+    case HWQ_STEP_SPLIT: hwq_run_split(s, p); break;
+    case HWQ_STEP_JOIN: hwq_run_join(s, p); break;
     case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
     default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
     }
@@ -317,7 +354,7 @@ void hwq_program_run(const hwq_step *steps, int64_t count, void *const *bases, v
         shared = splits;
         part p = {.a = at(bases, s->a), .b = at(bases, s->b), .out = at(bases, s->out), .scale = at(bases, s->scale),
                   .zero_point = at(bases, s->zero_point), .workspace = workspace, .first = 0, .last = whole.count,
-                  .rows = s->op <= HWQ_STEP_GEMM_S8S8 && by_rows(&s->as.gemm, threads)};
+                  .rows = is_product(s) && by_rows(s, threads)};
         if (threads > 1) p.first = edge(whole, thread, threads), p.last = edge(whole, thread + 1, threads);
         if (p.first < p.last) run_step(s, &p);
     }
@@ -341,6 +378,7 @@ int64_t hwq_program_workspace(const hwq_step *steps, int64_t count)
             if (s->run_time) bytes = hwq_align(bytes) + conv.out_channels * (int64_t)sizeof(float);
         } else if (s->op == HWQ_STEP_PRODUCTS) bytes = packing_of(&s->as.products).bytes;
         else if (s->op == HWQ_STEP_MEAN) bytes = hwq_mean_workspace(&s->as.mean);
+        else if (s->op == HWQ_STEP_GEMM_S4 || s->op == HWQ_STEP_GEMM_F32S8) bytes = hwq_scaled_workspace(s);
         most = bytes > most ? bytes : most;
     }
     return most;

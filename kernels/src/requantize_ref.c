@@ -33,6 +33,18 @@ static inline int32_t round_one(const hwq_epilogue *e, int64_t acc, int64_t chan
     return hwq_clamp_s64(v + zp, lo, hi); /* |v| < 2^62 */
 }
 
+/* The loop of int16 layers, for which no path has its own: sums of 64 bits become doubles one by one. */
+static void wide_row(const hwq_epilogue *e, int64_t columns, int64_t first, const int64_t *acc, void *out)
+{
+    const double *scales = e->scales_f64 + (e->channel_step ? first : 0);
+    const int64_t step = e->channel_step;
+    const int32_t zp = e->zero_point, lo = e->lo, hi = e->hi;
+    if (e->out_type == HWQ_S16 || e->out_type == HWQ_U16)
+        for (int64_t i = 0; i < columns; i++) ((uint16_t *)out)[i] = (uint16_t)hwq_round_f64((double)acc[i], scales[i * step], zp, lo, hi);
+    else
+        for (int64_t i = 0; i < columns; i++) store(out, e->out_type, i, hwq_round_f64((double)acc[i], scales[i * step], zp, lo, hi));
+}
+
 void hwq_requantize__ref(const hwq_epilogue *e, int64_t rows, int64_t columns, int64_t first_column, const void *acc,
                          int32_t acc_type, int64_t acc_stride, void *out, int64_t out_stride)
 {
@@ -49,6 +61,8 @@ void hwq_requantize__ref(const hwq_epilogue *e, int64_t rows, int64_t columns, i
                 if (e->float_bias) v += e->float_bias[first_column + i];
                 ((float *)line)[i] = v;
             }
+        } else if (e->rounding == HWQ_ROUND_F64 && acc_type == HWQ_S64) {
+            wide_row(e, columns, first_column, wide, line);
         } else {
             for (int64_t i = 0; i < columns; i++)
                 store(line, e->out_type, i, round_one(e, acc_type == HWQ_S64 ? wide[i] : narrow[i], first_column + i));

@@ -5,27 +5,39 @@
 
 #include <math.h>
 
-static inline __attribute__((always_inline)) void scale_row(const int pointed, const int biased, const hwq_row_scales *s, float scale, uint32_t point,
-                                                            const int32_t *restrict acc, float *restrict out)
+static inline __attribute__((always_inline)) void scale_row(const int formula, const int pointed, const int biased, const hwq_row_scales *s, float scale,
+                                                            uint32_t point, const int32_t *restrict acc, float *restrict out)
 {
-    const float *restrict factors = s->factors, *restrict bias = s->bias, lo = s->lo, hi = s->hi;
+    const float *restrict factors = s->factors, *restrict bias = s->bias, *restrict floats = (const float *)(const void *)acc, lo = s->lo, hi = s->hi;
     const int32_t *restrict sums = s->sums;
     for (int64_t j = 0; j < s->columns; j++) {
         const int32_t sum = (int32_t)((uint32_t)acc[j] - (pointed ? point * (uint32_t)sums[j] : 0));
-        const float y = fmaf((float)sum * scale, factors[j], biased ? bias[j] : 0.0f), above = y < lo ? lo : y;
+        float y;
+        if (formula == HWQ_SCALE_XNNPACK) y = fmaf((float)sum * scale, factors[j], biased ? bias[j] : 0.0f);
+        else y = formula == HWQ_SCALE_ONNX ? (float)sum * (scale * factors[j]) : floats[j] * scale;
+        if (formula != HWQ_SCALE_XNNPACK && biased) y += bias[j];
+        const float above = y < lo ? lo : y;
         out[j] = above > hi ? hi : above;
     }
 }
 
-static inline __attribute__((always_inline)) void scale_rows(const hwq_row_scales *s, const int32_t *acc, const float *scales, const int8_t *points, float *out)
+static inline __attribute__((always_inline)) void scale_by(const int formula, const hwq_row_scales *s, float scale, uint32_t point, const int32_t *acc, float *out)
 {
+    if (point && formula != HWQ_SCALE_FLOATS && s->bias) scale_row(formula, 1, 1, s, scale, point, acc, out);
+    else if (point && formula != HWQ_SCALE_FLOATS) scale_row(formula, 1, 0, s, scale, point, acc, out);
+    else if (s->bias) scale_row(formula, 0, 1, s, scale, point, acc, out);
+    else scale_row(formula, 0, 0, s, scale, point, acc, out);
+}
+
+static inline __attribute__((always_inline)) void scale_rows(const hwq_row_scales *s, const void *given, const float *scales, const void *points, float *out)
+{
+    const int32_t *acc = given;
     for (int64_t r = 0; r < s->rows; r++, acc += s->columns, out += s->columns) {
-        const float scale = scales[r / s->each];
-        const uint32_t point = points ? (uint32_t)points[r / s->each] : 0;
-        if (point && s->bias) scale_row(1, 1, s, scale, point, acc, out);
-        else if (point) scale_row(1, 0, s, scale, point, acc, out);
-        else if (s->bias) scale_row(0, 1, s, scale, point, acc, out);
-        else scale_row(0, 0, s, scale, point, acc, out);
+        const int64_t at = r / s->each;
+        const uint32_t point = !points ? 0 : s->point_type == HWQ_U8 ? ((const uint8_t *)points)[at] : (uint32_t)((const int8_t *)points)[at];
+        if (s->formula == HWQ_SCALE_XNNPACK) scale_by(HWQ_SCALE_XNNPACK, s, scales[at], point, acc, out);
+        else if (s->formula == HWQ_SCALE_ONNX) scale_by(HWQ_SCALE_ONNX, s, scales[at], point, acc, out);
+        else scale_by(HWQ_SCALE_FLOATS, s, scales[at], point, acc, out);
     }
 }
 

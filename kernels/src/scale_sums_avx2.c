@@ -8,7 +8,7 @@
 HWQ_TARGET("avx2,fma")
 #include "scale_sums.h"
 
-void hwq_scale_sums__avx2(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out)
+void hwq_scale_sums__avx2(const hwq_row_scales *scale, const void *acc, const float *scales, const void *points, float *out)
 {
     scale_rows(scale, acc, scales, points, out);
 }

@@ -2,7 +2,7 @@
 #include "isa.h"
 #include "scale_sums.h"
 
-void hwq_scale_sums__ref(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out)
+void hwq_scale_sums__ref(const hwq_row_scales *scale, const void *acc, const float *scales, const void *points, float *out)
 {
     scale_rows(scale, acc, scales, points, out);
 }

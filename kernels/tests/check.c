@@ -89,8 +89,8 @@ int main(int argc, char **argv)
     for (int path = 0; path < hwq_path_count(); path++)
         if (check_wanted(path) && hwq_path_available(path)) printf(" %s", hwq_path_name(path));
     printf("\n");
-    void (*const files[])(void) = {check_paths, check_gemm, check_s4, check_f32s8, check_float, check_requantize, check_window, check_elementwise, check_int16, check_half, check_program, check_state};
-    const char *const names[] = {"paths", "gemm", "s4", "f32s8", "float", "requantize", "window", "elementwise", "int16", "half", "program", "state"};
+    void (*const files[])(void) = {check_paths, check_gemm, check_s4, check_f32s8, check_float, check_requantize, check_window, check_elementwise, check_int16, check_half, check_program, check_modes, check_state};
+    const char *const names[] = {"paths", "gemm", "s4", "f32s8", "float", "requantize", "window", "elementwise", "int16", "half", "program", "modes", "state"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         const long before = checks;
         files[i]();

@@ -59,6 +59,7 @@ void check_elementwise(void);
 void check_int16(void);
 void check_half(void);
 void check_program(void);
+void check_modes(void);
 void check_state(void);
 void time_ops(void);
 

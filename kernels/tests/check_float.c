@@ -116,16 +116,30 @@ static void row_scales(int path, int64_t rows, int64_t columns, int64_t each)
     fill_bytes(acc.data, rows * columns * 4, 0), fill_bytes(points.data, count, 0), fill_bytes(sums.data, columns * 4, 0);
     for (int64_t i = 0; i < count; i++) ((float *)scales.data)[i] = real();
     for (int64_t i = 0; i < columns; i++) ((float *)factors.data)[i] = real(), ((float *)bias.data)[i] = real();
-    for (int how = 0; how < 4; how++) {
-        const hwq_row_scales s = {.rows = rows, .columns = columns, .each = each, .sums = sums.data, .factors = factors.data,
+    int equal = 1;
+    for (int how = 0; how < 24; how++) {
+        if (how / 8 == HWQ_SCALE_FLOATS)
+            for (int64_t i = 0; i < rows * columns; i++) ((float *)acc.data)[i] = real();
+        const hwq_row_scales s = {.formula = how / 8, .point_type = how & 4 ? HWQ_U8 : HWQ_S8, .rows = rows, .columns = columns, .each = each, .sums = sums.data, .factors = factors.data,
                                   .bias = how & 1 ? bias.data : NULL, .lo = -1e8f, .hi = 1e8f};
-        const int8_t *zeros = how & 2 ? (const int8_t *)points.data : NULL;
+        const void *zeros = how & 2 && s.formula != HWQ_SCALE_FLOATS ? points.data : NULL;
         hwq_scale_sums(&s, acc.data, scales.data, zeros, out.data);
         hwq_path_choose(0);
         hwq_scale_sums(&s, acc.data, scales.data, zeros, want.data);
         hwq_path_choose(path);
         check_equal(out.data, want.data, (size_t)(rows * columns) * 4, "ref");
+        for (int64_t i = 0; i < rows * columns; i++) {
+            const int64_t column = i % columns, at = i / columns / each;
+            const int64_t point = !zeros ? 0 : s.point_type == HWQ_U8 ? ((const uint8_t *)zeros)[at] : ((const int8_t *)zeros)[at];
+            const float sum = (float)(int32_t)(uint32_t)(uint64_t)(((const int32_t *)acc.data)[i] - point * ((const int32_t *)sums.data)[column]);
+            const float scale = ((const float *)scales.data)[at], factor = ((const float *)factors.data)[column], b = ((const float *)bias.data)[column];
+            float y = s.formula == HWQ_SCALE_FLOATS ? ((const float *)acc.data)[i] * scale : sum * (scale * factor);
+            if (s.formula == HWQ_SCALE_XNNPACK) y = fmaf(sum * scale, factor, s.bias ? b : 0.0f);
+            else if (s.bias) y += b;
+            equal &= same(((const float *)out.data)[i], y < s.lo ? s.lo : y > s.hi ? s.hi : y);
+        }
     }
+    check_true(equal, "the formula");
     check_guard(&acc), check_guard(&scales), check_guard(&points), check_guard(&sums), check_guard(&factors), check_guard(&bias), check_guard(&out);
 }
 

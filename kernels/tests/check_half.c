@@ -166,7 +166,7 @@ void check_half(void)
             products(type, 50, 33, 18), products(type, 3, 0, 4);
         }
         check_begin("dynamic_quantize", path);
-        for (int formula = HWQ_DYNAMIC_ONNX; formula <= HWQ_DYNAMIC_TORCH_REDUCED; formula++)
+        for (int formula = HWQ_DYNAMIC_ONNX; formula <= HWQ_DYNAMIC_SYMMETRIC; formula++)
             for (int64_t columns = 0; columns <= 50; columns += columns < 36 ? 1 : 7) dynamic(path, formula, columns);
     }
 }

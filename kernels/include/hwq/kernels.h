@@ -358,20 +358,28 @@ typedef enum {
     HWQ_DYNAMIC_TFLITE_ASYMMETRIC, /* s8 */
     HWQ_DYNAMIC_XNNPACK,           /* s8 */
     HWQ_DYNAMIC_TORCH,             /* u8, choose_qparams and quantize_per_tensor */
-    HWQ_DYNAMIC_TORCH_REDUCED      /* the same over 7 bits */
+    HWQ_DYNAMIC_TORCH_REDUCED,     /* the same over 7 bits */
+    HWQ_DYNAMIC_SYMMETRIC          /* s8 in [-127, 127], zero point 0, rint(x / s); NaN becomes -127 */
 } hwq_dynamic_formula;
 void hwq_dynamic_quantize(int32_t formula, int64_t rows, int64_t columns, const float *x, void *out, float *scales,
                           int32_t *zero_points);
-/* Sums of bytes to floats where rows were quantized over their own range, as XNNPACK does: row r of `columns` takes scale and zero point
- * r / each (points: NULL, or s8). out = clamp(fma(f32(acc - point * sums[column]) * scale, factors[column], bias[column])); the integer
- * part modulo 2^32. */
+/* Sums of rows that were quantized over their own range to floats: row r of `columns` takes scale and zero point r / each.
+ * sum = acc - point * sums[column], modulo 2^32. */
+typedef enum {
+    HWQ_SCALE_XNNPACK, /* fma(f32(sum) * scale, factors[column], bias[column]) */
+    HWQ_SCALE_ONNX,    /* f32(sum) * (scale * factors[column]), then + bias[column] */
+    HWQ_SCALE_FLOATS   /* acc: floats, no points. acc * scale, then + bias[column] */
+} hwq_scale_formula;
 typedef struct {
+    int32_t formula;
+    int32_t point_type;          /* HWQ_U8, HWQ_S8: of the points */
     int64_t rows, columns, each;
     const int32_t *sums;         /* where there are points */
-    const float *factors, *bias; /* bias: NULL, or one per column: then +0 */
-    float lo, hi;                /* NaN stays */
+    const float *factors, *bias; /* bias: NULL, or one per column */
+    float lo, hi;                /* the result's clamp; NaN stays */
 } hwq_row_scales;
-void hwq_scale_sums(const hwq_row_scales *scale, const int32_t *acc, const float *scales, const int8_t *points, float *out);
+/* points: NULL, or one a byte */
+void hwq_scale_sums(const hwq_row_scales *scale, const void *acc, const float *scales, const void *points, float *out);
 /* out[i] = interpolation between samples of a function of int16, 2^shift apart, (65536 >> shift) + 1 of them; shift in [0, 7]:
  * 7 is TFLite's table of 513, 0 has a sample for every input. May be in place. */
 void hwq_lut_s16(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out);

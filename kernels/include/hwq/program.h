@@ -28,6 +28,10 @@ typedef enum {
     HWQ_STEP_SUMS,       /* as.sums: hwq_scale_sums; a: accumulators; scale, zero_point: those of the rows */
     HWQ_STEP_CAST,       /* as.cast: hwq_widen to float32, or hwq_narrow from it */
     HWQ_STEP_PRODUCTS,   /* as.products; a, b: matrices of activations, one after another; each b is packed as it comes */
+    HWQ_STEP_GEMM_S4,    /* as.scaled: hwq_gemm_s4 of bytes, hwq_gemm_f32s4 of floats; zero_point: where as.scaled.rows says so */
+    HWQ_STEP_GEMM_F32S8, /* as.scaled: hwq_gemm_f32s8 */
+    HWQ_STEP_SPLIT,      /* as.split: 16 bits as a signed byte (out) and an unsigned one (b) */
+    HWQ_STEP_JOIN,       /* as.join: a: sums of the high bytes, b: of the low ones, both int32 */
     HWQ_STEP_COUNT
 } hwq_step_op;
 
@@ -85,6 +89,34 @@ typedef struct {
     const int32_t *b_zero_points;           /* NULL or n, in the domain of b */
     const int32_t *bias;                    /* NULL or n */
 } hwq_step_products;
+/* Rows of a product with groups of scales, gathered from a channel-last image: k over (tap, block of channels), every block filled
+ * up to `width` with activations that stand for 0. A matrix is an image of one pixel a row. */
+typedef struct {
+    hwq_window window;
+    int64_t images, channels, first, depth; /* channels [first, first + depth) of the image's */
+    int64_t block, width;
+    int32_t type;                           /* HWQ_U8, HWQ_S8, HWQ_F32: of the image */
+    int32_t zero_point;                     /* also what stands in the padding; of bytes */
+    int32_t centered;                       /* bytes become floats, less the zero point */
+    int64_t each;                           /* 0, or centered rows that share one of the step's zero points, a byte each */
+} hwq_step_rows;
+typedef struct {
+    hwq_gemm_s4_args s4;     /* of HWQ_STEP_GEMM_S4 */
+    hwq_gemm_f32s8_args s8;  /* of HWQ_STEP_GEMM_F32S8 */
+    int32_t gathers;         /* 0: rows as they lie */
+    hwq_step_rows rows;
+} hwq_step_scaled;
+typedef struct {
+    int64_t n;
+    int32_t type; /* HWQ_S16; HWQ_U16: read 2^15 lower */
+} hwq_step_split;
+/* sum = bias + 256 high + low, below 2^63; then the epilogue (R2), or float32(float64(sum) * factor) + offset. */
+typedef struct {
+    int64_t rows, columns;
+    const int64_t *bias;    /* NULL or columns */
+    const double *factors;  /* NULL: the epilogue; else columns */
+    const float *offsets;   /* NULL or columns, of floats */
+} hwq_step_join;
 typedef struct {
     int64_t element, outer, rows, columns; /* element: 1, 2 or 4 bytes */
     int64_t from_stride, to_stride;        /* bytes between outer ones */
@@ -92,9 +124,10 @@ typedef struct {
 
 typedef struct {
     int32_t op; /* hwq_step_op */
-    int32_t run_time; /* GEMM and integer CONV: the activations' zero point and, with HWQ_KIND_F32, their float32 scale, a factor of the epilogue's, are read here: */
+    int32_t run_time; /* GEMM and integer CONV: 1: the activations' zero point and, with HWQ_KIND_F32, their float32 scale, a factor of the
+                         epilogue's, are read from the places below; CONV: 2: one of each for every image */
     hwq_place a, b, out, scale, zero_point;
-    hwq_epilogue epilogue; /* of GEMM, PRODUCTS, integer CONV and MEAN */
+    hwq_epilogue epilogue; /* of products, integer CONV, JOIN and MEAN */
     union {
         hwq_gemm_args gemm;
         hwq_gemm_f32_args gemm_f32;
@@ -111,6 +144,9 @@ typedef struct {
         hwq_row_scales sums;
         hwq_step_products products;
         hwq_step_cast cast;
+        hwq_step_scaled scaled;
+        hwq_step_split split;
+        hwq_step_join join;
     } as;
 } hwq_step;
 
