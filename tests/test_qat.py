@@ -435,6 +435,8 @@ def test_what_makes_no_training_is_told(setting: dict[str, Any]) -> None:
     before = [one.detach().numpy().copy() for one in prepared.parameters()]
     with pytest.raises(Error, match=f"no training has {next(iter(setting))} = "):
         hwq.qat.distill(prepared, x, **setting)
+    with pytest.raises(Error, match="there is nothing to train"):
+        hwq.qat.distill(prepared.requires_grad_(False), x)
     assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(before, prepared.parameters(), strict=True))
 
 

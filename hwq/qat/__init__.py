@@ -117,7 +117,7 @@ def distill(
     Parameters
     ----------
     prepared : torch.nn.Module
-        From `prepare`; trained in place.
+        From `prepare`; trained in place. What ``requires_grad_(False)`` was said to (``prepared.weights``, say) stays as it is.
     samples : array or mapping of input name to array
         One array where the model has one input; samples lie along the first axis.
     labels : integer array (samples,), optional

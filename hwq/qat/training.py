@@ -56,11 +56,11 @@ def distilled(
     teach = teacher if teacher is not None else _teacher(network, label_weight)
     total = epochs * -(-count // batch)
     warm = max(1, int(total * WARM_UP))
-    if not any(one.numel() for one in network.parameters()):
+    if not any(one.numel() and one.requires_grad for one in network.parameters()):
         raise Error(
             "there is nothing to train",
             where=f"graph {network.quantized.name}",
-            why="the plan quantizes no weight, bias or activation of it",
+            why="the plan quantizes no weight, bias or activation of it, or none requires a gradient",
             remedy="prepare a model that has them, or another plan",
         )
     adam = _Adam([*network.weights, *network.biases], [*network.factors])
