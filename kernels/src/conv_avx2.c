@@ -6,16 +6,16 @@
  * many taps read it. A tile is any three positions x 32 columns in 12 registers, or two where four vector pipes wait for two loads
  * (tile_avx2.h); the weights of 32 columns are widened for up to 240 positions.
  *
- *   acc = bias + sum (x0 + w2)(x2 + w0) + (x1 + w3)(x3 + w1) - sum (x0 x2 + x1 x3) - sum (w0 w2 + w1 w3)
+ *   acc = bias + sum (x0 + w1)(x1 + w0) + (x2 + w3)(x3 + w2) - sum (x0 x1 + x2 x3) - sum (w0 w1 + w2 w3)
  *
- * The second sum is one of pixels, the third is taken while widening. Where a pixel's channels are not whole quads, as in most first
- * layers, products are plain: sums over positions would cost more than the additions save. What a run's last quad reads beyond it meets
- * weights 0.
+ * The second sum is one of pixels, the third came with the weights; a pixel's quads lie as (x0, x2, x1, x3). Where its channels are not whole quads, as in
+ * most first layers, products are plain and quads in order: sums over positions would cost more than the additions save. What a run's last quad reads
+ * beyond it meets weights 0.
  * Bounds: |x| <= 255, |w| <= 128: |x + w| <= 383 fits int16, a pair of products < 2^19; every sum is modulo 2^32, as ref's.
  * Measured on a Cascade Lake Xeon, one thread, gcc 12, R4 to bytes, another thread on the same core, in shares of the register-only loop timed
  * between the calls ("int8-avx2"; tile_avx2.h says why a shared core allows 86 at most): 70 percent at 3 x 3 stride 2, 56 x 56 x 64 -> 128;
  * 1 x 1: 71 (14 x 14 x 256 -> 1024), 67 (7 x 7 x 512 -> 2048), 55 (56 x 56 x 64 -> 64, whose k of 64 hardly repays a tile's way in and out).
- * On Zen 5, by two positions: 89; 91, 85, 74. By three: 74; 75, 71, 65. */
+ * On Zen 5, by two positions: 91; 93, 90, 75. By three: 74; 75, 71, 65. */
 #include "conv.h"
 #include "epilogue.h"
 #include "isa.h"
@@ -94,20 +94,23 @@ static inline void store(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p,
 
 /* ---- The image ---- */
 
-/* n bytes to int16 less the zero point. */
-static void widen_bytes(const uint8_t *from, int64_t n, uint8_t flip, int32_t zero_point, int16_t *to)
+/* n bytes to int16 less the zero point, in order or, of whole quads, as (x0, x2, x1, x3). */
+static inline __attribute__((always_inline)) void widen_bytes(const int in_order, const uint8_t *from, int64_t n, uint8_t flip, int32_t zero_point, int16_t *to)
 {
-    const __m128i flips = _mm_set1_epi8((char)flip);
+    const __m128i flips = _mm_set1_epi8((char)flip), order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
     const __m256i points = _mm256_set1_epi16((short)zero_point);
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
         const __m128i bytes = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(from + i)), flips);
-        store(to + i, _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), points));
+        store(to + i, _mm256_sub_epi16(_mm256_cvtepu8_epi16(in_order ? bytes : _mm_shuffle_epi8(bytes, order)), points));
     }
-    for (; i < n; i++) to[i] = (int16_t)((from[i] ^ flip) - zero_point);
+    for (; i < n; i++) {
+        const int64_t at = in_order || i % 4 == 0 || i % 4 == 3 ? i : i ^ 3;
+        to[at] = (int16_t)((from[i] ^ flip) - zero_point);
+    }
 }
 
-/* x0 x2 + x1 x3 of the quads of one pixel, in lanes. */
+/* x0 x1 + x2 x3 of the quads of one pixel, in lanes. */
 static inline __m256i pixel_products(const int16_t *x, int64_t channels)
 {
     __m256i sum = _mm256_setzero_si256();
@@ -135,6 +138,12 @@ static void all_products(const int16_t *x, int64_t pixels, int64_t channels, int
     for (; i < pixels; i++, x += channels) products[i] = hwq_add_lanes_s32x8(pixel_products(x, channels));
 }
 
+static void widen(const plan *p, const uint8_t *from, int64_t n, uint8_t flip, int32_t zero_point, int16_t *to)
+{
+    if (p->plain) widen_bytes(1, from, n, flip, zero_point, to);
+    else widen_bytes(0, from, n, flip, zero_point, to);
+}
+
 /* The pixels that output rows [top, bottom) read: padding 0, and what follows them. `last`: of the image's positions. */
 static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, int64_t top, int64_t bottom, int64_t last, int16_t *to, int32_t *products)
 {
@@ -145,7 +154,7 @@ static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, i
     int64_t pixels = 0;
     if (p->flat) {
         pixels = last - top * p->wide < p->wide ? last - top * p->wide : p->wide;
-        widen_bytes(image + top * p->wide * channels, pixels * channels, flip, zero_point, to);
+        widen(p, image + top * p->wide * channels, pixels * channels, flip, zero_point, to);
     } else {
         const int64_t rows = (bottom - 1 - top) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1, row_bytes = w->in[2] * channels;
         const int64_t before = w->pad[2] * channels < width ? w->pad[2] * channels : width;
@@ -158,7 +167,7 @@ static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, i
                 continue;
             }
             memset(row, 0, (size_t)before * 2);
-            widen_bytes(image + y * row_bytes, inside, flip, zero_point, row + before);
+            widen(p, image + y * row_bytes, inside, flip, zero_point, row + before);
             memset(row + before + inside, 0, (size_t)(width - before - inside) * 2);
         }
         pixels = rows * p->columns;
@@ -167,7 +176,7 @@ static void copy_image(const hwq_conv *c, const plan *p, const uint8_t *image, i
     if (!p->plain) all_products(to, pixels, channels, products);
 }
 
-/* Where positions [first, first + count) begin in the copy whose first output row is `top`, and their x0 x2 + x1 x3. */
+/* Where positions [first, first + count) begin in the copy whose first output row is `top`, and their x0 x1 + x2 x3. */
 static void find_positions(const hwq_conv *c, const plan *p, int64_t first, int64_t count, int64_t top, const int32_t *pixels, scratch *s)
 {
     const hwq_window *w = &c->window;
@@ -192,36 +201,39 @@ static void find_positions(const hwq_conv *c, const plan *p, int64_t first, int6
 
 /* ---- The weights ---- */
 
-/* A quad of 16 columns as tile_avx2.h wants it: the pairs (w2, w3) first, (w0, w1) second; adds w0 w2 + w1 w3 to the columns' terms. */
-static inline __attribute__((always_inline)) void widen_quad(const int8_t *quad, int16_t *to, __m256i terms[2])
+/* `count` k from k on, of one strip, as tile_avx2.h wants them: of whole quads the pairs (w1, w3) first, (w0, w2) second. */
+static void widen_quads(const int8_t *strip, int64_t k, int64_t count, int16_t *to)
 {
-    const __m256i front = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
-    const __m256i back = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
-    for (int half = 0; half < 2; half++) {
-        const __m256i bytes = load(quad + 32 * half);
-        const __m256i low = _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, front), 8), high = _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, back), 8);
-        store(to + 16 * half, high), store(to + TILE_QUAD / 2 + 16 * half, low);
-        terms[half] = _mm256_add_epi32(terms[half], _mm256_madd_epi16(low, high));
+    const int8_t *quad = strip + k * HWQ_STRIP;
+    for (int64_t done = 0; done < count; done += HWQ_QUAD, quad += HWQ_QUAD * HWQ_STRIP, to += TILE_QUAD) {
+        _mm_prefetch((const char *)(quad + DEPTH * HWQ_QUAD * HWQ_STRIP), _MM_HINT_T1); /* the next weights, while tiles run */
+        for (int half = 0; half < 2; half++) {
+            const __m256i bytes = load(quad + 32 * half);
+            store(to + 16 * half, _mm256_srai_epi16(bytes, 8));
+            store(to + TILE_QUAD / 2 + 16 * half, _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8));
+        }
     }
 }
 
-/* `count` k from k on, of one strip, as whole quads: the last one filled up with 0. */
-static void widen_piece(const int8_t *strip, int64_t k, int64_t count, int16_t *to, __m256i terms[2])
+/* In order: the pairs (w2, w3) first, (w0, w1) second; the last quad filled up with 0. */
+static void widen_in_order(const int8_t *strip, int64_t k, int64_t count, int16_t *to)
 {
-    int64_t done = 0;
-    if (k % HWQ_QUAD == 0)
-        for (; done + HWQ_QUAD <= count; done += HWQ_QUAD, to += TILE_QUAD) {
-            const int8_t *quad = strip + (k + done) * HWQ_STRIP;
-            _mm_prefetch((const char *)(quad + DEPTH * HWQ_QUAD * HWQ_STRIP), _MM_HINT_T1); /* the next weights, while tiles run */
-            widen_quad(quad, to, terms);
+    const __m256i front = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+    const __m256i back = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+    for (int64_t done = 0; done < count; done += HWQ_QUAD, to += TILE_QUAD) {
+        int8_t space[HWQ_QUAD * HWQ_STRIP] = {0};
+        const int8_t *quad = space;
+        if ((k + done) % HWQ_QUAD == 0 && done + HWQ_QUAD <= count) quad = strip + (k + done) * HWQ_STRIP;
+        else
+            for (int64_t i = 0; i < HWQ_QUAD && done + i < count; i++) {
+                const int64_t at = k + done + i;
+                for (int64_t j = 0; j < HWQ_STRIP; j++) space[j * HWQ_QUAD + i] = strip[at / HWQ_QUAD * HWQ_STRIP * HWQ_QUAD + j * HWQ_QUAD + at % HWQ_QUAD];
+            }
+        for (int half = 0; half < 2; half++) {
+            const __m256i bytes = load(quad + 32 * half);
+            store(to + 16 * half, _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, back), 8));
+            store(to + TILE_QUAD / 2 + 16 * half, _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, front), 8));
         }
-    for (; done < count; done += HWQ_QUAD, to += TILE_QUAD) {
-        int8_t quad[HWQ_QUAD * HWQ_STRIP] = {0};
-        for (int64_t i = 0; i < HWQ_QUAD && done + i < count; i++) {
-            const int64_t at = k + done + i;
-            for (int64_t j = 0; j < HWQ_STRIP; j++) quad[j * HWQ_QUAD + i] = strip[at / HWQ_QUAD * HWQ_STRIP * HWQ_QUAD + j * HWQ_QUAD + at % HWQ_QUAD];
-        }
-        widen_quad(quad, to, terms);
     }
 }
 
@@ -232,7 +244,7 @@ typedef struct {
     const piece *pieces;
     int64_t count;
     int first, last;
-    __m256i terms[TILE_VECTORS]; /* bias with the first; less the columns' products */
+    __m256i terms[TILE_VECTORS]; /* with the first: bias less the columns' products */
 } part;
 
 /* A quad of k: two positions share the loads of the weights (tile_avx2.h). */
@@ -252,7 +264,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
 #pragma GCC unroll 3
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
-            if (!g->first) acc[r][v] = _mm256_add_epi32(g->terms[v], load(block + r * TILE_COLUMNS + 8 * v));
+            if (!g->first) acc[r][v] = load(block + r * TILE_COLUMNS + 8 * v);
             else acc[r][v] = plain ? g->terms[v] : _mm256_sub_epi32(g->terms[v], _mm256_set1_epi32(products[r]));
         }
     for (int64_t i = 0; i < g->count; i++) {
@@ -299,22 +311,23 @@ static void strip(const hwq_conv *c, const plan *p, const piece *pieces, const h
     const int64_t n = packed->n, channel = group * n + column, strip_bytes = HWQ_STRIP * ((packed->k + 3) / 4 * 4);
     const int8_t *weights = packed->quads + group * hwq_packed_bytes(packed->k, n) + column / HWQ_STRIP * strip_bytes;
     const int64_t width = n - column < TILE_COLUMNS ? n - column : TILE_COLUMNS, strips = (width + HWQ_STRIP - 1) / HWQ_STRIP;
-    int32_t bias[TILE_COLUMNS] = {0};
+    int32_t terms[TILE_COLUMNS] = {0};
     finish_columns(f, e, channel, width);
-    if (c->bias) memcpy(bias, c->bias + channel, (size_t)width * 4);
+    for (int64_t i = 0; i < width; i++)
+        terms[i] = (int32_t)((c->bias ? (uint32_t)c->bias[channel + i] : 0) - (p->plain ? 0 : (uint32_t)packed->column_products[channel + i]));
     for (int64_t i = 0; i < p->pieces;) {
         part g = {.pieces = pieces + i, .first = i == 0};
-        __m256i terms[TILE_VECTORS];
-        for (int v = 0; v < TILE_VECTORS; v++) terms[v] = _mm256_setzero_si256();
+        for (int v = 0; v < TILE_VECTORS; v++) g.terms[v] = load(terms + 8 * v);
         int64_t quads = 0;
         for (; i < p->pieces && quads + (pieces[i].count + 3) / 4 <= DEPTH; i++, g.count++) {
-            for (int64_t half = 0; half < strips; half++)
-                widen_piece(weights + half * strip_bytes, pieces[i].k, pieces[i].count, s->widened + quads * TILE_QUAD + half * 2 * HWQ_STRIP, terms + 2 * half);
+            for (int64_t half = 0; half < strips; half++) {
+                int16_t *to = s->widened + quads * TILE_QUAD + half * 2 * HWQ_STRIP;
+                if (p->plain) widen_in_order(weights + half * strip_bytes, pieces[i].k, pieces[i].count, to);
+                else widen_quads(weights + half * strip_bytes, pieces[i].k, pieces[i].count, to);
+            }
             quads += (pieces[i].count + 3) / 4;
         }
         g.last = i == p->pieces;
-        for (int v = 0; v < TILE_VECTORS; v++)
-            g.terms[v] = _mm256_sub_epi32(g.first ? load(bias + 8 * v) : _mm256_setzero_si256(), p->plain ? _mm256_setzero_si256() : terms[v]);
         if (p->plain && strips == 2) tiles(PANEL, 4, 1, &g, positions, image, s, f, out);
         else if (p->plain) tiles(PANEL, 2, 1, &g, positions, image, s, f, out);
         else if (strips == 2 && hwq_vector_pipes() == 4) tiles(2, 4, 0, &g, positions, image, s, f, out);
