@@ -52,7 +52,7 @@ def built(name: str) -> tuple[Any, tuple[Any, ...]]:
             part.running_mean.uniform_(-1, 1)
             part.running_var.uniform_(0.5, 2)
         gain = getattr(part, "weight", None)
-        if gain is not None and gain.ndim == 1 and not isinstance(part, nn.PReLU):
+        if isinstance(gain, torch.Tensor) and gain.ndim == 1 and not isinstance(part, nn.PReLU):
             with torch.no_grad():
                 gain.uniform_(0.5, 1.5)
                 part.bias.uniform_(-0.3, 0.3)
