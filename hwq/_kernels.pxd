@@ -317,6 +317,16 @@ cdef extern from "hwq/program.h" nogil:
         const int64_t *bias
         const double *factors
         const float *offsets
+    ctypedef struct hwq_step_norm:
+        hwq_layer_norm norm
+        int64_t rows
+        int32_t type, out_type, lo, hi
+    ctypedef struct hwq_step_phases:
+        int64_t images
+        int64_t[3] c_in "in"
+        int64_t[3] out
+        int64_t[3] stride
+        int64_t groups, bytes
     ctypedef union hwq_step_fields:
         hwq_gemm_args gemm
         hwq_gemm_f32_args gemm_f32
@@ -336,6 +346,8 @@ cdef extern from "hwq/program.h" nogil:
         hwq_step_scaled scaled
         hwq_step_split split
         hwq_step_join join
+        hwq_step_norm norm
+        hwq_step_phases phases
     ctypedef struct hwq_step:
         int32_t op, run_time
         hwq_place a, b, out, scale, zero_point
@@ -345,7 +357,7 @@ cdef extern from "hwq/program.h" nogil:
         pass
     int HWQ_STEP_GEMM_U8S8, HWQ_STEP_GEMM_S8S8, HWQ_STEP_CONV, HWQ_STEP_GEMM_F32, HWQ_STEP_POOL, HWQ_STEP_BINARY, HWQ_STEP_QUANTIZE
     int HWQ_STEP_DEQUANTIZE, HWQ_STEP_LUT, HWQ_STEP_TRANSPOSE, HWQ_STEP_COPY, HWQ_STEP_MEAN, HWQ_STEP_SOFTMAX, HWQ_STEP_MAP, HWQ_STEP_DYNAMIC, HWQ_STEP_SUMS
-    int HWQ_STEP_PRODUCTS, HWQ_STEP_CAST, HWQ_STEP_GEMM_S4, HWQ_STEP_GEMM_F32S8, HWQ_STEP_SPLIT, HWQ_STEP_JOIN
+    int HWQ_STEP_PRODUCTS, HWQ_STEP_CAST, HWQ_STEP_GEMM_S4, HWQ_STEP_GEMM_F32S8, HWQ_STEP_SPLIT, HWQ_STEP_JOIN, HWQ_STEP_LAYER_NORM, HWQ_STEP_PHASES
     int64_t hwq_program_workspace(const hwq_step *, int64_t)
     void hwq_program_run(const hwq_step *, int64_t, void *const *, void *, int32_t, int32_t, hwq_barrier *)
 

@@ -480,6 +480,33 @@ class Program:
         epilogue: Epilogue,
         out: Place,
     ) -> None: ...
+    def layer_norm(
+        self,
+        x: Place,
+        kind: int,
+        rows: int,
+        columns: int,
+        weights: Buffer,
+        bias: Buffer | None,
+        multiplier: int,
+        shift: int,
+        epsilon: int,
+        out_kind: int,
+        lo: int,
+        hi: int,
+        out: Place,
+    ) -> None: ...
+    def phases(
+        self,
+        x: Place,
+        images: int,
+        given: tuple[int, int, int],
+        made: tuple[int, int, int],
+        stride: tuple[int, int, int],
+        groups: int,
+        bytes: int,
+        out: Place,
+    ) -> None: ...
     def split(self, x: Place, kind: int, n: int, high: Place, low: Place) -> None: ...
     def join(
         self,

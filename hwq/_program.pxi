@@ -263,6 +263,26 @@ cdef class Program:
         j.factors, j.offsets = <const double *>self.fixed(factors, columns * 8), <const float *>self.fixed(offsets, columns * 4)
         self.count += 1
 
+    def layer_norm(self, x, int kind, int64_t rows, int64_t columns, weights, bias, int multiplier, int shift, int64_t epsilon, int out_kind, int lo, int hi, out):
+        """As the function `layer_norm_s16` with an exact variance, of stored values."""
+        cdef hwq_step *s = self.new(HWQ_STEP_LAYER_NORM, x, None, out)
+        cdef hwq_step_norm *n = &s.fields.norm
+        n.rows, n.type, n.out_type, n.lo, n.hi = rows, kind, out_kind, lo, hi
+        n.norm.formula, n.norm.columns, n.norm.multiplier, n.norm.shift, n.norm.epsilon, n.norm.variance_limit = 1, columns, multiplier, shift, epsilon, 1
+        n.norm.weights, n.norm.bias = <const int16_t *>self.fixed(weights, columns * 2), <const int32_t *>self.fixed(bias, columns * 4)
+        self.count += 1
+
+    def phases(self, x, int64_t images, given, made, stride, int64_t groups, int64_t bytes, out):
+        cdef hwq_step *s = self.new(HWQ_STEP_PHASES, x, None, out)
+        cdef hwq_step_phases *h = &s.fields.phases
+        cdef int d
+        h.images, h.groups, h.bytes = images, groups, bytes
+        for d in range(3):
+            h.c_in[d], h.out[d], h.stride[d] = given[d], made[d], stride[d]
+            if h.stride[d] < 1 or h.out[d] > h.c_in[d] * h.stride[d]:
+                raise ValueError("the phases do not fill the result")
+        self.count += 1
+
     def mean(self, x, int kind, int zero_point, int64_t outer, int64_t count, int64_t inner, Epilogue epilogue, out):
         cdef hwq_step *s = self.new(HWQ_STEP_MEAN, x, None, out)
         self.finish(s, epilogue, inner)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+from onnx import helper
 from test_loop import COUNTS, counted
 from test_modes import MODES, layer, odd, plan_of
 
@@ -104,3 +106,24 @@ def test_no_mode_allocates(tmp_path: Path) -> None:
     lines = counted(MODES_CODE, tmp_path)
     assert len(lines) == 2 * len(MODES)
     assert [line for line in lines if not line.startswith("0 ")] == []
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16"])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_layer_normalization_of_integers(dtype: str, axis: int) -> None:
+    random = np.random.default_rng(0)
+    length = (24,) if axis == -1 else (5, 24)
+    constants = {
+        "w": random.normal(size=(12, 24)),
+        "g": random.uniform(0.5, 1.5, length),
+        "b": random.normal(size=length),
+    }
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["c"], "m"), helper.make_node("LayerNormalization", ["c", "g", "b"], ["y"], "n", axis=axis)]  # fmt: skip
+    graph = tiny.graph(tiny.model(nodes, {"x": ["N", 5, 12]}, {"y": ["N", 5, 24]}, constants))
+    x = random.normal(size=(20, 5, 12)).astype(np.float32)
+    plan = hwq.Plan.uniform(activations=dtype, dialect="hwq-integer")
+    program = hwq.compile(hwq.quantize(graph, plan, hwq.calibrate(graph, x)))
+    assert in_python(program, x[:3]) == []
+    held(program, x[:3])
+    held(program, np.concatenate([x[:2] * 0, x[:2] * 1e9]))
+    held(program, np.tile(x, (20, 1, 1)))  # rows over threads

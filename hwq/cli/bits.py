@@ -10,6 +10,7 @@ import typer
 
 from hwq.cli import options
 from hwq.cli.console import emit, guarded, progress
+from hwq.names import display_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,6 +93,7 @@ def quantize(
     """Quantize a float model by a plan and write it as QDQ ONNX (or as a saved graph, if the name ends in .npz)."""
     import hwq
     from hwq.costly import costly_ranges, stays_float
+    from hwq.lowering.remaining import remaining
 
     graph = options.load(model)
     chosen = options.plan_of(plan, precision) or options.quantizing_plan(corrected=data is not None)
@@ -108,6 +110,8 @@ def quantize(
     costly = costly_ranges(quantized, statistics)
     result["costly_ranges"] = [dataclasses.asdict(one) for one in costly]
     unbounded = result["unbounded"] = list(quantized.source.get("unbounded", ()))
+    floats = remaining(quantized, chosen)
+    result["floats"] = [dataclasses.asdict(one) for one in floats]
 
     def show(console: Console) -> None:
         console.print(
@@ -120,6 +124,10 @@ def quantize(
             console.print(f"warning: {one}", markup=False)
         if len(costly) > SHOWN:
             console.print(f"warning: {len(costly) - SHOWN} more such ranges (--json lists them)", markup=False)
+        for left in floats[:SHOWN]:
+            console.print(f"note: {display_name(left.node)} ({left.op}) stays float: {left.why}", markup=False)
+        if len(floats) > SHOWN:
+            console.print(f"note: {len(floats) - SHOWN} more layers stay float (--json lists them)", markup=False)
 
     emit("quantize", result, show, json)
 

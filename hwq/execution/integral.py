@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hwq import kernels
 from hwq.errors import Error
 from hwq.execution.elementwise import binary, concat
+from hwq.execution.emission import Site
 from hwq.execution.modes import clamp_of
 from hwq.execution.products import matmul
 from hwq.execution.steps import Kernel, Scope, Settings, adapt, interpret, present, register
@@ -106,7 +107,18 @@ def layer_normalization(scope: Scope) -> Kernel:
             return found.view(np.uint16) ^ np.uint16(1 << 15)
         return np.clip(found, low, high).astype(carrier(made.dtype))
 
-    return adapt(run)
+    def emit(site: Site) -> bool:
+        columns = math.prod(trailing)
+        if columns != len(weights) or not 0 < columns <= 1 << 16:
+            return False
+        rows, dtype = math.prod(site.shape(0)) // columns, site.dtype(0)
+        a, y = site.read(0), site.make()
+        site.step([a], y, lambda steps, at: steps.layer_norm(
+            at(a), rows, dtype, weights, bias, weight_scale=unit, epsilon=min(epsilon, 2.0**62), scale=float(scale),
+            made=carrier(made.dtype), out=at(y)))  # fmt: skip
+        return True
+
+    return adapt(run, emit)
 
 
 @register("hwq-integer:Softmax")

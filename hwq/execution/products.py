@@ -19,13 +19,13 @@ from hwq.execution.steps import Gemm, Kernel, Scope, Settings, adapt, present, r
 from hwq.graph import Array, Node, Tensor
 from hwq.ops import arithmetic, spatial
 
-__all__ = ["convolve_by", "epilogue_of", "integer_bias", "of_filters", "pack_conv"]
+__all__ = ["convolve_by", "epilogue_of", "integer_bias", "pack_conv"]
 
 
 def epilogue_of(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epilogue:
     """How accumulators of the node leave: requantized as the dialect says, or float where no Q follows."""
     input_scale, _ = scope.pair(0)
-    weights = of_filters(scope, scope.quantization(1).scales().reshape(-1))
+    weights = scope.quantization(1).scales().reshape(-1)
     made = scope.result().quantization
     # f32(f32(a * sa) * sb), then / sy: onnxruntime's order of products (numerics b2).
     scales = (np.float32(np.float32(factor) * input_scale) * weights).astype(np.float32)
@@ -54,13 +54,6 @@ def epilogue_of(scope: Scope, columns: int, factor: float = 1.0) -> kernels.Epil
         float_bias=offsets,
         clamp=clamp_of(scope, made.dtype, scale, zero) if scope.dialect.groups else floor_of(scope, made.dtype, zero),
     )
-
-
-def of_filters(scope: Scope, values: Array) -> Array:
-    """Scales or zero points of a weight, one a filter: those of a transposed convolution are shared by its groups."""
-    if scope.node.op != "ConvTranspose" or values.size == 1:
-        return values
-    return np.tile(values.reshape(-1), int(scope.node.attributes.get("group", 1)))
 
 
 def integer_bias(tensor: Tensor | None) -> tuple[Array | None, bool]:
@@ -125,7 +118,7 @@ def conv(scope: Scope) -> Kernel:
     def emit(site: Site) -> bool:
         if packed is None or dialects_own is not None or given:
             return False
-        windows = spatial.windows_of(node, site.space(0), packed.kernel)
+        windows = spatial.windows_of(site.node, site.space(0), packed.kernel)
         x, y, batch, dtype = site.read(0, site.turns), site.make(site.turns), site.shape(0)[0], site.dtype(0)
         site.step([x], y, lambda steps, at: steps.conv(
             at(x), packed, geometry(windows, site.space(0)), batch, dtype, layout="NHWC", a_zero_point=zero,

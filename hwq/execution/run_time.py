@@ -203,7 +203,7 @@ def _convolution(scope: Scope, steps: Array, offsets: Array | None) -> Kernel:
     def emit(site: Site) -> bool:
         if shared_by(site, 3) is None or node.layout == "NHWC":
             return False
-        windows = spatial.windows_of(node, site.space(0), packed.kernel)
+        windows = spatial.windows_of(site.node, site.space(0), packed.kernel)
         place, batch, dtype = geometry(windows, site.space(0)), site.shape(0)[0], site.dtype(0)
         return _emit_product(site, True, lambda steps, x, y: steps.conv(
             x, packed, place, batch, dtype, layout="NHWC", epilogue=finish, out=y), math.prod(site.shape(3)) > 1)  # fmt: skip

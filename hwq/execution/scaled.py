@@ -11,7 +11,7 @@ import numpy as np
 from hwq import kernels
 from hwq.execution.emission import Site, geometry
 from hwq.execution.gathering import Matrix
-from hwq.kernels.steps import Place, Rows
+from hwq.kernels.wide_steps import Place, Rows
 from hwq.kernels.windows import Geometry
 from hwq.ops import spatial
 

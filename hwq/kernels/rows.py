@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -185,6 +185,43 @@ def softmax(
     return result
 
 
+class Terms(NamedTuple):
+    """What the kernel is told of a normalization's scales: weight_scale / scale in fixed point, epsilon in n^2-fold squared steps."""
+
+    multiplier: int
+    shift: int
+    epsilon: int
+
+
+def normalization_terms(
+    factors: Array, offsets: Array | None, weight_scale: float, formula: str, epsilon: float, scale: float
+) -> Terms:
+    """See `layer_norm`.
+
+    Raises
+    ------
+    Error
+        A result could pass the 32 bits of the last multiplication, or a number is out of range.
+    """
+    columns = len(factors)
+    weight_scale, scale, epsilon = (
+        real(v, n) for v, n in ((weight_scale, "weight_scale"), (scale, "scale"), (epsilon, "epsilon"))
+    )
+    for name, value in (("weight_scale", weight_scale), ("scale", scale)):
+        if not 0 < value < 2**31:
+            raise Error(f"{name} {value} is not positive and finite")
+    if not (np.isfinite(epsilon) and epsilon >= 0):
+        raise Error(f"epsilon {epsilon} is negative or not finite")
+    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale / max(scale * 4096, 2.0**-1022)))
+    if not -43 <= shift <= 19:
+        raise Error(f"the ratio of weight_scale {weight_scale} and scale {scale} lies outside [2^-56, 2^7]")
+    # A normalized value is at most sqrt(N); times the weight, plus the bias, then shifted left before the multiplication.
+    reach = math.sqrt(columns) * _largest(factors) + _largest(offsets) / 1024 + 1
+    if formula == "exact" and reach * 2.0 ** max(shift + 12, 0) >= 2.0**31:
+        raise Error(f"a result could be {reach * weight_scale:.3g}, too many steps of {scale}", remedy="a larger scale")
+    return Terms(multiplier, shift, int(min(epsilon * columns * columns, 2.0**62) + 0.5))
+
+
 def layer_norm(
     x: Any,
     weights: Any,
@@ -234,29 +271,16 @@ def layer_norm(
         )
     if offsets is not None and offsets.shape != (columns,):
         raise Error(f"bias has shape {offsets.shape}", why=f"there are {columns} columns")
-    weight_scale, scale, epsilon = (
-        real(v, n) for v, n in ((weight_scale, "weight_scale"), (scale, "scale"), (epsilon, "epsilon"))
-    )
+    terms = normalization_terms(factors, offsets, weight_scale, formula, epsilon, scale)
     variance_limit = integer(variance_limit, "variance_limit")
-    for name, value in (("weight_scale", weight_scale), ("scale", scale), ("variance_limit", variance_limit)):
-        if not 0 < value < 2**31:
-            raise Error(f"{name} {value} is not positive and finite")
-    if not (np.isfinite(epsilon) and epsilon >= 0):
-        raise Error(f"epsilon {epsilon} is negative or not finite")
-    multiplier, shift = (int(v) for v in quantize_multiplier(weight_scale / max(scale * 4096, 2.0**-1022)))
-    if not -43 <= shift <= 19:
-        raise Error(f"the ratio of weight_scale {weight_scale} and scale {scale} lies outside [2^-56, 2^7]")
-    # A normalized value is at most sqrt(N); times the weight, plus the bias, then shifted left before the multiplication.
-    reach = math.sqrt(columns) * _largest(factors) + _largest(offsets) / 1024 + 1
-    if formula == "exact" and reach * 2.0 ** max(shift + 12, 0) >= 2.0**31:
-        raise Error(f"a result could be {reach * weight_scale:.3g}, too many steps of {scale}", remedy="a larger scale")
+    if not 0 < variance_limit < 2**31:
+        raise Error(f"variance_limit {variance_limit} is not positive and finite")
     result = output(out, given.shape, np.int16, given, factors, offsets)
-    added = int(min(epsilon * columns * columns, 2.0**62) + 0.5)
 
     def work(first: int, last: int) -> None:
         _kernels.layer_norm_s16(
-            first, last - first, columns, given, factors, offsets, multiplier, shift,
-            NORMALIZATIONS.index(formula), variance_limit, added, result,
+            first, last - first, columns, given, factors, offsets, terms.multiplier, terms.shift,
+            NORMALIZATIONS.index(formula), variance_limit, terms.epsilon, result,
         )  # fmt: skip
 
     over_ranges(math.prod(given.shape[:-1]), threads, work)

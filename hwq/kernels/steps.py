@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,65 +18,18 @@ from hwq.kernels.half import HALVES
 from hwq.kernels.operands import RANGES, TYPES, Array, int32_bias, zero_point
 from hwq.kernels.packing import Packed, spatial
 from hwq.kernels.rows import DYNAMIC, exponentials
+from hwq.kernels.wide_steps import Place, WideSteps
 from hwq.kernels.windows import Geometry
 
-__all__ = ["ARENA", "FIRST_ARRAY", "Place", "Rows", "Steps"]
+__all__ = ["ARENA", "FIRST_ARRAY", "Place", "Steps"]
 
-# (base, offset in bytes), or an array that never moves.
-Place = tuple[int, int] | Array
 # Bases: the arena, then the arrays that a caller hands over, in order.
 ARENA, FIRST_ARRAY = 1, 2
 _LAYOUTS = ("NCHW", "NHWC")  # the C enum's order
 _MAPS = ("relu", "add", "sub", "mul")  # likewise
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a product with groups of scales, gathered from a channel-last image: k over (tap, block of channels).
-
-    Attributes
-    ----------
-    geometry : Geometry
-        A matrix is an image of one pixel a row.
-    images, channels : int
-    first, depth : int
-        The channels that are read.
-    block, width : int
-        Channels of a block, and what it is filled up to with activations that stand for 0.
-    dtype : dtype of the image
-    zero_point : int
-        Of bytes; it stands in the padding too.
-    centered : bool
-        Bytes become floats, less the zero point.
-    each : int
-        0, or how many centered rows share one of the zero points that the step reads, one a byte.
-    """
-
-    geometry: Geometry
-    images: int
-    channels: int
-    first: int
-    depth: int
-    block: int
-    width: int
-    dtype: np.dtype[Any]
-    zero_point: int = 0
-    centered: bool = False
-    each: int = 0
-
-    @property
-    def count(self) -> int:
-        """Rows of all images."""
-        return self.images * math.prod(self.geometry[-1])
-
-    @property
-    def door(self) -> tuple[Any, ...]:
-        """As the door takes it."""
-        fields = self.images, self.channels, self.first, self.depth, self.block, self.width, TYPES[self.dtype]
-        return (self.geometry, *fields, self.zero_point, self.centered, self.each)
-
-
-class Steps:
+class Steps(WideSteps):
     """A list of kernel calls whose operands are places. Methods append one step; afterwards it is only read.
 
     Nothing is checked but what the C code relies on: places must be aligned to their elements and hold what the
@@ -166,61 +118,6 @@ class Steps:
             a, kind == np.int8, zero_point(a_zero_point, kind, "a_zero_point"), b, TYPES[other], points, batch, m, k, n, a_step, b_step,
             transposed, int32_bias(bias, n), epilogue._door, out,
         )  # fmt: skip
-
-    def gemm_scaled(
-        self,
-        a: Place,
-        packed: Packed,
-        rows: int | Rows,
-        dtype: DTypeLike,
-        *,
-        a_zero_point: int = 0,
-        zero_points: Place | None = None,
-        stride: int | None = None,
-        epilogue: Epilogue,
-        out: Place,
-    ) -> None:
-        """`hwq.kernels.gemm` with weights packed with scales, of dense rows of `dtype` or of rows gathered as they are needed.
-
-        Parameters
-        ----------
-        zero_points : Place, optional
-            Where `rows` shares them.
-        stride : int, optional
-            Elements between rows of the result.
-        """
-        check_columns(epilogue, packed.n)
-        if not packed.scaled or epilogue.kind == "int32" or epilogue.residual is not None:
-            raise Error("these weights and this epilogue do not make a step")
-        count, of = (rows.count, rows.door) if isinstance(rows, Rows) else (rows, None)
-        kind = TYPES[np.dtype(dtype)]
-        self._door.gemm_scaled(
-            a, kind, count, a_zero_point, packed.door, of, zero_points, packed.n if stride is None else stride, epilogue._door, out
-        )  # fmt: skip
-
-    def split(self, x: Place, size: int, dtype: DTypeLike, *, high: Place, low: Place) -> None:
-        """int16, or uint16 read 2^15 lower, as 256 times a signed byte and an unsigned one."""
-        self._door.split(x, TYPES[np.dtype(dtype)], size, high, low)
-
-    def join(
-        self,
-        high: Place,
-        low: Place,
-        rows: int,
-        columns: int,
-        *,
-        bias: Array | None,
-        epilogue: Epilogue | None,
-        factors: Array | None = None,
-        offsets: Array | None = None,
-        out: Place,
-    ) -> None:
-        """``sum = bias + 256 high + low`` of int32; then the epilogue, or ``float32(float64(sum) * factor) + offset``."""
-        if epilogue is not None:
-            check_columns(epilogue, columns)
-        self._door.join(
-            high, low, rows, columns, bias, factors, offsets, None if epilogue is None else epilogue._door, out
-        )
 
     def gemm_f32(self, a: Place, packed: Packed, rows: int, *, bias: Array | None, out: Place) -> None:
         """`hwq.kernels.gemm` with float32 weights."""

@@ -17,9 +17,9 @@ from hwq.lowering.rewriting import Draft, constant_like
 
 __all__ = ["group_integer_products", "group_own", "group_run_time", "swallow_relus", "with_clamp"]
 
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-# Of stored activations alone.
-STATIC = PRODUCTS | {"ConvTranspose"}
+# Of float activations too; a transposed convolution of floats has no integers to gain.
+WEIGHT_ONLY = frozenset({"Conv", "Gemm", "MatMul"})
+PRODUCTS = WEIGHT_ONLY | {"ConvTranspose"}
 INTEGER_PRODUCTS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 BYTES = frozenset({"int8", "uint8"})
 FEW_BITS = frozenset({"int4", "uint4", "int2", "uint2"})
@@ -158,7 +158,7 @@ def group_own(draft: Draft) -> bool:
     """DQ, the product and Q where onnxruntime fuses nothing; and products of floats with dequantized constant weights."""
     changed = False
     for key, node in draft:
-        if node.op not in STATIC or node.domain or node.body or not _plain(draft, node):
+        if node.op not in PRODUCTS or node.domain or node.body or not _plain(draft, node):
             continue
         theirs, bare = surroundings(draft, key, node), _without_quantize(draft, key, node)
         given = [site for site in (theirs, with_clamp(draft, key, node), bare) if site is not None]
@@ -228,6 +228,9 @@ def _weights(draft: Draft, node: Node, dequantize: Node) -> Affine | None:
         return found if found.axis == channel and found.scale.ndim == 1 else None
     if found.axis != along or found.scale.ndim != data.ndim:
         return None
+    groups = int(node.attributes.get("group", 1)) if node.op == "ConvTranspose" else 1
+    if groups > 1 and data.shape[0] // groups % found.block:  # a scale of two groups
+        return None
     return found
 
 
@@ -255,7 +258,7 @@ def _static(site: Site, fused: bool) -> Site | None:
     if any(draft.only_reader(feed) is None for feed in feeds):
         return None
     wide = given.dtype.endswith("16")
-    if node.op == "ConvTranspose" and (wide or weights.block is not None or len(feeds) > 2):
+    if node.op == "ConvTranspose" and len(feeds) > 2:
         return None
     if not _short_groups(weights) or (wide and weights.block is not None):
         return None
@@ -287,7 +290,7 @@ def _quantizes(site: Site) -> bool:
 def _weight_only(site: Site) -> Site | None:
     """Float activations times stored weights."""
     draft, node = site.draft, site.node
-    if node.op not in PRODUCTS or len(site.dequantizes) != 1 or site.dequantizes[0][1].outputs[0] != node.inputs[1]:
+    if node.op not in WEIGHT_ONLY or len(site.dequantizes) != 1 or site.dequantizes[0][1].outputs[0] != node.inputs[1]:
         return None
     if draft.only_reader(node.inputs[1]) is None or draft.tensors[node.inputs[0]].dtype != "float32":
         return None

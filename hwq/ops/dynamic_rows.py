@@ -114,7 +114,7 @@ class DynamicProduct(Op):
     Inputs: stored values, stored weights, bias or "", scale and zero point of the values.
     """
 
-    names = (f"{DOMAIN}::Conv", f"{DOMAIN}::Gemm", f"{DOMAIN}::MatMul")
+    names = tuple(f"{DOMAIN}::{name}" for name in ("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
     def infer(self, node: Node, inputs: Sequence[Tensor | None]) -> list[Inferred]:
         """See `Op.infer`: the shape of the float operator."""

@@ -74,6 +74,12 @@ static split split_of(const hwq_step *s, int32_t threads)
     case HWQ_STEP_MAP: return walk(s->as.map.n);
     case HWQ_STEP_CAST: return walk(s->as.cast.n);
     case HWQ_STEP_SPLIT: return walk(s->as.split.n);
+    case HWQ_STEP_LAYER_NORM: return (split){s->as.norm.rows, s->as.norm.rows * s->as.norm.norm.columns < WALK ? s->as.norm.rows : 1};
+    case HWQ_STEP_PHASES: {
+        const hwq_step_phases *h = &s->as.phases;
+        const int64_t lines = h->images * h->out[0] * h->out[1];
+        return (split){lines, lines * h->out[2] * h->groups * h->bytes < WALK ? lines : 1};
+    }
     case HWQ_STEP_JOIN: return (split){s->as.join.rows, s->as.join.rows * s->as.join.columns < WALK ? s->as.join.rows : 16};
     case HWQ_STEP_DYNAMIC:
         return (split){s->as.dynamic.rows, s->as.dynamic.rows * s->as.dynamic.columns < WALK ? s->as.dynamic.rows : 1};
@@ -317,6 +323,8 @@ static void run_step(const hwq_step *s, const part *p)
     case HWQ_STEP_GEMM_S4: case HWQ_STEP_GEMM_F32S8: hwq_run_scaled(s, p); break;
     case HWQ_STEP_SPLIT: hwq_run_split(s, p); break;
     case HWQ_STEP_JOIN: hwq_run_join(s, p); break;
+    case HWQ_STEP_LAYER_NORM: hwq_run_norm(s, p); break;
+    case HWQ_STEP_PHASES: hwq_run_phases(s, p); break;
     case HWQ_STEP_MEAN: hwq_mean_run(&s->as.mean, &s->epilogue, p->a, p->out, p->workspace); break;
     default: hwq_softmax_run(s->as.softmax.op, s->as.softmax.rows, s->as.softmax.columns, p->a, p->out);
     }
@@ -379,6 +387,7 @@ int64_t hwq_program_workspace(const hwq_step *steps, int64_t count)
         } else if (s->op == HWQ_STEP_PRODUCTS) bytes = packing_of(&s->as.products).bytes;
         else if (s->op == HWQ_STEP_MEAN) bytes = hwq_mean_workspace(&s->as.mean);
         else if (s->op == HWQ_STEP_GEMM_S4 || s->op == HWQ_STEP_GEMM_F32S8) bytes = hwq_scaled_workspace(s);
+        else if (s->op == HWQ_STEP_LAYER_NORM) bytes = hwq_norm_workspace(s);
         most = bytes > most ? bytes : most;
     }
     return most;

@@ -1,5 +1,5 @@
 /* Steps of the plan's wider modes: int16 activations as two products of bytes, and weights with scales in groups, whose rows are
- * gathered as the product wants them. */
+ * gathered as the product wants them; layer normalization of stored values; the phases of transposed convolutions. */
 #include "conv.h"
 #include "epilogue.h"
 #include "program_part.h"
@@ -146,4 +146,52 @@ void hwq_run_join(const hwq_step *s, const hwq_part *p)
     for (int64_t row = p->first; row < p->last; row += whole)
         for (int64_t column = 0; column < columns; column += SUMS)
             join_rows(s, p, row, p->last - row < whole ? p->last - row : whole, column, columns - column < SUMS ? columns - column : SUMS);
+}
+
+/* ---- Layer normalization of stored values ---- */
+int64_t hwq_norm_workspace(const hwq_step *s) { return 2 * hwq_align(s->as.norm.norm.columns * 2); }
+
+static void to_s16(int32_t type, int64_t n, const void *x, int16_t *to)
+{
+    const uint8_t *bytes = x;
+    const uint16_t *words = x;
+    const uint16_t flip = type == HWQ_U8 || type == HWQ_U16 ? 0x8000 : 0;
+    if (type == HWQ_U8 || type == HWQ_S8) for (int64_t i = 0; i < n; i++) to[i] = (int16_t)(uint16_t)((bytes[i] << 8) ^ flip);
+    else for (int64_t i = 0; i < n; i++) to[i] = (int16_t)(words[i] ^ flip);
+}
+
+void hwq_run_norm(const hwq_step *s, const hwq_part *p)
+{
+    const hwq_step_norm *n = &s->as.norm;
+    const int64_t columns = n->norm.columns, size = hwq_type_size(n->type), out_size = hwq_type_size(n->out_type);
+    int16_t *given = p->workspace, *made = (int16_t *)(void *)((char *)p->workspace + hwq_align(columns * 2));
+    for (int64_t row = p->first; row < p->last; row++) {
+        char *out = p->out + row * columns * out_size;
+        to_s16(n->type, columns, p->a + row * columns * size, given);
+        hwq_layer_norm_s16(&n->norm, 1, given, made);
+        if (n->out_type == HWQ_U16) {
+            for (int64_t i = 0; i < columns; i++) ((uint16_t *)(void *)out)[i] = (uint16_t)made[i] ^ 0x8000;
+            continue;
+        }
+        for (int64_t i = 0; i < columns; i++) {
+            const int32_t v = made[i] < n->lo ? n->lo : made[i] > n->hi ? n->hi : made[i];
+            if (out_size == 2) ((int16_t *)(void *)out)[i] = (int16_t)v;
+            else out[i] = (char)v;
+        }
+    }
+}
+
+/* Units: lines of the last dimension. */
+void hwq_run_phases(const hwq_step *s, const hwq_part *p)
+{
+    const hwq_step_phases *h = &s->as.phases;
+    const int64_t *in = h->in, *out = h->out, *by = h->stride, phases = by[0] * by[1] * by[2];
+    char *to = p->out + p->first * out[2] * h->groups * h->bytes;
+    for (int64_t line = p->first; line < p->last; line++) {
+        const int64_t i1 = line % out[1], i0 = line / out[1] % out[0], image = line / out[1] / out[0];
+        const int64_t pixels = ((image * in[0] + i0 / by[0]) * in[1] + i1 / by[1]) * in[2], phase = (i0 % by[0] * by[1] + i1 % by[1]) * by[2];
+        for (int64_t i2 = 0; i2 < out[2]; i2++)
+            for (int64_t g = 0; g < h->groups; g++, to += h->bytes)
+                memcpy(to, p->a + (((pixels + i2 / by[2]) * h->groups + g) * phases + phase + i2 % by[2]) * h->bytes, (size_t)h->bytes);
+    }
 }

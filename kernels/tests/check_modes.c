@@ -1,5 +1,5 @@
 /* Steps of the wider modes, alone in guarded memory on every path, against readings in 64-bit integers and single fused steps: 16 bits
- * as two bytes, convolutions with a range an image, gathered rows with scales in groups. */
+ * as two bytes, convolutions with a range an image, gathered rows with scales in groups, normalization of stored rows, phases. */
 #include "check.h"
 #include "hwq/program.h"
 #include "window.h"
@@ -176,6 +176,53 @@ static void gathered(int32_t op, int32_t type, int64_t each)
     free(w), free(nibbles), free(quads), free(scales), free(zeros), free(sums);
 }
 
+/* Rows of every type against the kernel on int16 rows. */
+static void normalized(int32_t type, int32_t out_type)
+{
+    enum { COLUMNS = 37, LINES = 5, ALL = LINES * COLUMNS };
+    static const int32_t low[] = {[HWQ_U8] = 0, [HWQ_S8] = -128, [HWQ_U16] = 0, [HWQ_S16] = -32768}, high[] = {[HWQ_U8] = 255, [HWQ_S8] = 127, [HWQ_U16] = 65535, [HWQ_S16] = 32767};
+    const size_t size = (size_t)hwq_type_size(type), out_size = (size_t)hwq_type_size(out_type);
+    guarded x = guard(ALL * size, 0), out = guard(ALL * out_size, 0), weights = guard(COLUMNS * 2, 0), bias = guard(COLUMNS * 4, 0);
+    int16_t given[ALL], want[ALL];
+    fill_bytes(x.data, (int64_t)(ALL * size), 0), fill_bytes(weights.data, COLUMNS * 2, 0);
+    for (int i = 0; i < COLUMNS; i++) ((int32_t *)bias.data)[i] = (int32_t)between(-100000, 100000);
+    for (int i = 0; i < ALL; i++)
+        given[i] = (int16_t)(type == HWQ_U8 ? (((uint8_t *)x.data)[i] - 128) * 256 : type == HWQ_S8 ? ((int8_t *)x.data)[i] * 256
+                             : type == HWQ_U16 ? ((uint16_t *)x.data)[i] - 32768 : ((int16_t *)x.data)[i]);
+    const hwq_layer_norm norm = {.formula = HWQ_LAYER_NORM_EXACT, .epsilon = 99, .columns = COLUMNS, .weights = weights.data, .bias = bias.data,
+                                 .multiplier = 1518500250, .shift = -17, .variance_limit = 1};
+    hwq_layer_norm_s16(&norm, LINES, given, want);
+    const hwq_step step = {.op = HWQ_STEP_LAYER_NORM, .a = at(x.data), .out = at(out.data), .as.norm = {norm, LINES, type, out_type, low[out_type], high[out_type]}};
+    run(&step, 1);
+    int equal = 1;
+    for (int i = 0; i < ALL; i++) {
+        const int32_t v = out_type == HWQ_U16 ? want[i] + 32768 : want[i] < low[out_type] ? low[out_type] : want[i] > high[out_type] ? high[out_type] : want[i];
+        equal &= v == (out_type == HWQ_U8 ? ((uint8_t *)out.data)[i] : out_type == HWQ_S8 ? ((int8_t *)out.data)[i] : out_type == HWQ_U16 ? ((uint16_t *)out.data)[i] : ((int16_t *)out.data)[i]);
+    }
+    check_true(equal, "rows of stored values");
+    check_guard(&x), check_guard(&out), check_guard(&weights), check_guard(&bias);
+}
+
+/* Two groups of 3 bytes, 2 x 3 x 2 phases of which the last are cut. */
+static void phases(void)
+{
+    enum { PHASES = 12, GROUPS = 2, BYTES = 3 };
+    const hwq_step_phases h = {2, {2, 3, 2}, {3, 8, 4}, {2, 3, 2}, GROUPS, BYTES};
+    const int64_t from = 2 * 2 * 3 * 2 * PHASES * GROUPS * BYTES, to = 2 * 3 * 8 * 4 * GROUPS * BYTES;
+    guarded x = guard((size_t)from, 0), out = guard((size_t)to, 0);
+    fill_bytes(x.data, from, 0);
+    const hwq_step step = {.op = HWQ_STEP_PHASES, .a = at(x.data), .out = at(out.data), .as.phases = h};
+    run(&step, 1);
+    int equal = 1;
+    for (int64_t i = 0; i < to; i++) {
+        const int64_t byte = i % BYTES, group = i / BYTES % GROUPS, pixel = i / BYTES / GROUPS, o2 = pixel % 4, o1 = pixel / 4 % 8, o0 = pixel / 32 % 3, n = pixel / 96;
+        const int64_t source = ((n * 2 + o0 / 2) * 3 + o1 / 3) * 2 + o2 / 2, phase = (o0 % 2 * 3 + o1 % 3) * 2 + o2 % 2;
+        equal &= ((char *)out.data)[i] == ((char *)x.data)[((source * GROUPS + group) * PHASES + phase) * BYTES + byte];
+    }
+    check_true(equal, "every position holds its phase");
+    check_guard(&x), check_guard(&out);
+}
+
 void check_modes(void)
 {
     constants c;
@@ -184,6 +231,9 @@ void check_modes(void)
     {
         check_begin("modes", path);
         for (int fill = 0; fill < FILLS; fill++) sixteen(&c, HWQ_S16, fill), sixteen(&c, HWQ_U16, fill);
+        static const int32_t types[] = {HWQ_U8, HWQ_S8, HWQ_U16, HWQ_S16};
+        for (int i = 0; i < 16; i++) normalized(types[i / 4], types[i % 4]);
+        phases();
         for (int32_t type = HWQ_U8; type <= HWQ_S8; type++) {
             by_image(&c, type);
             for (int32_t op = HWQ_STEP_GEMM_S4; op <= HWQ_STEP_GEMM_F32S8; op++) gathered(op, type, 0), gathered(op, type, 1), gathered(op, type, PIXELS);

@@ -32,6 +32,8 @@ typedef enum {
     HWQ_STEP_GEMM_F32S8, /* as.scaled: hwq_gemm_f32s8 */
     HWQ_STEP_SPLIT,      /* as.split: 16 bits as a signed byte (out) and an unsigned one (b) */
     HWQ_STEP_JOIN,       /* as.join: a: sums of the high bytes, b: of the low ones, both int32 */
+    HWQ_STEP_LAYER_NORM, /* as.norm */
+    HWQ_STEP_PHASES,     /* as.phases: what a transposed convolution's filters made, one phase beside the other, to where it lies */
     HWQ_STEP_COUNT
 } hwq_step_op;
 
@@ -117,6 +119,18 @@ typedef struct {
     const double *factors;  /* NULL: the epilogue; else columns */
     const float *offsets;   /* NULL or columns, of floats */
 } hwq_step_join;
+/* hwq_layer_norm_s16 of stored values: bytes times 256, unsigned ones read half their range lower; the result of U16 half its range
+ * higher, any other clamped to [lo, hi]. */
+typedef struct {
+    hwq_layer_norm norm;
+    int64_t rows;
+    int32_t type, out_type, lo, hi;
+} hwq_step_norm;
+/* From images [in][groups][stride][bytes] to [out][groups][bytes], three dimensions of space: out position o holds phase o % stride of
+ * in position o / stride. */
+typedef struct {
+    int64_t images, in[3], out[3], stride[3], groups, bytes;
+} hwq_step_phases;
 typedef struct {
     int64_t element, outer, rows, columns; /* element: 1, 2 or 4 bytes */
     int64_t from_stride, to_stride;        /* bytes between outer ones */
@@ -147,6 +161,8 @@ typedef struct {
         hwq_step_scaled scaled;
         hwq_step_split split;
         hwq_step_join join;
+        hwq_step_norm norm;
+        hwq_step_phases phases;
     } as;
 } hwq_step;
 
