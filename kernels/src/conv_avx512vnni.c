@@ -154,18 +154,23 @@ static int64_t cut(const hwq_conv *c, const plan *p, piece *pieces)
     return count;
 }
 
-/* Output positions [left, right) of lines [top, bottom), by one chunk of k. image, out: of line `top`, position 0. */
-static void lines(const hwq_conv *c, const plan *p, const part *g, const uint8_t *image, int64_t top, int64_t bottom, int64_t left, int64_t right,
+/* Output positions [left, right) of lines [top, bottom), by one chunk of k, `next` bytes before the next one. image, out: of line `top`, position 0. */
+static void lines(const hwq_conv *c, const plan *p, const part *given, int64_t next, const uint8_t *image, int64_t top, int64_t bottom, int64_t left, int64_t right,
                   int32_t *rest, const finish *f, char *out)
 {
     const int64_t count = right - left, pixel = c->out_channels * hwq_type_size(f->epilogue->out_type);
-    const int64_t tiles = (count + TILE_MOST - 1) / TILE_MOST, each = (count + tiles - 1) / tiles, held = p->chunks > 1 ? g->vectors * HWQ_STRIP : 0;
+    const int64_t tiles = (count + TILE_MOST - 1) / TILE_MOST, each = (count + tiles - 1) / tiles, held = p->chunks > 1 ? given->vectors * HWQ_STRIP : 0;
+    const int64_t all = count <= TILE_HALF ? (bottom - top + 1) / 2 : (bottom - top) * tiles;
+    int64_t tile = 0;
+    part here = *given, *g = &here;
+    reach(&here, 0, all, next);
     for (int64_t y = top; y < bottom; y++, image += p->row_step, out += p->wide * pixel) {
         const uint8_t *from = image + left * p->step;
         char *to = out + left * pixel;
         if (count <= TILE_HALF && y + 1 < bottom) { /* two short lines */
             some_positions(count, count, g, (const uint8_t *const[]){from, from + p->row_step}, rest, f, (char *const[]){to, to + p->wide * pixel});
             rest += 2 * count * held;
+            reach(&here, ++tile, all, next);
             y++, image += p->row_step, out += p->wide * pixel;
             continue;
         }
@@ -176,6 +181,7 @@ static void lines(const hwq_conv *c, const plan *p, const part *g, const uint8_t
             char *o = to + x * pixel;
             some_positions(half, n - half, g, (const uint8_t *const[]){a, a + half * p->step}, rest, f, (char *const[]){o, o + half * pixel});
             rest += n * held;
+            reach(&here, ++tile, all, next);
         }
     }
 }
@@ -213,7 +219,8 @@ static void block(const hwq_conv *c, const plan *p, const uint8_t *image, int64_
                 int64_t taken = 0;
                 for (g.count = 0; done + g.count < count && taken < quads; g.count++) taken += g.pieces[g.count].quads;
                 g.first = done == 0, g.last = done + g.count == count;
-                lines(c, p, &g, image + (y - image_top) * p->row_step, y, next, x, right, rest, f, out + y * p->wide * pixel);
+                lines(c, p, &g, g.last ? 2 * strip_bytes - (g.weights - weights) : taken * HWQ_STRIP * HWQ_QUAD, image + (y - image_top) * p->row_step, y, next, x, right, rest,
+                      f, out + y * p->wide * pixel);
                 g.weights += taken * HWQ_STRIP * HWQ_QUAD;
             }
         }

@@ -66,7 +66,9 @@ static void multiply_many(const hwq_gemm_args *args, uint8_t flip, int32_t zero_
             for (int64_t q = 0; !last; q += chunk, g.first = 0) { /* once, where there is no k */
                 const piece whole = {q * HWQ_QUAD, quads - q < chunk ? quads - q : chunk};
                 g.pieces = &whole, g.last = last = q + whole.quads == quads;
+                const int64_t next = last ? 2 * strip_bytes - q * HWQ_STRIP * HWQ_QUAD : whole.quads * HWQ_STRIP * HWQ_QUAD;
                 for (int64_t r = 0, count; r < rows; r += count) {
+                    reach(&g, r / each, tiles, next);
                     count = rows - r < each ? rows - r : each;
                     const int64_t half = (count + 1) / 2;
                     const uint8_t *x = a + r * a_stride;

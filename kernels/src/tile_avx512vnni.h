@@ -7,7 +7,9 @@
  *
  * k is cut into chunks whose weights, 128 bytes a quad, stay in half of a first-level cache while all positions of a block pass; between chunks
  * the accumulators rest in memory, 2 accesses for 128 dots. Without chunks weights come from the second cache for every tile, twice the bytes a cycle
- * that it gives where two threads share it. */
+ * that it gives where two threads share it. While a chunk's first tile runs, the next chunk's first strip comes nearer, its second strip while the second
+ * does: from memory, as every layer's weights of a great network do, 1.3 to 1.5 times as fast (7 x 7 x 512 by 3 x 3 and 1 x 1; 28 x 768 x 3072 1.7, 1024^3 1.06), from the third
+ * cache as fast as without (Zen 5). */
 #ifndef HWQ_TILE_AVX512VNNI_H
 #define HWQ_TILE_AVX512VNNI_H
 
@@ -86,6 +88,7 @@ typedef struct {
     int64_t strip_bytes;     /* from a strip of 16 columns to the next */
     const int32_t *terms;    /* 32 columns' start, with the first chunk */
     int64_t step;            /* bytes from position to position of a half */
+    int64_t ahead[2];        /* bytes from a quad's weights of the first strip to what comes nearer meanwhile, of the next chunk; 0: nothing */
     int vectors, first, last; /* vectors of 16 columns, 1 or 2; is it the first chunk, the last? */
 } part;
 
@@ -97,18 +100,26 @@ typedef struct {
 #define OPAQUE(a, b, c) (void)0
 #endif
 
-/* The dots of a chunk, (first + second) positions x vectors of 16 columns, added to acc. a: of each half's first position. */
-static inline __attribute__((always_inline)) void dots(const int first, const int second, const int vectors, const part *g, const uint8_t *const a[2],
+/* What comes nearer while tile number `tile` of a chunk runs, given the bytes to the next chunk: a strip in each of the first two tiles, both where there is but one. */
+static inline void reach(part *g, int64_t tile, int64_t tiles, int64_t next)
+{
+    g->ahead[0] = tile == 0 ? next : 0;
+    g->ahead[1] = tile == 1 || (tile == 0 && tiles == 1) ? next + g->strip_bytes : 0;
+}
+
+/* The dots of a chunk, (first + second) positions x vectors of 16 columns, added to acc. a: of each half's first position. far: does anything come nearer? */
+static inline __attribute__((always_inline)) void dots(const int first, const int second, const int vectors, const int far, const part *g, const uint8_t *const a[2],
                                                        __m512i acc_s32x16[TILE_MOST][2])
 {
     const int positions = first + second;
     int64_t step = g->step, three = 3 * step, five = 5 * step;
-    const int64_t strip_bytes = g->strip_bytes;
+    const int64_t strip_bytes = g->strip_bytes, ahead = g->ahead[0], beyond = g->ahead[1];
     const int8_t *w = g->weights;
     for (int64_t p = 0; p < g->count; p++) {
         const uint8_t *x = a[0] + g->pieces[p].offset, *y = a[1] + g->pieces[p].offset;
         for (const int8_t *end = w + g->pieces[p].quads * (HWQ_STRIP * HWQ_QUAD); w < end; w += HWQ_STRIP * HWQ_QUAD, x += HWQ_QUAD, y += HWQ_QUAD) {
             OPAQUE(step, three, five);
+            if (far) _mm_prefetch((const char *)w + ahead, _MM_HINT_T1), _mm_prefetch((const char *)w + beyond, _MM_HINT_T1);
             const __m512i w0 = _mm512_loadu_si512(w), w1 = vectors > 1 ? _mm512_loadu_si512(w + strip_bytes) : w0;
 #define AT(base, i) ((i) == 0 ? base : (i) == 1 ? base + step : (i) == 2 ? base + 2 * step : (i) == 3 ? base + three : (i) == 4 ? base + 4 * step : (i) == 5 ? base + five : base + 2 * three)
 #pragma GCC unroll 14
@@ -134,7 +145,8 @@ static inline __attribute__((always_inline)) void dot_tile(const int first, cons
     for (int i = 0; i < positions; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) acc_s32x16[i][v] = _mm512_loadu_si512(g->first ? g->terms + v * HWQ_STRIP : rest + (i * vectors + v) * HWQ_STRIP);
-    dots(first, second, vectors, g, a, acc_s32x16);
+    if (g->ahead[0] | g->ahead[1]) dots(first, second, vectors, 1, g, a, acc_s32x16);
+    else dots(first, second, vectors, 0, g, a, acc_s32x16);
 #define OUT(i) ((i) < first ? out[0] + (i) * here.stride : out[1] + ((i) - first) * here.stride)
     if (!g->last || !f->fast) {
 #pragma GCC unroll 14

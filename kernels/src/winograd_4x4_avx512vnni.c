@@ -82,7 +82,7 @@ INLINE void multiply_rows(const int rows, const int vectors, const part *g, cons
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int s = 0; s < vectors; s++) acc_s32x16[r][s] = g->first ? _mm512_setzero_si512() : _mm512_loadu_si512(m + (r * vectors + s) * HWQ_STRIP);
-    dots((rows + 1) / 2, rows / 2, vectors, g, a, acc_s32x16);
+    dots((rows + 1) / 2, rows / 2, vectors, 0, g, a, acc_s32x16);
 #pragma GCC unroll 14
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
