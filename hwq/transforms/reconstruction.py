@@ -35,7 +35,7 @@ from hwq.ops.application import evaluate_node
 from hwq.ops.convolution import filters_first
 from hwq.ops.storage import integer_range
 from hwq.patches import Linear, linears
-from hwq.placement import Constant
+from hwq.placement import Constant, weight_axes
 from hwq.plan import Weights
 from hwq.rounding import nearest
 from hwq.transforms import places
@@ -179,9 +179,10 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: Data) -> Ar
             best = error, scale, zero, stored
             continue
         better = error < best[0]
-        if constant.axis is None or constant.block is not None:
+        rows = _rows_of(layer, constant, weight.ndim)
+        if rows is None:
             better = np.full_like(better, error.sum() < best[0].sum())
-        by_scale = better if constant.axis is not None and constant.block is None else better.any()
+        by_scale = better.any() if rows is None else better.reshape(rows)
         best = (
             np.where(better, error, best[0]),
             np.where(by_scale, scale, best[1]),
@@ -198,6 +199,16 @@ def _choose(scales: Scales, layer: Linear, constant: Constant, data: Data) -> Ar
     made = np.ascontiguousarray(_weight(layer, stored, weight)).astype(carrier(how.dtype))
     scales.weights[key] = scale.astype(np.float32), zero.astype(carrier(how.dtype)), made
     return _dequantized(made, scales.weights[key][0], scales.weights[key][1], constant)
+
+
+def _rows_of(layer: Linear, constant: Constant, rank: int) -> tuple[int, ...] | None:
+    """The shape in which one value a row (an output channel) meets the scales; None where rows share a scale."""
+    if constant.axis is None:
+        return None
+    if constant.block is None:
+        return (-1,)
+    channel, _ = weight_axes(layer.node, constant.slot, rank)
+    return tuple(-1 if axis == channel else 1 for axis in range(rank))
 
 
 def _candidates(
