@@ -18,6 +18,7 @@ from hwq.graph import BITS, Array, Graph
 from hwq.names import display_name
 from hwq.ops.storage import integer_range
 from hwq.plan import Group, Plan
+from hwq.plan_operators import with_operators
 from hwq.plan_reading import exact, float_name, literal, stored_as_parameter
 from hwq.plan_values import given_array
 
@@ -241,6 +242,7 @@ def encodings_of_graph(q: Graph) -> Iterator[Encoding]:
     Error
         The graph is not quantized, or a scale is unset.
     """
+    q = with_operators(q)
     found = False
     for tensor in q.tensors.values():
         how = tensor.quantization

@@ -80,10 +80,10 @@ def test_awq_takes_the_best_exponent_of_its_grid(seed: int) -> None:
 def test_scales_of_groups_are_the_best_of_every_column(seed: int, group: int) -> None:
     """seq-MSE of one product on its own: each output column takes the share that loses least on the samples."""
     graph, samples, first, second = chain(seed)
-    q = hwq.quantize(graph, planned("seq-mse", group), None, samples)
+    q = hwq.quantize(graph, planned("seq-mse", group), hwq.calibrate(graph, samples, moments=True))
     held = samples.astype(np.float64) @ first
     second_moment = held.T @ held
-    damped = second_moment + 0.01 * np.diag(second_moment).mean() * np.eye(24)  # as hwq.rounding states
+    damped = second_moment + 0.01 * np.diag(second_moment).mean() * np.eye(24)  # as hwq.rounding states for moments
     steps, integers = q.constant("b_scale"), q.constant("b_quantized")
     assert steps is not None and integers is not None
 

@@ -170,3 +170,17 @@ def test_what_a_plan_cannot_say_is_named(tmp_path: Path) -> None:
     with pytest.raises(Error, match="does not fit") as caught:
         read_plan(tmp_path / "bad.onnx")
     assert "node back" in (caught.value.where or "")
+
+
+def test_exports_of_ranges_at_run_time_say_what_is_in_the_way(tmp_path: Path) -> None:
+    source, _ = saved(tiny.mlp(), tmp_path)
+    tool.quantize_dynamic(source, tmp_path / "dynamic.onnx")
+    model = hwq.load(tmp_path / "dynamic.onnx")
+    with pytest.raises(NotSupportedYet, match="scales that are computed at run time"):
+        hwq.export(model, tmp_path / "q.encodings", format="aimet")
+    with pytest.raises(Error, match="nothing to write") as caught:
+        hwq.export(model, tmp_path / "q.onnx", format="qoperator")
+    assert "written already" in str(caught.value)
+    with pytest.raises(Error, match="nothing to write") as caught:
+        hwq.export(tiny.graph(tiny.mlp()), tmp_path / "q.onnx", format="qoperator")
+    assert "not quantized" in str(caught.value)

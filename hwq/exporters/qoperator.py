@@ -47,17 +47,29 @@ def to_qoperator(graph: Graph) -> Graph:
     """
     lowered = lower(graph, "ort")
     if not any(node.body for node in lowered.nodes):
+        why, remedy = _nothing(graph)
         raise Error(
-            "there is nothing to write as integer operators",
-            where=f"graph {graph.name}",
-            why="onnxruntime fuses no operator of it with Q and DQ",
-            remedy='quantize it for dialect ort, or export it with format="qdq"',
+            "there is nothing to write as integer operators", where=f"graph {graph.name}", why=why, remedy=remedy
         )
     writer = _Writer(lowered, graph)
     nodes = [made for node in lowered.nodes for made in writer.written(node)]
     tensors = [_plain(tensor) for tensor in lowered.tensors.values()]
     return lowered.replace(
         nodes=nodes, tensors=[*tensors, *writer.constants.values()], form="source", dialect=graph.dialect
+    )
+
+
+def _nothing(graph: Graph) -> tuple[str, str]:
+    """Why no group of the graph becomes an integer operator, and what to do."""
+    ops = {node.op for node in graph.nodes}
+    if any(op.startswith(("QLinear", "QGemm")) or "Integer" in op for op in ops):
+        return "its integer operators are written already", 'export it with format="qdq": they are kept as they are'
+    if not ops & {"QuantizeLinear", "DequantizeLinear"}:
+        return "it is not quantized", "quantize it first"
+    return (
+        "onnxruntime computes in floats what stands between its Q and DQ: types that it has no integer operator for, weights alone, "
+        "ranges at run time, or scales that a caller may replace",
+        'quantize it for dialect ort with static 8-bit activations, or export it with format="qdq"',
     )
 
 
