@@ -37,6 +37,7 @@ static inline hwq_depthwise_shape hwq_depthwise_measure(const hwq_conv *c)
     s.constants = padded * 8;
     s.padding = hwq_align(padded);
     s.acc = hwq_depthwise_rows(c->channels) * padded * 4;
+    if (s.acc < HWQ_DEPTHWISE_BLOCK * 4) s.acc = HWQ_DEPTHWISE_BLOCK * 4;
     s.tile = c->layout == HWQ_NCHW ? s.acc : 0;
     s.taps = hwq_align(2 * (s.pairs * 2 + 1) * 8);
     return s;

@@ -1,16 +1,16 @@
-/* Depthwise 3 x 3 of bytes, strides of 1 and 2, 8 channels at a time. Channel-last; channel-first images are turned in the workspace.
+/* Depthwise 3 x 3 of bytes, strides of 1 and 2, by blocks of 8 channels. Channel-last; channel-first images are turned in the workspace.
  *
  * Two taps meet in one dot of int16 pairs: lines 0 and 1 of a column, two neighboring columns of line 2; what a pair has too much meets weights 0. Columns come
- * by twos: a pair of them is interleaved once, goes into all outputs that it belongs to and is forgotten. In registers stay the 7 vectors of weights that
- * 8 channels have, for some lines, and the unfinished sums, two with stride 1, one with stride 2. Finished sums of 32 channels go through the first cache
- * and are requantized when a line or some short ones are done: at once, behind each sum, they kept the multipliers waiting (1.15 times as long, Zen 5).
+ * by twos: a pair of them is interleaved once, goes into all outputs that it belongs to and is forgotten. In registers stay the 7 vectors of weights of a block,
+ * or with stride 2 the 5 of each of two, for some lines, and the unfinished sums, two or one. Finished sums of 32 channels go through the first cache and
+ * are requantized when a line or some short ones are done: at once, behind each sum, they kept the multipliers waiting (1.15 times as long, Zen 5).
  *
  *   sum (x - zx) w = sum x w - zx * sum w     (padding holds zx)
  *
  * Bounds: |x| <= 255, |w - zw| <= 255: a pair of products is below 2^17; every sum is modulo 2^32, as ref's. R4 to bytes needs no clamp of floats where
  * every scale is below 1 in size: then no product leaves int32, and packing with saturation may come before the clamp, whose bounds are bytes.
- * For 16 outputs of stride 1 20 instructions multiply and add, 6 interleave and widen, 10 requantize: 9 cycles of four ports, measured 11.7 at 112 x 112 x 32
- * (51 GMAC/s on Zen 5, one thread, gcc 12, R4 to bytes, called from C), 12.6 at 14 x 14 x 512 (47); of stride 2 20, 12 and 10, measured 14.4 at 112 x 112 x 32. */
+ * For 16 outputs of stride 1 20 instructions multiply and add, 6 interleave and widen, 10 requantize: 9 cycles of four ports, measured 11.4 at 112 x 112 x 32
+ * (52 GMAC/s on Zen 5, one thread, gcc 12, R4 to bytes, called from C), 12.6 at 14 x 14 x 512 (47); of stride 2 20, 12 and 10, measured 13 at 112 x 112 x 32 (46). */
 #include "depthwise.h"
 #include "epilogue.h"
 #include "isa.h"
@@ -22,7 +22,7 @@
 
 HWQ_TARGET("avx2,fma")
 
-enum { LANES = 8, GROUP = 4 * LANES, WEIGHTS = 7, MOST = 127 /* positions of a line at once */, SHORT = 32 /* of several lines */ };
+enum { LANES = 8, GROUP = 4 * LANES, WEIGHTS = 7, EVEN_WEIGHTS = 5 /* of even columns */, MOST = 127 /* positions of a line at once */, SHORT = 32 /* of several lines */ };
 typedef __m256i vector;
 
 /* 8 channels. */
@@ -33,6 +33,7 @@ typedef struct {
 } constants;
 
 _Static_assert(sizeof(constants) <= HWQ_DEPTHWISE_CONSTANTS * LANES, "the workspace holds them");
+_Static_assert((MOST + 1) * GROUP <= HWQ_DEPTHWISE_BLOCK, "and the sums");
 
 typedef struct {
     const hwq_conv *conv;
@@ -56,7 +57,7 @@ static inline __attribute__((always_inline)) vector add_dot(vector acc, vector x
 {
 #if defined(__GNUC__) && !defined(HWQ_NO_ASM)
     vector sum;
-    __asm__("vpmaddwd %[x], %[w], %[sum]\n\tvpaddd %[acc], %[sum], %[sum]" : [sum] "=&x"(sum) : [acc] "x"(acc), [x] "x"(x), [w] "x"(w));
+    __asm__("vpmaddwd %[x], %[w], %[sum]\n\tvpaddd %[acc], %[sum], %[sum]" : [sum] "=&x"(sum) : [acc] "xm"(acc), [x] "x"(x), [w] "x"(w));
     return sum;
 #else
     return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w));
@@ -79,12 +80,14 @@ static void prepare(const plan *p, int64_t at, constants *to)
     /* Taps of a dot, 9 for none: of lines 0 and 1; of line 2 at an even column, where its first or its last tap meets it; at an odd one, likewise. */
     static const int8_t dots[WEIGHTS][2] = {{0, 3}, {1, 4}, {2, 5}, {6, 7}, {8, 9}, {9, 6}, {7, 8}};
     __m128i taps[10], sum = _mm_setzero_si128(); /* at most 9 * 255 in size */
+#pragma GCC unroll 9
     for (int i = 0; i < 9; i++) {
         const int64_t tap = p->along == 2 ? i : i % 3 * 3 + i / 3;
         taps[i] = _mm_loadu_si128((const __m128i *)(c->taps_s16 + tap * c->channels + at));
         sum = _mm_add_epi16(sum, taps[i]);
     }
     taps[9] = _mm_setzero_si128();
+#pragma GCC unroll 7
     for (int i = 0; i < WEIGHTS; i++) {
         const __m128i a = taps[dots[i][0]], b = taps[dots[i][1]];
         store(to->weights[i], _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b)));
@@ -94,11 +97,14 @@ static void prepare(const plan *p, int64_t at, constants *to)
     if (p->fused) _mm256_storeu_ps(to->scales, e->channel_step ? _mm256_loadu_ps(e->scales_f32 + at) : _mm256_set1_ps(e->scales_f32[0]));
 }
 
-/* (a, b) of 8 channels */
-static inline __attribute__((always_inline)) vector interleave(const int is_unsigned, const uint8_t *a, const uint8_t *b)
+/* (a, b) of one block of channels or of two */
+static inline __attribute__((always_inline)) void interleave(const int is_unsigned, const int blocks, const uint8_t *a, const uint8_t *b, vector both[2])
 {
-    const __m128i both = _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)a), _mm_loadl_epi64((const __m128i *)b));
-    return is_unsigned ? _mm256_cvtepu8_epi16(both) : _mm256_cvtepi8_epi16(both);
+    const __m128i x = blocks == 2 ? _mm_loadu_si128((const __m128i *)a) : _mm_loadl_epi64((const __m128i *)a);
+    const __m128i y = blocks == 2 ? _mm_loadu_si128((const __m128i *)b) : _mm_loadl_epi64((const __m128i *)b);
+    const __m128i low = _mm_unpacklo_epi8(x, y), high = _mm_unpackhi_epi8(x, y);
+    both[0] = is_unsigned ? _mm256_cvtepu8_epi16(low) : _mm256_cvtepi8_epi16(low);
+    if (blocks == 2) both[1] = is_unsigned ? _mm256_cvtepu8_epi16(high) : _mm256_cvtepi8_epi16(high);
 }
 
 /* Pixels of two columns: of lines 0 and 1 in the first, in the second; of line 2 in both. */
@@ -107,23 +113,32 @@ typedef struct {
 } pixels;
 
 /* The next two columns. acc: the outputs whose first or second column came last, then the next ones; done: those that end here. */
-static inline __attribute__((always_inline)) void two_columns(const int is_unsigned, const int stride, const int begins, const vector w[WEIGHTS], vector bias,
-                                                              const pixels *x, int64_t at, vector acc[2], int32_t *done)
+static inline __attribute__((always_inline)) void two_columns(const int is_unsigned, const int stride, const int blocks, const int begins, vector w[2][WEIGHTS],
+                                                              vector bias, const constants *k, const pixels *x, int64_t at, vector acc[2][2], int32_t *done)
 {
-    const vector first = interleave(is_unsigned, x->at[0] + at, x->at[1] + at);
-    vector next[2], last[2];
-    if (!begins) last[0] = add_dot(acc[0], first, w[2]);
-    if (!begins && stride == 1) last[1] = add_dot(acc[1], first, w[1]);
-    next[0] = add_dot(bias, first, w[0]);
-    const vector second = interleave(is_unsigned, x->at[2] + at, x->at[3] + at);
-    if (!begins && stride == 1) last[1] = add_dot(last[1], second, w[2]);
-    next[0] = add_dot(next[0], second, w[1]);
-    if (stride == 1) next[1] = add_dot(bias, second, w[0]);
-    const vector third = interleave(is_unsigned, x->at[4] + at, x->at[5] + at);
-    if (!begins) store(done, add_dot(last[0], third, w[4]));
-    if (!begins && stride == 1) store(done + GROUP, add_dot(last[1], third, w[6]));
-    acc[0] = add_dot(next[0], third, w[3]);
-    if (stride == 1) acc[1] = add_dot(next[1], third, w[5]);
+    vector both[2], next[2][2], last[2][2];
+    interleave(is_unsigned, blocks, x->at[0] + at, x->at[1] + at, both);
+#pragma GCC unroll 2
+    for (int b = 0; b < blocks; b++) {
+        if (!begins) last[b][0] = add_dot(acc[b][0], both[b], w[b][2]);
+        if (!begins && stride == 1) last[b][1] = add_dot(acc[b][1], both[b], w[b][1]);
+        next[b][0] = add_dot(blocks == 1 ? bias : load(k[b].bias), both[b], w[b][0]);
+    }
+    interleave(is_unsigned, blocks, x->at[2] + at, x->at[3] + at, both);
+#pragma GCC unroll 2
+    for (int b = 0; b < blocks; b++) {
+        if (!begins && stride == 1) last[b][1] = add_dot(last[b][1], both[b], w[b][2]);
+        next[b][0] = add_dot(next[b][0], both[b], w[b][1]);
+        if (stride == 1) next[b][1] = add_dot(bias, both[b], w[b][0]);
+    }
+    interleave(is_unsigned, blocks, x->at[4] + at, x->at[5] + at, both);
+#pragma GCC unroll 2
+    for (int b = 0; b < blocks; b++) {
+        if (!begins) store(done + b * LANES, add_dot(last[b][0], both[b], w[b][4]));
+        if (!begins && stride == 1) store(done + GROUP + b * LANES, add_dot(last[b][1], both[b], w[b][6]));
+        acc[b][0] = add_dot(next[b][0], both[b], w[b][3]);
+        if (stride == 1) acc[b][1] = add_dot(next[b][1], both[b], w[b][5]);
+    }
 }
 
 /* A piece of a line of outputs: its pairs of columns, of which those in the middle lie in the image, one after the other. */
@@ -167,25 +182,28 @@ static pixels *find_piece(const plan *p, const uint8_t *image, int64_t y, int64_
     to->right = pairs - to->left - to->middle;
     for (int64_t i = 0; i < to->left; i++) *edges++ = find(p, lines, first + 2 * i);
     for (int64_t i = 0; i < to->right; i++) *edges++ = find(p, lines, from + 2 * (to->middle + i));
-    if (to->middle) to->inside = find(p, lines, from);
+    to->inside = find(p, lines, from);
     return edges;
 }
 
-/* The sums in the 8 channels from `channel` on. A line of an odd number ends with one sum too many, in the next one's place. */
-static inline __attribute__((always_inline)) void multiply(const int is_unsigned, const int stride, const constants *k, const job *j, int64_t channel, int64_t pixel,
-                                                           int32_t *sums)
+/* The sums in the 8 or 16 channels from `channel` on. A line of an odd number ends with one sum too many, in the next one's place. */
+static inline __attribute__((always_inline)) void multiply(const int is_unsigned, const int stride, const int blocks, const constants *k, const job *j, int64_t channel,
+                                                           int64_t pixel, int32_t *sums)
 {
-    const vector bias = load(k->bias);
     const pixels *edge = j->edges;
-    vector w[WEIGHTS], acc[2];
+    const vector bias = load(k->bias); /* there is no register for those of two blocks */
+    vector w[2][WEIGHTS], acc[2][2];
+#pragma GCC unroll 2
+    for (int b = 0; b < blocks; b++)
 #pragma GCC unroll 7
-    for (int i = 0; i < WEIGHTS; i++) w[i] = load(k->weights[i]);
+        for (int i = 0; i < WEIGHTS; i++)
+            if (stride == 1 || i < EVEN_WEIGHTS) w[b][i] = load(k[b].weights[i]);
     for (int64_t line = 0; line < j->lines; line++, sums += j->count * GROUP) {
         const piece *x = j->pieces + line;
         const pixels inside = x->inside;
         int32_t *to = sums;
-#define NEXT(x, at) (two_columns(is_unsigned, stride, 0, w, bias, x, at, acc, to), to += GROUP * (3 - stride))
-        two_columns(is_unsigned, stride, 1, w, bias, edge++, channel, acc, NULL);
+#define NEXT(x, at) (two_columns(is_unsigned, stride, blocks, 0, w, bias, k, x, at, acc, to), to += GROUP * (3 - stride))
+        two_columns(is_unsigned, stride, blocks, 1, w, bias, k, edge++, channel, acc, NULL);
         for (int64_t i = 1; i < x->left; i++) NEXT(edge++, channel);
 #pragma GCC unroll 2
         for (int64_t i = 0, at = channel; i < x->middle; i++, at += 2 * pixel) NEXT(&inside, at);
@@ -193,14 +211,19 @@ static inline __attribute__((always_inline)) void multiply(const int is_unsigned
     }
 }
 
-static void multiply_any(const plan *p, const constants *k, const job *j, int64_t channel, int32_t *sums)
+/* Of `left` blocks that lie side by side one, or two: with stride 2, whose 10 vectors of weights leave room for that, a load serves both. Returns how many. */
+static int multiply_any(const plan *p, const constants *k, int64_t left, const job *j, int64_t channel, int32_t *sums)
 {
-    const int is_unsigned = p->conv->a_type == HWQ_U8, twice = p->conv->window.stride[p->along] == 2;
-    const int64_t pixel = p->column;
-    if (is_unsigned && twice) multiply(1, 2, k, j, channel, pixel, sums);
-    else if (is_unsigned) multiply(1, 1, k, j, channel, pixel, sums);
-    else if (twice) multiply(0, 2, k, j, channel, pixel, sums);
-    else multiply(0, 1, k, j, channel, pixel, sums);
+    const int is_unsigned = p->conv->a_type == HWQ_U8, blocks = p->conv->window.stride[p->along] == 1 ? 0 : left > 1 ? 2 : 1;
+    switch (3 * is_unsigned + blocks) {
+    case 0: multiply(0, 1, 1, k, j, channel, p->column, sums); break;
+    case 1: multiply(0, 2, 1, k, j, channel, p->column, sums); break;
+    case 2: multiply(0, 2, 2, k, j, channel, p->column, sums); break;
+    case 3: multiply(1, 1, 1, k, j, channel, p->column, sums); break;
+    case 4: multiply(1, 2, 1, k, j, channel, p->column, sums); break;
+    default: multiply(1, 2, 2, k, j, channel, p->column, sums);
+    }
+    return blocks == 2 ? 2 : 1;
 }
 
 /* ---- Requantization ---- */
@@ -256,9 +279,9 @@ static void run(const plan *p, const uint8_t *image, int64_t number, int64_t y, 
     for (int64_t group = 0; group * GROUP < c->channels; group++) {
         const int64_t channel = group_start(c->channels, group), width = group_width(c->channels, group);
         const constants *k = p->constants + group * (GROUP / LANES);
-        for (int64_t block = 0; block * LANES < width; block++) {
+        for (int64_t block = 0; block * LANES < width;) {
             const int64_t start = block_start(width, block);
-            multiply_any(p, k + block, &j, channel + start, p->acc + start);
+            block += multiply_any(p, k + block, (width - start) / LANES, &j, channel + start, p->acc + start);
         }
         char *const out = c->layout == HWQ_NHWC ? (char *)c->out + ((number * outputs + at) * c->channels + channel) * size : p->tile;
         const int64_t step = c->layout == HWQ_NHWC ? c->channels : GROUP;
