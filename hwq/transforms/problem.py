@@ -54,7 +54,7 @@ class Data:
         mean, mean_after = (rows.mean(axis=1, dtype=np.float64) for rows in (before, after))
         # Squares of float32 leave float32 from 2^64 on and below 2^-75; a power of two takes nothing away.
         largest = max(abs(float(edge)) for rows in (before, after) for edge in (rows.min(), rows.max()))
-        unit = float(np.exp2(np.frexp(largest)[1])) if largest else 1.0
+        unit = max(float(np.exp2(np.frexp(largest)[1])), 2.0**-126) if largest else 1.0  # whose reciprocal is a float32
         x, x_after = _about(before, mean, center, unit), _about(after, mean_after, center, unit)
         moment, error = _product(x_after, x_after)
         damping = np.maximum(DAMPING, _uncertainty(moment, error))
