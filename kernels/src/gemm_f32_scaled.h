@@ -1,6 +1,6 @@
 /* Float a with scaled integer weights, the columns in lanes; included once by each path and width of the weights, which define
  * VECTOR, FLOATS and their operations, LANES, ONE_STRIPS and FOUR_STRIPS (that a tile of one row and of four walks side by side),
- * TOGETHER (vectors unpacked at a time), MANY_FROM, MANY_ROWS and MANY_STRIPS, the types PACKED and ARGS, STORED (the packed bytes), DEPTH (k in a line of 64 bytes),
+ * TOGETHER (vectors unpacked at a time), BLOCKS (of one strip that one row runs side by side, where there are LEAST_BLOCKS), MANY_FROM, MANY_ROWS and MANY_STRIPS, the types PACKED and ARGS, STORED (the packed bytes), DEPTH (k in a line of 64 bytes),
  * prepare(v, half, weights) and element(v, i, zero_point, weights): the i-th k of every lane, as float.
  * SHIFT, unless 0: symmetric weights may come 2^SHIFT too great, and a 2^-SHIFT as great. Both are exact where no a that is not 0 lies
  * below 2^(SHIFT - 126), the least normal float being 2^-126, and then the products are the same real numbers, rounded once.
@@ -8,7 +8,7 @@
  * Fewer than MANY_FROM rows: weights are unpacked in registers, once for up to 4 rows. More: PART of k of some strips become floats in the
  * first-level cache, once for all rows that are held, and tiles of MANY_ROWS x MANY_STRIPS strips multiply them as any floats. */
 
-enum { PER_STRIP = HWQ_STRIP / LANES, MOST_VECTORS = (ONE_STRIPS > FOUR_STRIPS ? ONE_STRIPS : FOUR_STRIPS) * PER_STRIP };
+enum { PER_STRIP = HWQ_STRIP / LANES, MOST_VECTORS = (ONE_STRIPS > FOUR_STRIPS ? ONE_STRIPS : FOUR_STRIPS) * PER_STRIP /* as many as BLOCKS have, at least */ };
 enum { PART = 64 /* of k */, HELD = 90 /* rows */, MANY_COLUMNS = MANY_STRIPS * PER_STRIP /* vectors */ };
 
 typedef struct {
@@ -17,11 +17,12 @@ typedef struct {
 } panel;
 _Static_assert(sizeof(panel) <= HWQ_F32S8_WORKSPACE && (int)HWQ_F32S8_WORKSPACE <= (int)HWQ_GEMM_FIXED, "the workspace holds it");
 
-/* A line of k, or the `rest` of it that there is: 4 at a time, `together` vectors after another. */
-static inline __attribute__((always_inline)) void line_of_k(const int rows, const int vectors, const int weights, const int whole, int64_t rest, const uint8_t *b,
-                                                            int64_t line, const VECTOR *z, const float *a, int64_t a_stride, FLOATS chain[4][MOST_VECTORS])
+/* A line of k, or the `rest` of it that there is: 4 at a time, `together` vectors after another. Strips lie `line` bytes apart; so may blocks of one
+ * strip, whose a then lies `a_apart` further on. */
+static inline __attribute__((always_inline)) void line_of_k(const int rows, const int vectors, const int together, const int weights, const int whole, int64_t rest,
+                                                            const uint8_t *b, int64_t line, const int32_t *points, int64_t points_apart, const float *a, int64_t a_stride, int64_t a_apart,
+                                                            FLOATS chain[4][MOST_VECTORS])
 {
-    const int together = vectors < TOGETHER ? vectors : TOGETHER;
 #pragma GCC unroll 2
     for (int half = 0; half < DEPTH / 4; half++)
 #pragma GCC unroll 8
@@ -34,9 +35,10 @@ static inline __attribute__((always_inline)) void line_of_k(const int rows, cons
                 if (!whole && j >= rest) break;
 #pragma GCC unroll 8
                 for (int v = first; v < first + together; v++) {
-                    const FLOATS u = element(x[v], j, z[v], weights);
+                    const VECTOR z = weights == ANY ? load(points + v / PER_STRIP * points_apart + v % PER_STRIP * LANES) : x[v]; /* or nothing that is read */
+                    const FLOATS u = element(x[v], j, z, weights);
 #pragma GCC unroll 4
-                    for (int r = 0; r < rows; r++) chain[r][v] = FMA(SET1_FLOAT(a[r * a_stride + j]), u, chain[r][v]);
+                    for (int r = 0; r < rows; r++) chain[r][v] = FMA(SET1_FLOAT(a[r * a_stride + v / PER_STRIP * a_apart + j]), u, chain[r][v]);
                 }
             }
         }
@@ -47,24 +49,23 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
                                                        int64_t blocks, const float *a, int64_t a_stride, float *out)
 {
     const int64_t line = (w->k + DEPTH - 1) / DEPTH * 64;
-    const int vectors = strips * PER_STRIP;
+    const int vectors = strips * PER_STRIP, together = vectors < TOGETHER ? vectors : TOGETHER;
     FLOATS y[4][MOST_VECTORS], chain[4][MOST_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) y[r][v] = ZERO_FLOATS;
     const uint8_t *b = (const uint8_t *)w->STORED + strip * line;
     for (int64_t g = 0; g < blocks; g++) {
         int64_t rest = w->k - g * w->block < w->block ? w->k - g * w->block : w->block;
-        VECTOR z[MOST_VECTORS];
-        for (int v = 0; v < vectors; v++) z[v] = load(w->zero_points + ((strip + v / PER_STRIP) * blocks + g) * HWQ_STRIP + v % PER_STRIP * LANES);
+        const int32_t *points = w->zero_points + (strip * blocks + g) * HWQ_STRIP;
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vectors; v++) chain[r][v] = ZERO_FLOATS;
         for (; rest >= DEPTH; rest -= DEPTH, a += DEPTH, b += 64) {
 #pragma GCC unroll 4
             for (int s = 0; s < strips; s++) __builtin_prefetch((const char *)b + s * line + HWQ_S4_AHEAD);
-            line_of_k(rows, vectors, weights, 1, DEPTH, b, line, z, a, a_stride, chain);
+            line_of_k(rows, vectors, together, weights, 1, DEPTH, b, line, points, blocks * HWQ_STRIP, a, a_stride, 0, chain);
         }
         if (rest) {
-            line_of_k(rows, vectors, weights, 0, rest, b, line, z, a, a_stride, chain);
+            line_of_k(rows, vectors, together, weights, 0, rest, b, line, points, blocks * HWQ_STRIP, a, a_stride, 0, chain);
             a += rest, b += 64;
         }
         for (int v = 0; v < vectors; v++) {
@@ -76,6 +77,39 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     }
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) memcpy(out + r * vectors * LANES + v * LANES, &y[r][v], sizeof(FLOATS));
+}
+
+/* `count` k of each of some blocks of one row and one strip; of one alone also what is no whole line. */
+static inline __attribute__((always_inline)) void some_blocks(const int together, const int weights, const int64_t block, int64_t g, int64_t count, const float *a,
+                                                              const uint8_t *b, const int32_t *zero_points, const float *scales, FLOATS y[PER_STRIP])
+{
+    const int64_t apart = block / DEPTH * 64;
+    FLOATS chain[4][MOST_VECTORS];
+    a += g * block, b += g * apart, zero_points += g * HWQ_STRIP, scales += g * HWQ_STRIP;
+    for (int v = 0; v < together * PER_STRIP; v++) chain[0][v] = ZERO_FLOATS;
+    for (; count >= DEPTH; count -= DEPTH, a += DEPTH, b += 64) {
+        for (int f = 0; f < together; f++) __builtin_prefetch((const char *)b + f * apart + HWQ_GEMM_FAR);
+        line_of_k(1, together * PER_STRIP, PER_STRIP, weights, 1, DEPTH, b, apart, zero_points, HWQ_STRIP, a, 0, block, chain);
+    }
+    if (together == 1 && count) line_of_k(1, PER_STRIP, PER_STRIP, weights, 0, count, b, 0, zero_points, 0, a, 0, 0, chain);
+    for (int v = 0; v < together * PER_STRIP; v++) {
+        if (v % PER_STRIP == 0) __builtin_prefetch((const char *)(scales + v * LANES) + HWQ_GEMM_FAR / 4);
+        y[v % PER_STRIP] = FMA(chain[0][v], LOAD_FLOATS(scales + v * LANES), y[v % PER_STRIP]);
+    }
+}
+
+/* One row x one strip, BLOCKS blocks at a time: their chains begin at 0 each, so that they may run side by side. */
+static inline __attribute__((always_inline)) void one_strip(const int weights, const PACKED *w, int64_t strip, int64_t blocks, const float *a, float *out)
+{
+    const uint8_t *b = (const uint8_t *)w->STORED + strip * ((w->k + DEPTH - 1) / DEPTH * 64);
+    const int32_t *zero_points = w->zero_points + strip * blocks * HWQ_STRIP;
+    const float *scales = w->scales + strip * blocks * HWQ_STRIP;
+    FLOATS y[PER_STRIP];
+    for (int v = 0; v < PER_STRIP; v++) y[v] = ZERO_FLOATS;
+    int64_t g = 0;
+    for (const int64_t whole = w->k / w->block; g + BLOCKS <= whole; g += BLOCKS) some_blocks(BLOCKS, weights, w->block, g, w->block, a, b, zero_points, scales, y);
+    for (; g < blocks; g++) some_blocks(1, weights, w->block, g, w->k - g * w->block < w->block ? w->k - g * w->block : w->block, a, b, zero_points, scales, y);
+    memcpy(out, y, sizeof y);
 }
 
 /* Rows of a by 2^-SHIFT, k apart; 0 where one of them would not stay exact. */
@@ -226,7 +260,14 @@ static void multiply(const ARGS *args)
     (weights == SHIFTED ? tile(rows, strips, SHIFT ? SHIFTED : SYMMETRIC, w, strip, blocks, a, a_stride, done)                \
      : weights          ? tile(rows, strips, SYMMETRIC, w, strip, blocks, a, a_stride, done)                                  \
                         : tile(rows, strips, ANY, w, strip, blocks, a, a_stride, done))
-            if (rows == 4 && strips > 1) TILE(4, FOUR_STRIPS);
+            if (rows == 1 && blocks >= LEAST_BLOCKS && w->block % DEPTH == 0)
+                for (int64_t s = 0; s < strips; s++) {
+                    float *to = done + s * HWQ_STRIP;
+                    if (weights == SHIFTED) one_strip(SHIFT ? SHIFTED : SYMMETRIC, w, strip + s, blocks, a, to);
+                    else if (weights) one_strip(SYMMETRIC, w, strip + s, blocks, a, to);
+                    else one_strip(ANY, w, strip + s, blocks, a, to);
+                }
+            else if (rows == 4 && strips > 1) TILE(4, FOUR_STRIPS);
             else if (rows == 4) TILE(4, 1);
             else if (strips == ONE_STRIPS) TILE(1, ONE_STRIPS);
             else if (strips == REST_STRIPS) TILE(1, REST_STRIPS);

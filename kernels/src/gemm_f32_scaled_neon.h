@@ -7,7 +7,7 @@
 #define SET1_FLOAT vdupq_n_f32
 #define FMA(a, b, c) vfmaq_f32(c, a, b)
 #define ZERO_FLOATS vdupq_n_f32(0.0f)
-enum { LANES = 4, ONE_STRIPS = 1, REST_STRIPS = 1, FOUR_STRIPS = 1, TOGETHER = 4, MANY_FROM = 2, MANY_ROWS = 4, MANY_STRIPS = 1, SHIFT = 0 };
+enum { LANES = 4, ONE_STRIPS = 1, REST_STRIPS = 1, FOUR_STRIPS = 1, TOGETHER = 4, MANY_FROM = 2, MANY_ROWS = 4, MANY_STRIPS = 1, SHIFT = 0, BLOCKS = 1, LEAST_BLOCKS = INT32_MAX };
 
 static inline __attribute__((always_inline)) uint8x16_t load(const void *p) { return vld1q_u8(p); }
 

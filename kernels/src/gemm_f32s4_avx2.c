@@ -13,7 +13,7 @@
 HWQ_TARGET("avx2,fma")
 
 #include "gemm_f32_scaled_avx2.h"
-enum { SHIFT = 28, DEPTH = 8 };
+enum { SHIFT = 28, DEPTH = 8, LEAST_BLOCKS = 6 };
 
 /* For a half of the nibbles: the low ones, or the high ones. */
 static inline __attribute__((always_inline)) __m256i prepare(__m256i v, const int half, const int weights)

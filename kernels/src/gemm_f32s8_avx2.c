@@ -9,7 +9,7 @@
 HWQ_TARGET("avx2,fma")
 
 #include "gemm_f32_scaled_avx2.h"
-enum { SHIFT = 0, DEPTH = HWQ_QUAD };
+enum { SHIFT = 0, DEPTH = HWQ_QUAD, LEAST_BLOCKS = INT32_MAX };
 
 static inline __attribute__((always_inline)) __m256i prepare(__m256i v, const int half, const int weights)
 {
