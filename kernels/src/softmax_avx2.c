@@ -158,18 +158,9 @@ static void row_s16(const hwq_softmax *s, int64_t n, const int16_t *x, int16_t *
     for (; i < n; i++) out[i] = (int16_t)hwq_clamp_s64(hwq_up((int64_t)out[i] * r, shift), 0, 32767);
 }
 
-void hwq_softmax_run__avx2(const hwq_softmax *s, int64_t rows, int64_t columns, const void *x, void *out)
-{
-    const int64_t in_row = columns * (s->type == HWQ_S16 ? 2 : 1), out_row = columns * (s->out_type == HWQ_S16 ? 2 : 1);
-    for (int64_t row = 0; columns && row < rows; row++) {
-        const char *from = (const char *)x + row * in_row;
-        char *to = (char *)out + row * out_row;
-        if (s->formula == HWQ_SOFTMAX_INT16) row_s16(s, columns, (const int16_t *)from, (int16_t *)to);
-        else if (s->formula == HWQ_SOFTMAX_TABLE) row_table(s, columns, (const uint8_t *)from, (uint8_t *)to);
-        else if (s->formula == HWQ_SOFTMAX_RECIPROCAL) row_reciprocal(s, columns, (const uint8_t *)from, (uint8_t *)to);
-        else row_gemmlowp(s, columns, (const uint8_t *)from, to);
-    }
-}
+#include "softmax_rows.h"
+
+void hwq_softmax_run__avx2(const hwq_softmax *s, int64_t rows, int64_t columns, const void *x, void *out) { each_row(s, rows, columns, x, out); }
 
 void hwq_lut_s16__avx2(int64_t n, int32_t shift, const int16_t *x, const int16_t *table, int16_t *out)
 {
