@@ -303,3 +303,25 @@ def test_a_model_of_a_fixed_batch_takes_data_of_any_length(batch: int, tmp_path:
     run("compare", q, "--against", "ort", "--data", data)
     run("portability", q, "--data", data, code=1)
     run("plan", "choose", model, "--data", data, "-o", tmp_path / "p.toml")
+
+
+def test_open_dimensions_are_asked_for_by_name(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv"), helper.make_node("ReduceMean", ["c"], ["y"], "mean", keepdims=0)]  # fmt: skip
+    weights = {"w": random.standard_normal((4, 3, 3, 3))}
+    model = tmp_path / "m.onnx"
+    model.write_bytes(tiny.model(nodes, {"x": ["N", 3, "H", "W"]}, {"y": []}, weights).SerializeToString())
+    for verb in (["inspect", model], ["estimate", model, "--on", "t4"]):
+        told = run(*verb, code=2).output
+        assert "open dimensions" in told and "--shape x=1,3,H,W" in told.replace("\n", " ").replace("  ", " ")
+        for shape in ("x=1,3,9,8", "x=1x3x9x8"):
+            run(*verb, "--shape", shape)
+    assert parsed("inspect", model, "--shape", "x=1x3x9x8")["inputs"] == {"x": [1, 3, 9, 8]}
+    # What is fed binds them too, and an output of one number is compared like any other.
+    np.savez(tmp_path / "x.npz", x=random.standard_normal((5, 3, 9, 8)).astype(np.float32))
+    assert parsed("compare", model, "--data", tmp_path / "x.npz")["samples"] == 5
+    fixed = tmp_path / "fixed.onnx"
+    vector = tiny.model([helper.make_node("MatMul", ["x", "w"], ["y"], "product")], {"x": [4]}, {"y": [5]}, {"w": random.standard_normal((4, 5))})  # fmt: skip
+    fixed.write_bytes(vector.SerializeToString())
+    assert "--batch 4" in run("inspect", fixed, code=2).output
+    run("inspect", fixed, "--batch", "4")

@@ -22,12 +22,13 @@ def inspect(
     """Show what a model holds: layers, shapes, MACs, parameters, bytes."""
     from hwq.names import display_name, rich_name
     from hwq.ops.base import lookup
-    from hwq.ops.evaluate import infer_shapes
+    from hwq.ops.inference import infer_shapes, require_bound
 
     loaded = options.load(model, shape, weights=False)
     # Counted before shapes are bound: folding drops constants that nothing reads.
     parameters, parameter_bytes = loaded.parameters, loaded.parameter_bytes
     graph = infer_shapes(loaded, batch=batch)
+    require_bound(graph)
     rows: list[dict[str, Any]] = []
     for node in graph:
         work = lookup(node).work(node, graph)

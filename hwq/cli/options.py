@@ -114,14 +114,14 @@ PRECISIONS = {"int8": ("int8", "uint8"), "int4": ("int4", "int4"), "fp16": ("flo
 
 
 def shapes_of(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """``["x=1,3,8,8"]`` as ``{"x": (1, 3, 8, 8)}``."""
+    """``["x=1,3,8,8"]``, or with 1x3x8x8, as ``{"x": (1, 3, 8, 8)}``."""
     if not texts:
         return None
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, equals, dims = text.rpartition("=")
         try:
-            shapes[name] = tuple(int(dim) for dim in dims.split(","))
+            shapes[name] = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
         except ValueError:
             equals = ""
         if not equals or not name or any(dim < 0 for dim in shapes.get(name, ())):

@@ -159,7 +159,9 @@ class ModelSums:
         self.right_float = self.right = self.gained = self.lost = 0
 
     def add(self, real: Array, found: Array, samples: int) -> None:
-        if real.shape != found.shape or not real.ndim:
+        # One number for the whole batch is an output of one element.
+        real, found = (one.reshape(1) if not one.ndim else one for one in (real, found))
+        if real.shape != found.shape:
             raise Error(
                 f"the first outputs have shapes {list(real.shape)} and {list(found.shape)}", why="they must be equal"
             )

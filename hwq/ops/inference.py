@@ -16,7 +16,7 @@ from hwq.ops.application import evaluate_node
 from hwq.ops.base import Inferred, lookup
 from hwq.ops.views import shape_slice
 
-__all__ = ["FOLDED_ELEMENTS", "infer_node", "infer_shapes", "pruned"]
+__all__ = ["FOLDED_ELEMENTS", "infer_node", "infer_shapes", "pruned", "require_bound"]
 
 # A value with more elements is data, not a computation about shapes, and is left to run.
 FOLDED_ELEMENTS = 4096
@@ -67,8 +67,31 @@ def infer_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None
             f"the model was exported with batch {fixed[0]} and cannot run with {batch}",
             where=error.where,
             why=error.what,
-            remedy="export it with an open batch dimension",
+            remedy=f"give batch {fixed[0]} (--batch {fixed[0]}), or export it with an open batch dimension",
         ) from error
+
+
+def require_bound(graph: Graph) -> None:
+    """Raise where values have no size yet because inputs have open dimensions; what only the data decide is left alone.
+
+    Raises
+    ------
+    Error
+        Naming the inputs and what to give for them.
+    """
+    made = [graph.tensors[name] for node in graph.nodes for name in node.outputs if name]
+    given = [graph.tensors[name] for name in graph.inputs]
+    still = [one for one in given if one.known_shape and not one.concrete]
+    if not still or all(one.concrete for one in made):
+        return
+    names = [f"{one.name} {list(one.shape)}" for one in still[:8]]
+    wanted = [f"{one.name}={','.join(map(str, one.shape))}" for one in still[:8]]
+    raise Error(
+        f"the shape of {'an input' if len(still) == 1 else 'inputs'} still has open dimensions",
+        where=f"graph {graph.name}",
+        why=", ".join(names),
+        remedy=f"put numbers for them: --shape {' --shape '.join(wanted)}, or hwq.load(..., shapes={{input: shape}})",
+    )
 
 
 def _propagated(graph: Graph, tensors: dict[str, Tensor]) -> Graph:

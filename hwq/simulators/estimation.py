@@ -191,7 +191,7 @@ def _planned(
 ) -> Graph:
     key = ("planned", getattr(plan, "hash", None), batch, bound)
     if key not in kept:
-        from hwq.ops.inference import infer_shapes
+        from hwq.ops.inference import infer_shapes, require_bound
 
         found = graph
         if plan is not None:
@@ -199,6 +199,7 @@ def _planned(
 
             found = annotate(graph, plan)
         kept[key] = infer_shapes(found, dict(bound), batch=batch)
+        require_bound(kept[key])
     found_graph: Graph = kept[key]
     return found_graph
 
