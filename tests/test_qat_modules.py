@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import hwq
+from hwq.errors import Error
 
 MISSING = importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxscript") is None
 if MISSING:
@@ -26,6 +27,10 @@ PLANS = {
 }
 
 
+def _tensors(outputs: Any) -> tuple[Any, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
 def _same(prepared: Any, feeds: dict[str, Any]) -> None:
     """Every tensor and every output are the program's, bit for bit."""
     result, seen = hwq.compile(hwq.qat.convert(prepared))(feeds, intermediates=True)
@@ -33,9 +38,8 @@ def _same(prepared: Any, feeds: dict[str, Any]) -> None:
     for name, value in seen.items():
         assert traced[name].dtype == value.dtype and traced[name].shape == value.shape, name
         assert np.array_equal(traced[name], value, equal_nan=True), name
-    outputs = prepared(feeds)
     wanted = list(result.values()) if isinstance(result, dict) else [result]
-    for made, right in zip(outputs if isinstance(outputs, tuple) else (outputs,), wanted, strict=True):
+    for made, right in zip(_tensors(prepared(feeds)), wanted, strict=True):
         array = made.detach().numpy() if isinstance(made, torch.Tensor) else made
         assert array.dtype == right.dtype and np.array_equal(array, right)
 
@@ -45,8 +49,60 @@ def _moved(prepared: Any) -> None:
     with torch.no_grad():
         for factor in prepared.factors:
             factor.mul_(0.8 + 0.4 * torch.rand(factor.shape, generator=generator))
-        for value in (*prepared.weights, *prepared.biases):
+        for value in (*prepared.weights, *prepared.biases, *prepared.floats):
             value.add_(torch.randn(value.shape, generator=generator))
+
+
+@pytest.mark.parametrize("name", ["conv1d", "linear of 4 dimensions", "attention"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_ranges_at_run_time_are_trained_through(name: str, rows: bool) -> None:
+    module, inputs = torch_modules.built(name)
+    plan = (
+        hwq.Plan.uniform("int4", "int8", mode="dynamic", activation_granularity="row", dialect="hwq")
+        if rows
+        else hwq.Plan.uniform("int8", "uint8", mode="dynamic")
+    )
+    prepared = hwq.qat.prepare(module, plan, inputs)
+    feeds = {one: value.numpy() for one, value in zip(prepared.lowered.inputs, inputs, strict=True)}
+    _same(prepared, feeds)
+    assert prepared.weights
+    sum(one.square().sum() for one in _tensors(prepared(feeds))).backward()
+    for value in prepared.weights:
+        assert value.grad is not None and bool(torch.isfinite(value.grad).all()) and bool((value.grad != 0).any())
+    with torch.no_grad():
+        for value in prepared.weights:
+            value.add_(0.5 * value.std() * torch.randn(value.shape))  # something to unlearn
+    losses = hwq.qat.distill(prepared, feeds, epochs=40, batch=len(inputs[0]), rate=0.02 if rows else 0.3)
+    assert losses[-1] < 0.95 * losses[0]
+    _same(prepared, feeds)
+    _same(prepared, {one: value[:1] for one, value in feeds.items()})
+
+
+def test_what_stays_float_is_trained_or_named() -> None:
+    module, inputs = torch_modules.built("embedding")
+    prepared = hwq.qat.prepare(module, hwq.Plan.uniform("int8", "uint8"), inputs)
+    feeds = {one: value.numpy() for one, value in zip(prepared.lowered.inputs, inputs, strict=True)}
+    trained = [one.name for one in prepared.state.floats]
+    assert any("weight" in name for name in trained) and any("values" in name for name in prepared.frozen)
+    before = {name: prepared.quantized.constant(name).copy() for name in trained}
+    losses = hwq.qat.distill(prepared, feeds, epochs=4, batch=2, rate=0.5)
+    assert losses[-1] < losses[0]
+    converted = hwq.qat.convert(prepared)
+    assert all(not np.array_equal(converted.constant(name), data) for name, data in before.items())
+    _same(prepared, feeds)
+
+
+def test_every_output_is_learned_from() -> None:
+    module, inputs = torch_modules.built("several outputs")
+    prepared = hwq.qat.prepare(module, hwq.Plan.uniform("int4", "uint8", dialect="hwq"), inputs)
+    feeds = {one: value.numpy() for one, value in zip(prepared.lowered.inputs, inputs, strict=True)}
+    assert len(prepared.logits(feeds)) == len(prepared.teacher.logits(*inputs)) == 3
+    with pytest.raises(Error, match="no parameter reaches the outputs"):
+        places = torch_modules.Of(lambda a, x: a(x).argmax(-1), torch.nn.Linear(8, 6))
+        hwq.qat.distill(hwq.qat.prepare(places, hwq.Plan.uniform(), torch.randn(4, 8)), np.zeros((4, 8), np.float32))
+    with pytest.raises(Error, match="nothing to train"):
+        nothing = hwq.qat.prepare(torch.nn.ReLU(), hwq.Plan.uniform(), torch.randn(4, 8))
+        hwq.qat.distill(nothing, np.zeros((4, 8), np.float32))
 
 
 @pytest.mark.parametrize("name", torch_modules.MODULES)
@@ -62,8 +118,7 @@ def test_a_module_is_its_program(name: str) -> None:
         assert np.abs(given - right.numpy()).max() <= 2e-6 * max(float(right.abs().max()), 1.0)
     for plan in PLANS.values():
         prepared = hwq.qat.prepare(graph, plan, batches=feeds)
-        taught = prepared.teacher(*inputs)
-        for given, right in zip(taught if isinstance(taught, tuple) else (taught,), wanted, strict=True):
+        for given, right in zip(_tensors(prepared.teacher(*inputs)), wanted, strict=True):
             assert float((given - right).abs().max()) <= 4e-6 * max(float(right.abs().max()), 1.0)
         _same(prepared, feeds)
         hwq.qat.distill(prepared, feeds, epochs=1, batch=2)

@@ -62,7 +62,9 @@ def prepare(
     torch.nn.Module
         ``prepared(x)`` gives the model's outputs, float32 tensors whose bits are those of ``hwq.compile(convert(prepared))``.
         ``prepared.trace(x)`` gives every tensor as it is stored. Parameters: weights in units of their first scale, biases
-        in steps of their layer's output, and for each scale its factor over the first value.
+        in steps of their layer's output, for each scale its factor over the first value, and weights, gains, slopes and
+        embeddings that stay float; ``prepared.frozen`` names the float constants that keep their value. Ranges that are
+        computed at run time are not learned.
 
     Raises
     ------

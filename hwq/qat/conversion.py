@@ -66,10 +66,11 @@ def _changed(network: Network) -> dict[str, Array]:
             )
         made.update({name: values for name in scale.names})
     for weight in state.weights:
-        scheme = lowered.tensors[weight.name].quantization
-        assert scheme is not None
+        scheme = lowered.tensors[weight.name].quantization or weight.scheme
         array = stored_array(network.weight(weight.name, scheme))
         made[weight.name] = array.astype(carrier(network.quantized.tensors[weight.name].dtype))
+    for one in state.floats:
+        made[one.name] = network.constant(one.name).numpy()
     for bias in state.biases:
         if not bias.scale_name:
             made[bias.holder] = network.float_bias(bias.name).numpy()

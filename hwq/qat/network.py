@@ -9,7 +9,8 @@ which is the kernels' arithmetic. With the roundings passed straight through, au
 the range and its bound outside: LSQ's derivative (Esser et al. 2020, eq. 3), for weights and activations alike.
 
 Parameters: u (the weight over its first scale s0, so a step of the optimizer means the same in every layer), biases in
-steps of the layer's output, and t = s / s0 for each scale that the quantized graph holds as a constant. Values that no torch
+steps of the layer's output, t = s / s0 for each scale that the quantized graph holds as a constant, and what layers of floats
+learn (`hwq.qat.floats`). Values that no torch
 operator reproduces bit for bit (softmax, tables, float islands) are computed by the program's own step; the torch operator
 gives their gradient.
 """
@@ -29,9 +30,9 @@ from hwq.execution.steps import Settings, build, is_group
 from hwq.graph import Array, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops.application import evaluate_node
 from hwq.ops.storage import integer_range
-from hwq.qat import operators, products
+from hwq.qat import operators, products, run_time
 from hwq.qat.gradients import finite, instead, instead_within, round_through, round_within, scale_gradient
-from hwq.qat.state import State, Stored, spread
+from hwq.qat.state import INTEGER, State, Stored, spread
 
 __all__ = ["Network"]
 
@@ -47,6 +48,8 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         What the dialect makes of it: one step of ``forward`` a node.
     teacher : torch.nn.Module or None
         The float model.
+    frozen : tuple of str
+        Float constants that no parameter trains (masks, positions, statistics of the data).
     """
 
     def __init__(self, quantized: Graph, lowered: Graph, dialect: Dialect, state: State, teacher: Any = None):
@@ -61,11 +64,17 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         self.biases = torch.nn.ParameterList(
             [torch.nn.Parameter(torch.from_numpy(one.start.copy())) for one in state.biases]
         )
+        self.floats = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(one.base.shape)) for one in state.floats])
 
     @property
     def teacher(self) -> Any:
         """The float model as a module, or None for a model that came quantized."""
         return self._teachers[0] if self._teachers else None
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Float constants of more than one element that keep their value."""
+        return self.state.frozen
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The outputs, float32 or as the graph stores them: one tensor, or a tuple in the graph's order."""
@@ -141,6 +150,12 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         index = self.state.bias_of[name]
         return (self.biases[index] * torch.from_numpy(self.state.biases[index].unit)).float()
 
+    def constant(self, name: str) -> Any:
+        """A trained float32 constant."""
+        index = self.state.float_of[name]
+        one = self.state.floats[index]
+        return torch.from_numpy(one.base) + self.floats[index] * one.unit
+
     # ---- nodes
 
     def _operand(self, node: Node, index: int, name: str, values: Mapping[str, Any]) -> Any:
@@ -151,8 +166,9 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             return self._retyped(name, value) if isinstance(value, Stored) else value
         tensor = self.lowered.tensors[name]
         if name in self.state.weight_of:
-            assert tensor.quantization is not None
-            return self.weight(name, tensor.quantization)
+            return self.weight(name, tensor.quantization or self.state.weights[self.state.weight_of[name]].scheme)
+        if name in self.state.float_of:
+            return self.constant(name)
         if name in self.state.bias_of and tensor.dtype == "float32":
             return self.float_bias(name)
         if tensor.data is None:
@@ -175,7 +191,12 @@ class Network(torch.nn.Module):  # type: ignore[misc]
     def _retyped(self, name: str, value: Stored) -> Stored:
         """A view of a tensor that says it is stored otherwise: the same integers."""
         quantization = self.lowered.tensors[name].quantization
-        if quantization is None or quantization.zero_points().size != 1 or not isinstance(value.zero, int):
+        if (
+            quantization is None
+            or not quantization.known
+            or quantization.zero_points().size != 1
+            or not isinstance(value.zero, int)
+        ):
             return value
         zero = int(quantization.zero_points().reshape(()))
         if zero == value.zero and self.state.scale_of.get(name) == value.key:
@@ -192,6 +213,12 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         if node.op == "Shape" and not node.domain:
             shape = operands[0].centered.shape if isinstance(operands[0], Stored) else operands[0].shape
             return evaluate_node(node, [np.empty(tuple(shape), np.uint8)], self.lowered)
+        if node.op in run_time.QUANTIZE:
+            return run_time.quantized(self, node, operands)
+        if node.op == run_time.DEQUANTIZE:
+            return run_time.real_rows(self, node, operands)
+        if node.op in INTEGER:
+            return run_time.accumulated(node, operands)
         if node.op == "QuantizeLinear":
             return [self._quantize(node, operands)]
         if node.op == "DequantizeLinear":
@@ -286,7 +313,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         else:
             soft = operators.compute(node, real)
             soft = (operators.behind(node, soft[0], self.lowered.constant), *soft[1:])
-        exact = self._step(node, operands)
+        exact = self.step(node, operands)
         made = []
         for index, (value, right) in enumerate(zip(soft, exact, strict=False)):
             if self.lowered.tensors[node.outputs[index]].quantization is None:
@@ -300,7 +327,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             made.append(Stored(instead(steps, centered), scale, zero, dtype, None, key))
         return made
 
-    def _step(self, node: Node, operands: list[Any]) -> Sequence[Array]:
+    def step(self, node: Node, operands: list[Any]) -> Sequence[Array]:
         """The node by the kernel that the program would use, with the weights and scales of this moment."""
         arrays = [None if one is None else stored_array(one) for one in operands]
         tensors = []
@@ -314,7 +341,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             if name:
                 tensor = self.lowered.tensors[name]
                 scheme = tensor.quantization
-                if scheme is not None:
+                if scheme is not None and scheme.known:
                     scale = self._made(node, index)[0].detach().numpy().reshape(scheme.scales().shape)
                     scheme = dataclasses.replace(scheme, scale=scale)
                 tensors.append(dataclasses.replace(tensor, quantization=scheme))
@@ -326,14 +353,17 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             named[node.inputs[1]] = dataclasses.replace(
                 named[node.inputs[1]], data=scale.reshape(named[node.inputs[1]].shape)
             )
-        feeds = [name for name in dict.fromkeys(node.inputs) if name and named[name].data is None]
-        graph = Graph([node], named.values(), feeds, [name for name in node.outputs if name], form="lowered",
-                      dialect=self.dialect.name, source=self.lowered.source)  # fmt: skip
+        if self.dialect.name.startswith("torch-fbgemm"):  # how a value lies in memory follows from what made it
+            graph = self.lowered.replace(tensors={**self.lowered.tensors, **named}.values())
+        else:
+            feeds = [name for name in dict.fromkeys(node.inputs) if name and named[name].data is None]
+            graph = Graph([node], named.values(), feeds, [name for name in node.outputs if name], form="lowered",
+                          dialect=self.dialect.name, source=self.lowered.source)  # fmt: skip
         return build(graph, self.dialect, node)(arrays, [None] * len(node.outputs), Settings())
 
     def _now(self, tensor: Tensor, value: Any) -> Quantization | None:
         scheme = tensor.quantization
-        if scheme is None or not isinstance(value, Stored):
+        if scheme is None or not scheme.known or not isinstance(value, Stored):
             return scheme
         return dataclasses.replace(scheme, scale=value.scale.detach().numpy().reshape(scheme.scales().shape))
 

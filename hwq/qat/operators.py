@@ -51,7 +51,7 @@ def compute(node: Node, operands: Sequence[Operand]) -> tuple[Any, ...]:
         There is no differentiable form of the operator.
     """
     _load()
-    known = node.domain in {"", "com.microsoft"}
+    known = node.domain in {"", "com.microsoft", "hwq"}
     if known and node.op in STEPS:
         return tuple(_held(value) for value in evaluate_node(node, [_array(one) for one in operands]))
     operator = TABLE.get(node.op) if known else None

@@ -29,6 +29,7 @@ __all__ = [
     "accumulate",
     "clamped",
     "combined",
+    "exact_sums",
     "mean_of_all",
     "of_bytes",
     "with_real_bias",
@@ -73,10 +74,24 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     if node.op == "ConvTranspose" and len(steps) > 1:  # groups share their filters' scales
         steps = steps.repeat(groups)
     bias, added = _bias(network, node, operands, steps)
+    total = exact_sums(node, node.op, x, w, bias)
+    floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
+    return Sums(total, steps.reshape(channel), None if added is None else added.reshape(channel), floor=floor)
+
+
+def exact_sums(node: Node, op: str, x: Stored, w: Stored, bias: Any) -> Any:
+    """The sums of a product `op` and an integer bias: float32 where that is exact, else float64.
+
+    Raises
+    ------
+    Error
+        They may pass int32.
+    """
     low, high = integer_range(x.dtype)
     beside = float(bias.detach().abs().max()) if bias is not None and bias.numel() else 0.0
-    sums = _weight_sums(node, w)
-    bound = max(high - x.zero, x.zero - low) * sums + beside
+    sums = _weight_sums(node, op, w)
+    reach = max(high - x.zero, x.zero - low) if isinstance(x.zero, int) else high - low
+    bound = reach * sums + beside
     if bound > EXACT:  # by what the type can hold; what it does hold may be less
         bound = (float(x.centered.detach().abs().max()) if x.centered.numel() else 0.0) * sums + beside
     if bound >= OVERFLOW:
@@ -89,25 +104,26 @@ def accumulate(network: Network, node: Node, operands: list[Any]) -> Sums:
     dtype = torch.float64 if bound > EXACT else torch.float32
     left, right = x.centered.to(dtype), w.centered.to(dtype)
     joins = None if bias is None else bias.to(dtype)
-    if node.op == "Conv":
-        total = windows.convolve(node, left, right, joins)
-    elif node.op == "ConvTranspose":
+    if op == "Conv":
+        return windows.convolve(node, left, right, joins)
+    if op == "ConvTranspose":
         total = windows.spread(node, left, right)
     else:
         get = node.attributes.get
         total = torch.matmul(
-            left.T if get("transA", 0) and node.op == "Gemm" else left,
-            right.T if get("transB", 0) and node.op == "Gemm" else right,
+            left.T if get("transA", 0) and op == "Gemm" else left,
+            right.T if get("transB", 0) and op == "Gemm" else right,
         )
-    if joins is not None and node.op != "Conv":
-        total = total + (joins.reshape(channel) if joins.ndim == 1 else joins)
-    floor = network.dialect.name.startswith("torch-fbgemm") and any(part.op == "Relu" for part in node.body)
-    return Sums(total, steps.reshape(channel), None if added is None else added.reshape(channel), floor=floor)
+    if joins is None:
+        return total
+    return total + (joins.reshape(_channels(node, x)) if joins.ndim == 1 else joins)
 
 
 def of_bytes(operands: Sequence[Any]) -> bool:
     """Whether the sums of a product are of bytes, one scale a tensor or an output channel; others run by the program's step."""
     x, w = operands[0], operands[1]
+    if len(operands) > 3:  # with a scale of run time
+        return False
     return not x.dtype.endswith("16") and x.block is None and (not isinstance(w, Stored) or w.block is None)
 
 
@@ -160,18 +176,18 @@ def _bias(network: Network, node: Node, operands: list[Any], steps: Any) -> tupl
     return given.double(), None
 
 
-def _weight_sums(node: Node, w: Stored) -> float:
+def _weight_sums(node: Node, op: str, w: Stored) -> float:
     """The largest sum of magnitudes that one output multiplies."""
     magnitudes = w.centered.detach().abs().double()
     if not magnitudes.numel():
         return 0.0
-    if node.op == "Conv":
+    if op == "Conv":
         return float(magnitudes.reshape(len(magnitudes), -1).sum(1).max())
-    if node.op == "ConvTranspose":
+    if op == "ConvTranspose":
         groups = int(node.attributes.get("group", 1))
         each = magnitudes.reshape(groups, magnitudes.shape[0] // groups, magnitudes.shape[1], -1)
         return float(each.sum((1, 3)).max())
-    axis = -1 if node.op == "Gemm" and node.attributes.get("transB", 0) else -2 if magnitudes.ndim > 1 else 0
+    axis = -1 if op == "Gemm" and node.attributes.get("transB", 0) else -2 if magnitudes.ndim > 1 else 0
     return float(magnitudes.sum(axis).max())
 
 

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from hwq.errors import Error
 from hwq.graph import Array, Graph, Quantization, Tensor
 from hwq.ops.storage import integer_range
+from hwq.qat.floats import Float, frozen_floats, trained_floats
 from hwq.qat.limits import FACTORS, limits
 from hwq.qat.operators import MOVERS
 
-__all__ = ["Bias", "Scale", "State", "Stored", "Weight", "spread"]
+__all__ = ["INTEGER", "Bias", "Scale", "State", "Stored", "Weight", "spread"]
 
 # A weight starts this far inside the cell of its integer, in steps: the float weight is kept where the cell allows it.
 INSIDE = 0.49
+# Operators of integers whose sums an operator of floats scales afterwards, and the products that they are.
+INTEGER = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,11 @@ class Stored:
 
 
 def spread(values: Any, axis: int | None, block: int | None, like: Any) -> Any:
-    """One value, one a channel of `axis`, or one a block along it, broadcastable to the tensor `like`."""
+    """One value, one a channel of `axis`, one a block along it, or of a broadcastable shape, for the tensor `like`."""
     if values.numel() == 1 and block is None:
         return values.reshape(())
-    assert axis is not None
+    if axis is None:  # one a row, as it lies
+        return values
     if block is not None:
         return torch.repeat_interleave(values, block, dim=axis).narrow(axis, 0, like.shape[axis])
     return values.reshape([-1 if index == axis else 1 for index in range(like.ndim)])
@@ -100,14 +104,17 @@ class Bias:
 
 @dataclass(frozen=True)
 class State:
-    """Parameters in order, and which tensor of the lowered graph each is for."""
+    """Parameters in order, and which tensor of the lowered graph each is for; `frozen` float constants have none."""
 
     scales: tuple[Scale, ...]
     weights: tuple[Weight, ...]
     biases: tuple[Bias, ...]
+    floats: tuple[Float, ...]
+    frozen: tuple[str, ...]
     scale_of: Mapping[str, int]
     weight_of: Mapping[str, int]
     bias_of: Mapping[str, int]
+    float_of: Mapping[str, int]
 
     @staticmethod
     def of(
@@ -155,13 +162,18 @@ class State:
                 )
             )
         biases = _biases(quantized, lowered, weights)
+        taken = {*biases, *(one.holder for one in biases.values()), *holders.values()}
+        floats = trained_floats(quantized, lowered, taken)
         return State(
             tuple(scales),
             tuple(weights.values()),
             tuple(biases.values()),
+            tuple(floats),
+            frozen_floats(lowered, {*taken, *(one.name for one in floats)}),
             scale_of,
             {name: index for index, name in enumerate(weights)},
             {name: index for index, name in enumerate(biases)},
+            {one.name: index for index, one in enumerate(floats)},
         )
 
 
@@ -251,9 +263,10 @@ def _weights(
     bounds: Mapping[str, tuple[int, int]],
 ) -> dict[str, Weight]:
     found: dict[str, Weight] = {}
-    for name in holders:
+    integers = _integer_weights(lowered)
+    for name in [*holders, *integers]:
         tensor, source = lowered.tensors[name], quantized.tensors.get(name)
-        scheme = tensor.quantization
+        scheme = integers.get(name, tensor.quantization)
         if tensor.data is None or source is None or scheme is None or not scheme.known or tensor.dtype == "int32":
             continue
         zero = scheme.zero_points()
@@ -269,6 +282,27 @@ def _weights(
                 start = np.clip(originals[name] / step, middle - INSIDE, middle + INSIDE)
             start = np.where(np.isfinite(start), start, middle)
         found[name] = Weight(name, np.asarray(start, np.float32), low, high, plain, scheme)
+    return found
+
+
+def _integer_weights(lowered: Graph) -> dict[str, Quantization]:
+    """Constant weights of integer operators, which no DequantizeLinear reads, and how they are stored."""
+    found: dict[str, Quantization] = {}
+    for node in lowered.nodes:
+        tensor = lowered.tensors[node.inputs[1]] if node.op in INTEGER else None
+        if tensor is None or tensor.data is None or tensor.dtype not in {"int8", "uint8"}:
+            continue
+        name = node.inputs[3] if len(node.inputs) > 3 else ""
+        points = lowered.constant(name) if name else np.zeros((), tensor.dtype)
+        scheme = tensor.quantization
+        if scheme is None and points is not None and points.size == 1:
+            scheme = Quantization(tensor.dtype, np.ones((), np.float32), points.reshape(()))
+        if scheme is None or not scheme.known or points is None:
+            continue
+        own, points = scheme.zero_points().reshape(-1), points.reshape(-1)
+        if 1 in {own.size, points.size} or own.size == points.size:
+            if bool((own == points).all()):
+                found[node.inputs[1]] = scheme
     return found
 
 

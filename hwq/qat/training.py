@@ -63,8 +63,8 @@ def distilled(
             why="the plan quantizes no weight, bias or activation of it, or none requires a gradient",
             remedy="prepare a model that has them, or another plan",
         )
-    adam = _Adam([*network.weights, *network.biases], [*network.factors])
-    means = _Means([*network.weights, *network.biases, *network.factors], average) if average else None
+    adam = _Adam([*network.weights, *network.biases, *network.floats], [*network.factors])
+    means = _Means([*network.parameters()], average) if average else None
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     done = 0
