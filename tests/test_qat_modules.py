@@ -125,3 +125,14 @@ def test_a_module_is_its_program(name: str) -> None:
         _moved(prepared)
         _same(prepared.train(), feeds)
         _same(prepared, {one: value[:1] for one, value in feeds.items()})
+
+
+@pytest.mark.parametrize("dialect", ["torch-fbgemm", "ort-avx2-saturating", "torch-fbgemm-avx2-saturating"])
+def test_sums_that_saturate_do_so_in_training(dialect: str) -> None:
+    """fbgemm's depthwise kernel does on every CPU; and its functions of images round by their place in memory."""
+    module, inputs = torch_modules.built("mobilenet v3")
+    prepared = hwq.qat.prepare(module, hwq.Plan.uniform("int8", "uint8", dialect=dialect), inputs)
+    feeds = {one: value.numpy() * 4 for one, value in zip(prepared.lowered.inputs, inputs, strict=True)}
+    _same(prepared, feeds)
+    _moved(prepared)
+    _same(prepared, {one: value[:1] for one, value in feeds.items()})

@@ -26,7 +26,9 @@ import torch
 
 from hwq.dialect import Dialect
 from hwq.errors import Error
-from hwq.execution.steps import Settings, build, is_group
+from hwq.execution.fbgemm import depthwise
+from hwq.execution.saturation import saturates
+from hwq.execution.steps import Scope, Settings, build, is_group
 from hwq.graph import Array, Graph, Node, Quantization, Tensor, carrier
 from hwq.ops.application import evaluate_node
 from hwq.ops.storage import integer_range
@@ -218,7 +220,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         if node.op == run_time.DEQUANTIZE:
             return run_time.real_rows(self, node, operands)
         if node.op in INTEGER:
-            return run_time.accumulated(node, operands)
+            return run_time.accumulated(self, node, operands)
         if node.op == "QuantizeLinear":
             return [self._quantize(node, operands)]
         if node.op == "DequantizeLinear":
@@ -231,7 +233,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             one = operands[0]
             return [dataclasses.replace(one, centered=one.centered.clamp(min=0))]
         if node.op in products.PRODUCTS and isinstance(operands[0], Stored):
-            if not products.of_bytes(operands):
+            if not products.of_bytes(operands) or self.saturates(node):
                 return self._island(node, *products.with_real_bias(self, node, operands))
             return [self._finished(node, products.accumulate(self, node, operands))]
         if node.op in products.BINARY and node.op in self.dialect.formulas:
@@ -245,6 +247,11 @@ class Network(torch.nn.Module):  # type: ignore[misc]
             if mean is not None:
                 return [self._finished(node, mean)]
         return self._island(node, operands)
+
+    def saturates(self, node: Node) -> bool:
+        """Whether the dialect's sums of this product are not the exact ones: they come from the program's step then."""
+        scope = Scope(self.lowered, self.dialect, node)
+        return saturates(scope) or (self.dialect.name.startswith("torch-fbgemm") and depthwise(scope))
 
     def _made(self, node: Node, index: int = 0) -> tuple[Any, int, str, int | None]:
         """Scale, zero point, stored type and key of a node's quantized output."""

@@ -37,8 +37,8 @@ def real_rows(network: Network, node: Node, operands: list[Any]) -> list[Any]:
     return [instead(network.real(operands[0]), torch.from_numpy(network.step(node, operands)[0]))]
 
 
-def accumulated(node: Node, operands: list[Any]) -> list[Any]:
-    """The int32 sums of an integer operator, exact."""
+def accumulated(network: Network, node: Node, operands: list[Any]) -> list[Any]:
+    """The int32 sums of an integer operator."""
     x, w = operands[:2]
     if not isinstance(x, Stored) or not isinstance(w, Stored):
         raise NotSupportedYet(
@@ -47,4 +47,6 @@ def accumulated(node: Node, operands: list[Any]) -> list[Any]:
             remedy="leave this part out of the module that is trained",
         )
     total = products.exact_sums(node, INTEGER[node.op], x, w, None)
+    if network.saturates(node):
+        total = instead(total, torch.from_numpy(network.step(node, operands)[0].astype(np.float64)))
     return [Stored(total, torch.ones(()), 0, "int32")]
