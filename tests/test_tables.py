@@ -79,6 +79,25 @@ def test_ties_go_to_even_and_are_found_exactly() -> None:
     assert set(root[:128].tolist()) == {-128}
 
 
+@pytest.mark.parametrize(
+    ("op", "scale", "made", "above"),
+    [("Softplus", 0.5, 1.0, True), ("Gelu", 1.0, 4.0, False), ("Mish", 1.0, 2.0, False), ("Swish", 1.0, 2.0, False)],
+)
+def test_what_comes_nearer_to_a_tie_than_any_digits_show_keeps_its_side(
+    op: str, scale: float, made: float, above: bool
+) -> None:
+    """softplus(x) > x, and GELU, Mish and x sigmoid(x) stay below x: by 10^-3000 and less where x / 2 is halfway."""
+    function = unary.chain_function([Node(op, "f", ("x",), ("y",))], "x", "y", {})
+    table = unary.table(function, ("int8", scale, 0), ("int8", made, 0))
+    halves = [q for q in range(40, 128) if Fraction(q * scale) / Fraction(made) % 1 == Fraction(1, 2)]
+    assert len(halves) >= 22
+    for q in halves:
+        assert table[128 + q] == math.floor(q * scale / made) + above, q
+    # At 0 a sigmoid is a half: a tie, and to the even.
+    sigmoid = unary.chain_function([Node("Sigmoid", "f", ("x",), ("y",))], "x", "y", {})
+    assert unary.table(sigmoid, ("int8", 1.0, 0), ("int8", 1.0, 0))[127:130].tolist() == [0, 0, 1]
+
+
 def _graph(nodes: list[Node], constants: dict[str, float], last: str, more: str = "") -> Graph:
     """A convolution, a chain of `nodes` from its result "c" to `last`, and another convolution."""
     random = np.random.default_rng(0)

@@ -7,16 +7,19 @@ decimal digits, the intermediate values never rounded to floats, and rounded onc
 
 That they are exact: a byte's real value and every constant is a rational number with less than 2^-200 to spare, so a chain of
 rational operators is either on a tie or farther from one than 10^-40; a chain with an exponential, a logarithm or an error
-function of a nonzero rational is irrational (Lindemann), so no tie at all, and nearer than 10^-40 to one with a probability
-below 10^-37 a table. Within that distance the value counts as a tie.
+function of a nonzero rational is irrational (Lindemann), so no tie at all. It can lie very near one all the same: softplus(92.5)
+is 92.5 + 10^-40.2, GELU(14) is 14 - 10^-43. Within 10^-40 it is computed again: rational chains in fractions, others in 1,000
+digits that are never rounded to an end in 0 or 5, so that what is too small for them still shows its side.
 """
 
 from __future__ import annotations
 
 import decimal
 import functools
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from numpy.typing import NDArray
 
 from hwq.errors import NotSupportedYet
 from hwq.graph import Array, Node, carrier
+from hwq.ops.rational import Irrational, bounds_of, evaluate_rational, number
 from hwq.ops.storage import integer_range
 
 __all__ = [
@@ -41,14 +45,18 @@ __all__ = [
 ]
 
 DIGITS = 60
-# Nearer to a half than this is a tie.
+# Nearer to a half than this is looked at twice.
 TIE = Decimal(10) ** -40
+# Digits of the second look.
+SHARP_DIGITS = 1000
 # No traps: overflow, division by zero and invalid operations give infinities and NaN, as IEEE's do.
 CONTEXT = decimal.Context(prec=DIGITS, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999, traps=[])
 BYTES = frozenset({"int8", "uint8"})
 CLAMPS = frozenset({"Relu", "Clip"})
 # erf(12) is 1 - 10^-64.
 ERF_LIMIT = Decimal(12)
+# A second look changes the context for its time: others that compute meanwhile only gain digits.
+_SHARP = threading.Lock()
 ONE, TWO, HALF = Decimal(1), Decimal(2), Decimal("0.5")
 
 Function = Callable[..., Decimal]
@@ -62,7 +70,7 @@ def _tanh(x: Decimal) -> Decimal:
     # 1 - 2 / (e^2x + 1) loses digits near 0, where x is its own value to 60 digits only below 10^-30.
     power = _exp(CONTEXT.multiply(TWO, x.copy_abs()))
     if power.is_infinite():
-        return ONE.copy_sign(x)
+        return CONTEXT.next_minus(ONE).copy_sign(x)
     return CONTEXT.divide(CONTEXT.subtract(power, ONE), CONTEXT.add(power, ONE)).copy_sign(x)
 
 
@@ -75,11 +83,11 @@ def _softplus(x: Decimal) -> Decimal:
 
 
 @functools.cache
-def _root_pi() -> Decimal:
-    # Machin: pi / 4 = 4 atan(1/5) - atan(1/239), by the Taylor series.
+def _root_pi_of(digits: int) -> Decimal:
+    # One entry for each precision. Machin: pi / 4 = 4 atan(1/5) - atan(1/239), by the Taylor series.
     def arc(inverse: int) -> Decimal:
         total, term, n = Decimal(0), CONTEXT.divide(ONE, Decimal(inverse)), 1
-        while term.adjusted() > -DIGITS - 5:
+        while term.adjusted() > -digits - 5:
             total = CONTEXT.add(total, CONTEXT.divide(term, Decimal(n if n % 4 == 1 else -n)))
             term, n = CONTEXT.divide(term, Decimal(inverse * inverse)), n + 2
         return total
@@ -88,13 +96,17 @@ def _root_pi() -> Decimal:
     return CONTEXT.sqrt(pi)
 
 
+def _root_pi() -> Decimal:
+    return _root_pi_of(CONTEXT.prec)
+
+
 def _erf(x: Decimal) -> Decimal:
     """``2 / sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (2n+1)!!``: all terms positive (Abramowitz and Stegun 7.1.6)."""
     size = x.copy_abs()
     if not size.is_finite() or size > ERF_LIMIT:
-        return x if x.is_nan() else ONE.copy_sign(x)
+        return x if x.is_nan() else CONTEXT.next_minus(ONE).copy_sign(x)
     twice, term, total, n = CONTEXT.multiply(TWO, CONTEXT.multiply(x, x)), size, size, 1
-    while term and term.adjusted() > total.adjusted() - DIGITS - 2:
+    while term and term.adjusted() > total.adjusted() - CONTEXT.prec - 2:
         n += 2
         term = CONTEXT.divide(CONTEXT.multiply(term, twice), Decimal(n))
         total = CONTEXT.add(total, term)
@@ -112,31 +124,26 @@ def _gelu(x: Decimal, node: Node) -> Decimal:
     return CONTEXT.multiply(CONTEXT.multiply(HALF, x), CONTEXT.add(ONE, _erf(CONTEXT.divide(x, CONTEXT.sqrt(TWO)))))
 
 
-def _number(node: Node, name: str, default: float) -> Decimal:
-    """An attribute: float32 in ONNX, its default too."""
-    return Decimal(float(np.float32(node.attributes.get(name, default))))
-
-
 def _expm1(x: Decimal) -> Decimal:
     return CONTEXT.subtract(_exp(x), ONE)
 
 
 def _elu(x: Decimal, node: Node) -> Decimal:
-    return x if x >= 0 else CONTEXT.multiply(_number(node, "alpha", 1.0), _expm1(x))
+    return x if x >= 0 else CONTEXT.multiply(number(node, "alpha", 1.0), _expm1(x))
 
 
 def _celu(x: Decimal, node: Node) -> Decimal:
-    alpha = _number(node, "alpha", 1.0)
+    alpha = number(node, "alpha", 1.0)
     return x if x >= 0 else CONTEXT.multiply(alpha, _expm1(CONTEXT.divide(x, alpha)))
 
 
 def _selu(x: Decimal, node: Node) -> Decimal:
-    inner = x if x >= 0 else CONTEXT.multiply(_number(node, "alpha", 1.67326319217681884765625), _expm1(x))
-    return CONTEXT.multiply(_number(node, "gamma", 1.05070102214813232421875), inner)
+    inner = x if x >= 0 else CONTEXT.multiply(number(node, "alpha", 1.67326319217681884765625), _expm1(x))
+    return CONTEXT.multiply(number(node, "gamma", 1.05070102214813232421875), inner)
 
 
 def _hard_sigmoid(x: Decimal, node: Node) -> Decimal:
-    inner = CONTEXT.add(CONTEXT.multiply(_number(node, "alpha", 0.2), x), _number(node, "beta", 0.5))
+    inner = CONTEXT.add(CONTEXT.multiply(number(node, "alpha", 0.2), x), number(node, "beta", 0.5))
     return min(max(inner, Decimal(0)), ONE)
 
 
@@ -146,7 +153,7 @@ def _hard_swish(x: Decimal, node: Node) -> Decimal:
 
 
 def _swish(x: Decimal, node: Node) -> Decimal:
-    return CONTEXT.multiply(x, _sigmoid(CONTEXT.multiply(_number(node, "alpha", 1.0), x)))
+    return CONTEXT.multiply(x, _sigmoid(CONTEXT.multiply(number(node, "alpha", 1.0), x)))
 
 
 FUNCTIONS: Mapping[str, Function] = {
@@ -164,8 +171,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "Softsign": lambda x, node: CONTEXT.divide(x, CONTEXT.add(ONE, x.copy_abs())),
     "Mish": lambda x, node: CONTEXT.multiply(x, _tanh(_softplus(x))),
     "Relu": lambda x, node: max(x, Decimal(0)),
-    "LeakyRelu": lambda x, node: x if x >= 0 else CONTEXT.multiply(_number(node, "alpha", 0.01), x),
-    "ThresholdedRelu": lambda x, node: x if x > _number(node, "alpha", 1.0) else Decimal(0),
+    "LeakyRelu": lambda x, node: x if x >= 0 else CONTEXT.multiply(number(node, "alpha", 0.01), x),
+    "ThresholdedRelu": lambda x, node: x if x > number(node, "alpha", 1.0) else Decimal(0),
     "Elu": _elu,
     "Celu": _celu,
     "Selu": _selu,
@@ -230,12 +237,12 @@ def sources(
 
 def chain_function(
     nodes: Sequence[Node], source: str, result: str, constants: Mapping[str, Array]
-) -> Callable[[Decimal], Decimal]:
-    """The function that `nodes`, in order, compute of the value called `source`."""
+) -> Callable[[Any], Any]:
+    """The function that `nodes`, in order, compute of the value called `source`: a Decimal, or a Fraction (`Irrational`)."""
     known = {name: Decimal(float(np.asarray(value).reshape(()))) for name, value in constants.items()}
 
-    def function(x: Decimal) -> Decimal:
-        values = {**known, source: x}
+    def function(x: Any) -> Any:
+        values: dict[str, Any] = {**known, source: x}
         for node in nodes:
             values[node.outputs[0]] = _evaluate(node, [values[name] if name else None for name in node.inputs])
         return values[result]
@@ -243,17 +250,15 @@ def chain_function(
     return function
 
 
-def _evaluate(node: Node, operands: Sequence[Decimal | None]) -> Decimal:
+def _evaluate(node: Node, operands: Sequence[Any]) -> Any:
     first = operands[0]
     assert first is not None
+    if any(isinstance(one, Fraction) for one in operands):
+        return evaluate_rational(node, operands)
     if any(one is not None and one.is_nan() for one in operands):
         return Decimal("NaN")
     if node.kind == "Clip":
-        bounds: list[Any] = [*operands[1:], None, None]
-        low, high = (
-            given if given is not None else _number(node, name, 0.0) if name in node.attributes else None
-            for given, name in zip(bounds, ("min", "max"), strict=False)
-        )
+        low, high = bounds_of(node, operands)
         first = first if low is None else max(first, low)
         return first if high is None else min(first, high)
     if node.kind in FUNCTIONS:
@@ -264,7 +269,7 @@ def _evaluate(node: Node, operands: Sequence[Decimal | None]) -> Decimal:
     return BINARY[node.kind](first, second)
 
 
-def value_at(function: Callable[[Decimal], Decimal], real: Decimal, scale: Decimal, low: int, high: int) -> int:
+def value_at(function: Callable[[Any], Any], real: Decimal, scale: Decimal, low: int, high: int) -> int:
     """``function(real) / scale`` to the nearest integer, ties to even, within [low, high]; NaN gives `low`."""
     steps = CONTEXT.divide(function(real), scale)
     if steps.is_nan() or steps <= low:
@@ -272,14 +277,29 @@ def value_at(function: Callable[[Decimal], Decimal], real: Decimal, scale: Decim
     if steps >= high:
         return high
     floor = int(steps.to_integral_value(decimal.ROUND_FLOOR))
-    above = CONTEXT.subtract(CONTEXT.subtract(steps, Decimal(floor)), HALF)
+    above: Any = CONTEXT.subtract(CONTEXT.subtract(steps, Decimal(floor)), HALF)
     if above.copy_abs() <= TIE:
-        return floor + floor % 2
-    return floor + int(above > 0)
+        above = _sharply(function, real, scale, floor)
+    return floor + (floor % 2 if not above else int(above > 0))
+
+
+def _sharply(function: Callable[[Any], Any], real: Decimal, scale: Decimal, floor: int) -> Any:
+    """How far the value lies above ``floor + 1/2``, its sign certain."""
+    try:
+        return function(Fraction(real)) / Fraction(scale) - floor - Fraction(1, 2)
+    except Irrational:
+        pass
+    with _SHARP:
+        CONTEXT.prec, CONTEXT.rounding = SHARP_DIGITS, decimal.ROUND_05UP
+        try:
+            steps = CONTEXT.divide(function(real), scale)
+            return CONTEXT.subtract(steps, CONTEXT.add(Decimal(floor), HALF))
+        finally:
+            CONTEXT.prec, CONTEXT.rounding = DIGITS, decimal.ROUND_HALF_EVEN
 
 
 def table(
-    function: Callable[[Decimal], Decimal],
+    function: Callable[[Any], Any],
     given: tuple[str, float, int],
     made: tuple[str, float, int],
 ) -> Array:
