@@ -77,10 +77,10 @@ def evaluate_rational(node: Node, operands: Sequence[Any]) -> Fraction:
         It is none, or has none (a division by zero, a bound that is infinite).
     """
     try:
-        given = [one if one is None else Fraction(one) for one in operands]
+        given: list[Any] = [one if one is None else Fraction(one) for one in operands]
         if node.kind == "Clip":
             low, high = bounds_of(node, given)
-            first = given[0] if low is None else max(given[0], Fraction(low))
+            first: Fraction = given[0] if low is None else max(given[0], Fraction(low))
             return first if high is None else min(first, Fraction(high))
         if node.kind in RATIONAL:
             return RATIONAL[node.kind](given[0], node)
