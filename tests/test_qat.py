@@ -422,6 +422,18 @@ def test_averaged_values_take_the_place_of_the_last() -> None:
 
 
 @needs_torch
+def test_gradients_that_a_caller_left_do_not_train() -> None:
+    import hwq.qat
+
+    x = np.random.default_rng(7).normal(0, 1, (6, 3, 6, 6)).astype(np.float32)
+    left, clean = (
+        hwq.qat.prepare(_clipped(0.0, 0.8), hwq.Plan.uniform("int4", "uint8", dialect="hwq"), batches=x) for _ in "ab"
+    )
+    (1000 * left.logits(x)[0].square().sum()).backward()
+    assert hwq.qat.distill(left, x, epochs=3, rate=0.1) == hwq.qat.distill(clean, x, epochs=3, rate=0.1)
+
+
+@needs_torch
 @pytest.mark.parametrize(
     "setting",
     [{"epochs": 0}, {"batch": 0}, {"batch": -3}, {"rate": 0.0}, {"rate": float("nan")}, {"rate": float("inf")}, {"temperature": 0.0},

@@ -149,6 +149,8 @@ class _Adam:
         self.first = [torch.zeros_like(one) for one in self.parameters]
         self.second = [torch.zeros_like(one) for one in self.parameters]
         self.steps = 0
+        for one in self.parameters:
+            one.grad = None  # of a backward pass of the caller's: its square would hold back a thousand steps
 
     def step(self, rate: float) -> None:
         """Move every parameter and forget its gradient."""
