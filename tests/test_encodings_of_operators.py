@@ -85,6 +85,7 @@ def test_ranges_a_row_come_back_from_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, False), (4, True), (8, False)])
 def test_blocks_of_matmulnbits(bits: int, symmetric: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnx_ir")
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     _, graph = saved(tiny.mlp(), tmp_path)
