@@ -25,7 +25,7 @@ import hwq.patches
 from hwq.comparison.statistics import distributions
 from hwq.files import write_atomically
 from hwq.plan import Plan
-from hwq.transforms import reconstruction
+from hwq.transforms import places, reconstruction
 from hwq.validation.networks import image_classification, keyword_spotting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,24 +79,32 @@ class Walk(reconstruction._Walk):
         constant, layer = self.scales.placement.constants.get((node.name, 1)), self.layers.get(node.name)
         if constant is None or layer is None or not reconstruction.needs_samples(constant.weights):
             return used
-        plain, rounded = self._rows(layer, before), self._rows(layer, after)
-        data = reconstruction._Data.of(plain, rounded, self._correctable(node))
+        name, at = reconstruction.bias_of(self.graph, layer) if self.correct else "", places.spread(layer, before)
+        plain, rounded = (places.rows(layer, values, at, self._read) for values in (before, after))
+        data = self._data(layer, constant, before, after, bool(name))
         weight, bias = self.graph.constant(node.inputs[1]), self.graph.constant(node.inputs[2])
         key = (node.name, constant.slot)
         scale, zero, _ = self.scales.weights[key]
-        step = reconstruction._matrix(layer, reconstruction._expanded(scale, weight.shape, constant))
+        step = reconstruction.matrix_of(layer, reconstruction._expanded(scale, weight.shape, constant))
         readers = self.graph.consumers.get(node.outputs[0], ())
         clamped = len(readers) == 1 and readers[0].op == "Relu"
         picked = np.random.default_rng(0).permutation(plain.shape[1])[:ROWS]
         low, high = reconstruction.integer_range(constant.weights.dtype)
         made = adaround(
-            plain[:, picked], rounded[:, picked], reconstruction._matrix(layer, weight), bias, step, low, high, clamped
+            plain[:, picked],
+            rounded[:, picked],
+            reconstruction.matrix_of(layer, weight),
+            bias,
+            step,
+            low,
+            high,
+            clamped,
         )
         stored = np.ascontiguousarray(reconstruction._weight(layer, made, weight)).astype(np.int8)
         self.scales.weights[key] = scale, zero, stored
         used = {1: reconstruction._dequantized(stored, scale, zero, constant)}
-        if self._correctable(node):
-            used[2] = self.biases[node.inputs[2]] = reconstruction._corrected(self.scales, layer, data, used[1])
+        if name:
+            self.biases[name] = reconstruction._corrected(self.scales, layer, name, data, used[1])
         return used
 
 
@@ -230,7 +238,7 @@ def rows(network):
 
     given = []
     for name, layer in hwq.patches.linears(graph).items():
-        scale, zero = hqq(reconstruction._matrix(layer, graph.constant(layer.node.inputs[1])))
+        scale, zero = hqq(reconstruction.matrix_of(layer, graph.constant(layer.node.inputs[1])))
         given.append({"match": {"name": name}, "weights": {"scale": scale.tolist(), "zero_point": zero.tolist()}})
     whole = {"dtype": "uint4", "symmetric": False}
     for correct, word in ((False, ""), (True, ", bias corrected")):
